@@ -1,0 +1,61 @@
+"""octify: existing PyTorch CNNs in octave form (Chen et al., ICCV 2019).
+
+>>> result = octify.convert(model, torch.randn(1, 3, 224, 224), alpha=0.5)
+>>> print(result.report)
+
+Importing octify does not import torch; the first use of a function does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from octify.api import Result, convert, inspect, load, profile, reference
+    from octify.errors import OctifyError
+    from octify.export import ExportResult, export_onnx
+    from octify.plan import ConvPlan, Plan
+    from octify.report import Report
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ConvPlan": "octify.plan",
+    "ExportResult": "octify.export",
+    "OctifyError": "octify.errors",
+    "Plan": "octify.plan",
+    "Report": "octify.report",
+    "Result": "octify.api",
+    "convert": "octify.api",
+    "export_onnx": "octify.export",
+    "inspect": "octify.api",
+    "load": "octify.api",
+    "profile": "octify.api",
+    "reference": "octify.api",
+}
+
+__all__ = [
+    "ConvPlan",
+    "ExportResult",
+    "OctifyError",
+    "Plan",
+    "Report",
+    "Result",
+    "convert",
+    "export_onnx",
+    "inspect",
+    "load",
+    "profile",
+    "reference",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'octify' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

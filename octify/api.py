@@ -1,0 +1,186 @@
+"""The library's functions: each walks the pipeline trace -> plan -> rewrite -> report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as as_safetensors
+from torch import Tensor, fx, nn
+
+from octify.errors import OctifyError, PlanError, SourceError
+from octify.export import ExportResult, export_onnx
+from octify.files import staged_directory
+from octify.kernels import Scheme
+from octify.plan.model import Plan
+from octify.plan.planner import make_plan
+from octify.reference import reference as projected_reference
+from octify.report import Report, build_report, profile_report
+from octify.rewrite import rewrite
+from octify.ruleset import load_rules
+from octify.trace import Traced, trace
+from octify.trace.facts import measure
+
+__all__ = ["ExportResult", "Result", "convert", "export_onnx", "inspect", "load", "profile", "reference"]
+
+Inputs = Tensor | Sequence[Tensor]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A converted model.
+
+    model:
+        An ordinary ``nn.Module`` (a GraphModule) in the original's training mode.
+    plan:
+        What was done; replayable on the same model.
+    report:
+        What it won, what it left and why.
+    """
+
+    model: fx.GraphModule
+    plan: Plan
+    report: Report
+
+    def save(self, directory: str | Path) -> None:
+        """Write plan.json, weights.safetensors and report.json into ``directory``, all or none."""
+        # A copy of each tensor: safetensors refuses tensors that share memory.
+        tensors = {name: t.detach().contiguous().clone() for name, t in self.model.state_dict().items()}
+        with staged_directory(Path(directory)) as staged:
+            self.plan.save(staged / "plan.json")
+            (staged / "weights.safetensors").write_bytes(as_safetensors(tensors))
+            report = json.dumps(self.report.to_dict(), indent=1) + "\n"
+            (staged / "report.json").write_text(report, encoding="utf-8")
+
+
+def convert(
+    model: nn.Module,
+    example_inputs: Inputs,
+    alpha: float = 0.5,
+    rules: str | Path = "default",
+    kernels: Scheme = "paper",
+    calibration: Iterable[Any] | str | None = None,
+    effort: str = "standard",
+    plan: Plan | str | Path | None = None,
+    exclude: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Result:
+    """Convert ``model`` to octave form; the model itself is left untouched.
+
+    Parameters
+    ----------
+    model:
+        A CNN, usually trained. It is traced on a deep copy.
+    example_inputs:
+        A tensor (N, C, H, W), or a sequence of tensors, on any device; only shapes are used.
+    alpha:
+        Share of low-frequency channels, 0 to 1.
+    rules:
+        ``"default"``, ``"paper"``, ``"everywhere"``, or the path of a rule file.
+    kernels:
+        ``"paper"`` (cheapest) or ``"exact"`` (equal to ``octify.reference``).
+    calibration, effort:
+        Not built yet: anything but None raises OctifyError.
+    plan:
+        A plan, or the path of one, to replay instead of ``alpha``, ``rules``, ``kernels`` and ``exclude``.
+    exclude:
+        Path patterns of convolutions to leave alone.
+    progress:
+        Called with the name of every phase as it begins.
+
+    Raises
+    ------
+    OctifyError
+        With what, where, why and what to do: an untraceable model, inputs it rejects, a rule or
+        pattern that matches nothing, a plan for another model.
+    """
+    del effort
+    if calibration is not None:
+        raise OctifyError("calibration is not available yet", hint="leave it out, and fine-tune the result")
+    if kernels not in ("paper", "exact"):
+        raise OctifyError(f"there are no {kernels!r} kernels", hint="use 'paper' or 'exact'")
+    tell = progress or _silent
+    policy = None if plan is not None else load_rules(rules)
+    tell("tracing")
+    traced = trace(model, example_inputs)
+    tell("planning")
+    if policy is not None:
+        chosen = make_plan(traced, policy, alpha, kernels, exclude)
+    else:
+        chosen = plan if isinstance(plan, Plan) else Plan.load(plan)  # type: ignore[arg-type]
+    return _apply(traced, chosen, tell)
+
+
+def _silent(phase: str) -> None:
+    """The default progress: none."""
+
+
+def _apply(traced: Traced, plan: Plan, tell: Progress) -> Result:
+    tell("rewriting")
+    rewritten = rewrite(traced, plan)
+    tell("reporting")
+    after = measure(rewritten.module, [spec.example() for spec in traced.inputs])
+    return Result(rewritten.module, plan, build_report(traced, plan, rewritten, after))
+
+
+def inspect(
+    model: nn.Module,
+    example_inputs: Inputs,
+    alpha: float = 0.5,
+    rules: str | Path = "default",
+    kernels: Scheme = "paper",
+    exclude: Sequence[str] = (),
+) -> Report:
+    """What ``convert`` with the same arguments would do, as a report."""
+    return convert(model, example_inputs, alpha, rules, kernels, exclude=exclude).report
+
+
+def profile(model: nn.Module, example_inputs: Inputs) -> Report:
+    """MACs, parameters and activation bytes of ``model`` as it is, layer by layer."""
+    return profile_report(trace(model, example_inputs))
+
+
+def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
+    """The projected reference of ``plan``: the original network with 2x2 block means on low channels.
+
+    A conversion with ``kernels="exact"`` equals it to rounding error.
+    """
+    return projected_reference(trace(model, example_inputs), plan)
+
+
+def load(directory: str | Path, model: nn.Module) -> fx.GraphModule:
+    """The converted model saved in ``directory``.
+
+    Parameters
+    ----------
+    directory:
+        Where ``Result.save`` wrote.
+    model:
+        The original model (its factory's output; its weights do not matter).
+
+    Raises
+    ------
+    PlanError
+        The plan is missing, or was made for another model.
+    SourceError
+        The weights are missing or do not fit.
+    """
+    folder = Path(directory)
+    plan = Plan.load(folder / "plan.json")
+    converted = rewrite(trace(model, [spec.example() for spec in plan.inputs]), plan).module
+    weights = folder / "weights.safetensors"
+    try:
+        state = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise SourceError("the weights cannot be read", where=str(weights), why=str(error)) from None
+    try:
+        converted.load_state_dict(state)
+    except RuntimeError as error:
+        raise PlanError("the weights do not fit the model", where=str(weights), why=str(error)) from None
+    return converted

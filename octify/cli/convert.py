@@ -1,0 +1,203 @@
+"""``octify convert``: a model in, a checked octave model and an ONNX file out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from octify.cli import artefact
+from octify.cli.loading import check_model, check_policy, describe, load
+from octify.cli.onnx import write_onnx
+from octify.cli.options import (
+    AlphaOption,
+    DebugOption,
+    ExcludeOption,
+    InputOption,
+    JsonOption,
+    Kernels,
+    KernelsOption,
+    ModelArgument,
+    QuietOption,
+    RulesOption,
+    VerboseOption,
+    WeightsOption,
+)
+from octify.cli.outcome import require_converted
+from octify.cli.session import Session, session
+from octify.errors import OctifyError
+from octify.files import check_file, staged_directory
+from octify.source import parse_target
+
+if TYPE_CHECKING:
+    from octify.source import Source
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Folder for plan.json, weights.safetensors and report.json."
+        " Default: NAME-octave here, unless --onnx is given.",
+    ),
+]
+OnnxOption = Annotated[
+    Path | None,
+    typer.Option("--onnx", metavar="FILE", help="Also export to ONNX and compare it with PyTorch."),
+]
+CalibOption = Annotated[
+    str | None,
+    typer.Option("--calib", metavar="DATA", help="Not available yet: conversion is uncalibrated."),
+]
+PlanOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan",
+        metavar="FILE",
+        help="Replay a plan.json; it decides instead of --alpha, --rules, --kernels and --exclude.",
+    ),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Write into a folder that holds other files; they are kept.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Convert and report, but write nothing.")]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the results go; nothing anywhere on a dry run."""
+
+    folder: Path | None
+    onnx: Path | None
+
+
+def convert(
+    context: typer.Context,
+    model: ModelArgument,
+    alpha: AlphaOption = 0.5,
+    out: OutOption = None,
+    onnx: OnnxOption = None,
+    calib: CalibOption = None,
+    plan: PlanOption = None,
+    rules: RulesOption = "default",
+    kernels: KernelsOption = Kernels.paper,
+    exclude: ExcludeOption = None,
+    weights: WeightsOption = None,
+    input: InputOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Convert a model to its octave form, report what was won, and write it.
+
+    Running a model file runs its code: give only files you trust.
+
+    \b
+    Examples:
+      octify convert model.py --alpha 0.5 -o out --onnx out/model.onnx
+      octify convert timm:resnet26d --alpha 0.25 --exclude 'layer4.*' --dry-run
+    """
+    with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
+        _refuse_calibration(calib)
+        if plan is not None:
+            _refuse_policy(context)
+        check_model(model, weights, input)
+        check_policy(alpha, None if plan else rules)
+        outputs = _outputs(model, out, onnx, dry_run=dry_run, force=force)
+        replayed = _read_plan(plan)
+        source = load(run, model, weights, input)
+
+        from octify import api
+
+        result = api.convert(
+            source.model,
+            source.example_inputs,
+            alpha=alpha,
+            rules=rules,
+            kernels=kernels.value,
+            plan=replayed,
+            exclude=tuple(exclude or ()),
+            progress=run.progress,
+        )
+        run.show(result.report)
+        run.warn(*result.report.warnings)
+        run.partial = result.report.to_dict() | {
+            "source": describe(source),
+            "warnings": [*result.report.warnings],
+        }
+        require_converted(result.report, alpha)
+        run.answer(run.partial | _write(run, result, source, outputs, weights, input))
+
+
+def _refuse_calibration(calib: str | None) -> None:
+    if calib is not None:
+        raise OctifyError(
+            "--calib is not available yet",
+            why="calibration is not built: a conversion keeps the weights as the mathematics gives them",
+            hint="leave --calib out; fine-tune the converted model, or keep alpha small",
+        )
+
+
+def _refuse_policy(context: typer.Context) -> None:
+    """A plan decides everything: an option that would be ignored is a mistake."""
+    sources = {name: context.get_parameter_source(name) for name in ("alpha", "rules", "kernels", "exclude")}
+    given = [f"--{name}" for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if given:
+        raise OctifyError(
+            f"{', '.join(given)} cannot be combined with --plan",
+            why="a plan already says which channels of which layers become low, and how",
+            hint="leave one of them out, or edit the plan",
+        )
+
+
+def _outputs(model: str, out: Path | None, onnx: Path | None, *, dry_run: bool, force: bool) -> Outputs:
+    """Decide where to write, and find out now, not after the long work, whether that is possible."""
+    if dry_run:
+        return Outputs(None, None)
+    if out is None and onnx is None:
+        out = Path(f"{parse_target(model).short_name}-octave")
+    if out is not None:
+        artefact.check_destination(out, force=force)
+    if onnx is not None:
+        check_file(onnx)
+    return Outputs(out, onnx)
+
+
+def _read_plan(path: Path | None) -> Any:
+    if path is None:
+        return None
+    if not path.is_file():
+        raise OctifyError(f"no such plan: {path}", hint="convert writes one: DIR/plan.json")
+    from octify.plan import Plan
+
+    return Plan.load(path)
+
+
+def _write(
+    run: Session,
+    result: Any,
+    source: Source,
+    outputs: Outputs,
+    weights: Path | None,
+    inputs: list[str] | None,
+) -> dict[str, Any]:
+    """Write what ``outputs`` asks for; what was written, for JSON."""
+    written: dict[str, Any] = {"directory": None, "onnx": None}
+    if outputs.folder is not None:
+        run.progress(f"writing {outputs.folder}")
+        with staged_directory(outputs.folder) as staged:
+            result.save(staged)
+            artefact.write_origin(staged, outputs.folder, source.target, weights, inputs)
+        written["directory"] = str(outputs.folder)
+        run.show(f"wrote {outputs.folder}: plan.json, weights.safetensors, report.json, source.json")
+    if outputs.onnx is not None:
+        exported = write_onnx(run, result.model, source.example_inputs, outputs.onnx)
+        written["onnx"] = exported.to_dict()
+        run.show(*exported.lines())
+    return {"written": written}

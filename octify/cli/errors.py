@@ -1,0 +1,90 @@
+"""How an error is shown: what, where, why, what to type; on one screen, and as JSON when asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TextIO
+
+from octify.errors import OctifyError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+PIPE_CLOSED = 141  # 128 + SIGPIPE, likewise
+INTERNAL = 70  # EX_SOFTWARE: an error of octify itself, told apart from 1 (a check failed) and 2
+_MOST_LINES = {"where": 2, "why": 14, "try": 3}
+_MOST_COLUMNS = 500
+
+
+def render(error: OctifyError, *, color: bool = False) -> str:
+    """``error`` as lines: the summary, then ``where``, ``why`` and ``try``; at most 20 of them."""
+    head = "\x1b[1;31merror:\x1b[0m" if color else "error:"
+    lines = [f"{head} {' '.join(error.what.split())}"]
+    for label, text in (("where", error.where), ("why", error.why), ("try", error.hint)):
+        if text:
+            lines += _section(label, text)
+    return "\n".join(lines)
+
+
+def _section(label: str, text: str) -> list[str]:
+    lines = [line.rstrip()[:_MOST_COLUMNS] for line in text.splitlines() if line.strip()]
+    most = _MOST_LINES[label]
+    if len(lines) > most:
+        lines = [*lines[: most - 1], f"... and {len(lines) - most + 1} more lines (--debug shows all)"]
+    prefix = f"  {label + ':':<6} "
+    return [prefix + lines[0], *(" " * len(prefix) + line for line in lines[1:])] if lines else []
+
+
+def document(error: OctifyError) -> dict[str, object]:
+    """``error`` as what ``--json`` prints in place of a result."""
+    return {
+        "error": {
+            "what": error.what,
+            "where": error.where,
+            "why": error.why,
+            "try": error.hint,
+            "exit_code": error.exit_code,
+        }
+    }
+
+
+def wants_color(stream: TextIO) -> bool:
+    """True on a terminal that understands colours and a user who has not set ``NO_COLOR``."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def show(error: OctifyError, *, debug: bool) -> None:
+    """Print ``error`` on stderr, after its whole story where ``debug`` asks for it."""
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    print(render(error, color=wants_color(sys.stderr)), file=sys.stderr)
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """True for what a Ctrl-C became in code that catches everything (a bare ``except``)."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def forget_stdout() -> None:
+    """After the reader of a pipe has gone: what is still buffered must not raise again at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    os.close(null)
+
+
+def internal(error: Exception) -> OctifyError:
+    """What to tell of an exception that nobody foresaw: that it is a bug, and where it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    told = OctifyError(
+        "octify failed in a way it did not foresee: this is a bug in octify",
+        where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
+        why=f"{type(error).__name__}: {error}",
+        hint="run it again with --debug, and report the traceback",
+    )
+    told.exit_code = INTERNAL
+    told.__cause__ = error
+    return told

@@ -1,0 +1,59 @@
+"""The first steps of every command on a model: look at the words cheaply, then build the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from octify.cli.session import Session
+from octify.errors import OctifyError, SourceError
+from octify.source import load_source, parse_shape, parse_target
+
+if TYPE_CHECKING:
+    from octify.source import Source
+
+
+def check_model(target: str, weights: Path | None, inputs: Sequence[str] | None) -> None:
+    """Refuse, before torch is imported, a model, weights or shapes that cannot be right."""
+    parse_target(target)
+    for text in inputs or ():
+        parse_shape(text)
+    if weights is not None and not weights.is_file():
+        beside = (parse_target(target).file or Path()).parent / weights.name
+        raise SourceError(
+            f"no such weights file: {weights}",
+            hint=f"--weights {beside}" if beside.is_file() else "check the path after --weights",
+        )
+
+
+def check_policy(alpha: float, rules: str | None) -> None:
+    """Refuse an alpha outside [0, 1] and a rule set that is missing or wrong."""
+    if math.isnan(alpha) or not 0 <= alpha <= 1:
+        raise OctifyError(
+            f"alpha must lie between 0 and 1, and is {alpha:g}",
+            why="alpha is the share of channels kept at half resolution",
+            hint="--alpha 0.5",
+        )
+    if rules is not None:
+        from octify import ruleset
+
+        ruleset.load_rules(rules)
+
+
+def load(run: Session, target: str, weights: Path | None, inputs: Sequence[str] | None) -> Source:
+    """Build the model and its example inputs, telling the progress."""
+    run.progress("importing torch")
+    import torch  # noqa: F401
+
+    run.progress(f"loading {target}")
+    return load_source(target, weights=weights, inputs=tuple(inputs or ()))
+
+
+def describe(source: Source) -> dict[str, object]:
+    """What was loaded, for JSON: the target as typed and the inputs it was looked at with."""
+    shapes = [
+        {"shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch.")} for x in source.example_inputs
+    ]
+    return {"target": source.target, "inputs": shapes}

@@ -1,0 +1,124 @@
+"""The ``octify`` command: its subcommands, and what becomes of every way a run can end.
+
+Exit codes: 0 done; 1 octify ran but a check failed (parity, nothing convertible); 2 wrong usage, wrong
+input or a model that cannot be traced; 130 interrupted; 70 a bug in octify.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from octify.cli import errors
+from octify.cli.convert import convert
+from octify.cli.export import export
+from octify.cli.inspect import inspect
+from octify.cli.rules import rules
+from octify.cli.session import Session
+from octify.cli.verify import verify
+from octify.errors import OctifyError
+
+# Plain help instead of rich's panels: it opens in half the time, and pipes and searches well.
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"octify {version('octify')}")
+        except PackageNotFoundError:
+            typer.echo("octify (run from a checkout, not installed)")
+        raise typer.Exit(0)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Turn an existing PyTorch CNN into its octave form, check it, and export it.
+
+    Octave convolution keeps a share of every feature map's channels at half resolution, where a
+    convolution costs a quarter. MODEL is file.py, file.py:name, pkg.mod:name, timm:name or
+    torchvision:name. Running a model file runs its code: give only files you trust.
+
+    \b
+    Example:
+      octify inspect model.py
+      octify convert model.py --alpha 0.5 -o out --onnx out/model.onnx
+      octify verify timm:resnet26d --alpha 0.25
+
+    \b
+    Exit codes: 0 done; 1 octify ran but a check failed (parity, nothing
+    convertible); 2 wrong usage, wrong input, or a model that cannot be traced.
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
+
+
+app.command(short_help="Convert a model, report what was won, write it.")(convert)
+app.command(short_help="Show what a conversion would do; write nothing.")(inspect)
+app.command(short_help="Write a checked ONNX file.")(export)
+app.command(short_help="Compare a conversion with its definition.")(verify)
+app.add_typer(rules, name="rules")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on ``arguments`` (default: those of the process) and return its exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(args=list(arguments), prog_name="octify", standalone_mode=False)
+        sys.stdout.flush()
+        if code == errors.INTERRUPTED:
+            return _interrupted()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
+    except BrokenPipeError:
+        errors.forget_stdout()
+        return errors.PIPE_CLOSED
+    except Exception as error:
+        told = _usage_error(error) or (error if isinstance(error, OctifyError) else errors.internal(error))
+        errors.show(told, debug="--debug" in arguments)
+        wants_json = "--json" in arguments
+        Session(sys.stdout, json=wants_json, quiet=False, verbose=False, debug=False).answer(
+            errors.document(told)
+        )
+        return told.exit_code
+
+
+def _usage_error(error: Any) -> OctifyError | None:
+    """A mistake in the options, as typer reports it (its exception classes moved between versions)."""
+    if not hasattr(error, "format_message") or not hasattr(error, "show"):
+        return None
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "octify"
+    return OctifyError(str(error.format_message()), hint=f"{command} --help")
+
+
+def _interrupted() -> int:
+    print("interrupted; nothing was left half written", file=sys.stderr)
+    return errors.INTERRUPTED
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End as on Ctrl-C, so that temporary files are removed."""
+    raise SystemExit(128 + number)

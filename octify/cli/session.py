@@ -1,0 +1,145 @@
+"""One run of a command: its streams, its progress, its errors and its exit code.
+
+Data goes to stdout, everything else to stderr. While a command works, ``sys.stdout`` is stderr, so that
+a model file that prints cannot spoil the data; only a `Session` writes to the real stdout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
+
+import typer
+
+from octify.cli import errors
+from octify.errors import OctifyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+_WIDTH_OF_FILES = 160
+
+
+class Session:
+    """The output of a command, at the loudness its options ask for."""
+
+    def __init__(self, stdout: TextIO, *, json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
+        self.json = json
+        self.quiet = quiet
+        self.verbose = verbose
+        self.debug = debug
+        # What --json prints beside the error, should the run fail from here on.
+        self.partial: dict[str, Any] = {}
+        self._answered = False
+        self._stdout = stdout
+        self._status: Status | None = None
+        self._step: tuple[str, float] | None = None
+
+    def show(self, *renderables: Any) -> None:
+        """Print data on stdout, except under ``--json`` and ``--quiet``."""
+        if self.json or self.quiet:
+            return
+        self._stop_status()
+        for renderable in renderables:
+            if isinstance(renderable, str):
+                print(renderable, file=self._stdout)
+            else:
+                _console(self._stdout).print(renderable)
+
+    def answer(self, document: dict[str, Any]) -> None:
+        """Print the one JSON document of this run, under ``--json``."""
+        if self.json and not self._answered:
+            self._answered = True
+            print(json.dumps(_finite(document), indent=2), file=self._stdout, flush=True)
+
+    def warn(self, *messages: str) -> None:
+        """Print warnings on stderr, except under ``--quiet``."""
+        if self.quiet or not messages:
+            return
+        self._stop_status()
+        head = "\x1b[1;33mwarning:\x1b[0m" if errors.wants_color(sys.stderr) else "warning:"
+        for message in messages:
+            print(f"{head} {message}", file=sys.stderr)
+
+    def progress(self, phase: str) -> None:
+        """Tell that ``phase`` begins: a spinner on a terminal, a line with its time under ``--verbose``."""
+        self._finish_step()
+        self._step = (phase, time.perf_counter())
+        if self.quiet or self.verbose or not sys.stderr.isatty():
+            return
+        if self._status is None:
+            self._status = _console(sys.stderr).status(phase)
+            self._status.start()
+        self._status.update(phase)
+
+    def close(self) -> None:
+        """End the progress display."""
+        self._finish_step()
+        self._stop_status()
+
+    def _finish_step(self) -> None:
+        if self._step and self.verbose:
+            phase, start = self._step
+            print(f"{phase}: {1000 * (time.perf_counter() - start):.0f} ms", file=sys.stderr)
+        self._step = None
+
+    def _stop_status(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+@contextlib.contextmanager
+def session(*, json: bool, quiet: bool, verbose: bool, debug: bool) -> Iterator[Session]:
+    """Run a command's body: its errors are shown and become the exit code (a ``typer.Exit``)."""
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose exclude each other")
+    running = Session(sys.stdout, json=json, quiet=quiet, verbose=verbose, debug=debug)
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        if not verbose:
+            warnings.simplefilter("ignore")
+        try:
+            yield running
+        except (typer.Exit, typer.Abort):
+            raise
+        except BrokenPipeError as error:
+            errors.forget_stdout()
+            raise typer.Exit(errors.PIPE_CLOSED) from error
+        except Exception as error:
+            running.close()
+            if errors.is_interrupt(error):
+                raise KeyboardInterrupt from error
+            _fail(running, error if isinstance(error, OctifyError) else errors.internal(error))
+        finally:
+            running.close()
+
+
+def _fail(running: Session, error: OctifyError) -> None:
+    errors.show(error, debug=running.debug)
+    running.answer(running.partial | errors.document(error))
+    raise typer.Exit(error.exit_code) from error
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null for what JSON cannot say: infinities and NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    # Off a terminal rich would squeeze tables into 80 columns; files and pipes have room.
+    wide = not stream.isatty() and "COLUMNS" not in os.environ
+    return Console(file=stream, width=_WIDTH_OF_FILES if wide else None)

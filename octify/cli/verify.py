@@ -1,0 +1,155 @@
+"""``octify verify``: is a conversion what the mathematics says, and is its ONNX file what PyTorch says?"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octify.cli.loading import check_model, check_policy, describe, load
+from octify.cli.options import (
+    AlphaOption,
+    DebugOption,
+    ExcludeOption,
+    InputOption,
+    JsonOption,
+    ModelArgument,
+    QuietOption,
+    RulesOption,
+    VerboseOption,
+    WeightsOption,
+)
+from octify.cli.outcome import require_converted
+from octify.cli.session import Session, session
+from octify.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from octify.cli.checks import Check
+    from octify.source import Source
+
+
+def verify(
+    model: ModelArgument,
+    alpha: AlphaOption = 0.5,
+    rules: RulesOption = "default",
+    exclude: ExcludeOption = None,
+    weights: WeightsOption = None,
+    input: InputOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check a conversion of MODEL against its definition; write nothing.
+
+    Three comparisons: alpha 0 must equal the original; exact kernels must equal the projected
+    reference, in float64 and in float32; and onnxruntime must equal PyTorch on the paper's kernels.
+    Running a model file runs its code: give only files you trust.
+
+    \b
+    Example:
+      octify verify model.py --alpha 0.25
+    """
+    with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
+        check_model(model, weights, input)
+        check_policy(alpha, rules)
+        source = load(run, model, weights, input)
+        policy = {"alpha": alpha, "rules": rules, "exclude": tuple(exclude or ())}
+        checks = list(_checks(run, source, policy))
+        run.show(_table(checks))
+        passed = all(each.passed is not False for each in checks)
+        run.partial = {
+            "source": describe(source),
+            "passed": passed,
+            "checks": [each.to_dict() for each in checks],
+        }
+        failed = [f"{each.name} ({each.dtype})" for each in checks if each.passed is False]
+        if failed:
+            raise CheckFailed(
+                f"{len(failed)} of {len(checks)} checks failed",
+                why="\n".join(failed),
+                hint="please report the model: a conversion must pass them all",
+            )
+        run.answer(run.partial)
+
+
+def _checks(run: Session, source: Source, policy: dict[str, Any]) -> Iterator[Check]:
+    from octify import api
+    from octify.cli.checks import answers, check, distance
+
+    model, inputs = source.model, source.example_inputs
+    run.progress("alpha 0")
+    identity = api.convert(model, inputs, **policy | {"alpha": 0.0})
+    yield check(
+        "alpha 0 = original",
+        "float32",
+        distance(answers(identity.model, inputs), answers(model, inputs)),
+        0.0,
+    )
+    run.progress("exact kernels")
+    exact = api.convert(model, inputs, kernels="exact", **policy)
+    require_converted(exact.report, policy["alpha"])
+    yield from _exactness(source, exact)
+    run.progress("ONNX")
+    yield _onnx(source, api.convert(model, inputs, kernels="paper", **policy).model)
+
+
+def _exactness(source: Source, exact: Any) -> Iterator[Check]:
+    from octify import api
+    from octify.cli.checks import (
+        FLOAT64_SHARE,
+        NOISE_FACTOR,
+        answers,
+        check,
+        distance,
+        float32_noise,
+        in_float64,
+        largest,
+    )
+
+    name = "exact kernels = projected reference"
+    model, inputs = source.model, source.example_inputs
+    wide_model, wide_inputs = in_float64(model, inputs)
+    # Converted anew in float64: casting the float32 result would keep the rounding of its kernels.
+    wide = api.convert(wide_model, wide_inputs, plan=exact.plan)
+    expected = answers(api.reference(wide_model, exact.plan, wide_inputs), wide_inputs)
+    error = distance(answers(wide.model, wide_inputs), expected)
+    yield check(name, "float64", error, FLOAT64_SHARE * max(1.0, largest(expected)))
+
+    reference = api.reference(model, exact.plan, inputs)
+    noise = max(float32_noise(model, inputs), float32_noise(reference, inputs))
+    error = distance(answers(exact.model, inputs), answers(reference, inputs))
+    yield check(name, "float32", error, NOISE_FACTOR * noise)
+
+
+def _onnx(source: Source, model: Any) -> Check:
+    from octify import api
+    from octify.cli.checks import Check
+
+    name = "onnxruntime = PyTorch"
+    with tempfile.TemporaryDirectory(prefix="octify-") as folder:
+        try:
+            result = api.export_onnx(model, source.example_inputs, Path(folder) / "model.onnx")
+        except CheckFailed as error:
+            return Check(name, "float32", math.nan, math.nan, False, f"{error.where}: {error.why}")
+    return Check(name, "float32", result.max_abs_error, result.tolerance, result.passed)
+
+
+def _table(checks: list[Check]) -> Table:
+    from rich.table import Table
+
+    table = Table("check", "dtype", "maximum error", "allowed", "result")
+    for each in checks:
+        result = {True: "passed", False: "[bold red]FAILED[/]", None: "does not apply"}[each.passed]
+        table.add_row(
+            each.name,
+            each.dtype,
+            f"{each.max_abs_error:.3g}",
+            f"{each.allowed:.3g}",
+            f"{result}: {each.note}" if each.note else result,
+        )
+    return table

@@ -1,0 +1,197 @@
+"""Rewrites of an exported ONNX graph that make it fit to deploy. Every rule keeps the function.
+
+One rule per function; it edits the graph around one node, or leaves it. The exporter and
+onnxscript's optimizer have run before; common subexpressions and initialisers that the rules made
+equal are merged after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+Rule = Callable[[ir.Graph, ir.Node, int], None]
+_AXES_OPSET = 18  # the first in which Resize takes "axes"
+
+
+def make_deployable(model: ir.Model) -> None:
+    """Apply every rule to ``model`` and clean up, in place.
+
+    Names and stack traces of the Python source go too: a file to hand on does not carry the paths
+    of the machine it was made on.
+    """
+    opset = model.opset_imports[""]
+    for rule in RULES:
+        for node in list(model.graph):
+            rule(model.graph, node, opset)
+    for clean_up in (
+        passes.RemoveUnusedNodesPass(),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.ClearMetadataAndDocStringPass(),
+    ):
+        clean_up(model)
+    model.metadata_props.clear()
+    for value in _values(model.graph):
+        value.metadata_props.clear()
+        value.doc_string = None
+
+
+def resize_by_constants(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """Resize to a size: by constant scales where they are whole numbers, else to a constant size.
+
+    The exporter computes the size at run time (Shape, Concat) because the batch is not known, though
+    batch and channels are never resized.
+    """
+    if node.op_type != "Resize" or len(node.inputs) < 4 or node.inputs[3] is None:
+        return
+    policy = node.attributes.get("keep_aspect_ratio_policy")
+    source, target = node.inputs[0], node.outputs[0]
+    if source is None or source.shape is None or target.shape is None or "axes" in node.attributes:
+        return
+    if (policy is not None and policy.as_string() != "stretch") or source.shape[:2] != target.shape[:2]:
+        return
+    have, want = _known(source.shape[2:]), _known(target.shape[2:])
+    if have is None or want is None:
+        return
+    factors = [w / h for w, h in zip(want, have, strict=True)]
+    if all(factor.is_integer() for factor in factors):
+        node.resize_inputs(3)
+        scales = np.array([1.0, 1.0, *factors], dtype=np.float32)
+        node.replace_input_with(2, _constant(graph, target, "scales", scales))
+    elif opset >= _AXES_OPSET:
+        sizes = np.array(want, dtype=np.int64)
+        node.replace_input_with(3, _constant(graph, target, "sizes", sizes))
+        node.attributes["axes"] = ir.AttrInt64s("axes", range(2, 2 + len(want)))
+
+
+def pool_without_ceil(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """Drop ``ceil_mode`` from a pooling whose windows tile the (padded) input exactly."""
+    ceil = node.attributes.get("ceil_mode")
+    if node.op_type not in ("AveragePool", "MaxPool") or ceil is None or not ceil.as_int():
+        return
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return
+    auto = node.attributes.get("auto_pad")
+    if auto is not None and auto.as_string() != "NOTSET":
+        return
+    size, kernel = _known(source.shape[2:]), node.attributes["kernel_shape"].as_ints()
+    if size is None:
+        return
+    dims = len(kernel)
+    strides = _ints(node, "strides", [1] * dims)
+    dilations = _ints(node, "dilations", [1] * dims)
+    pads = _ints(node, "pads", [0] * 2 * dims)
+    for axis, n in enumerate(size):
+        window = dilations[axis] * (kernel[axis] - 1) + 1
+        if (n + pads[axis] + pads[axis + dims] - window) % strides[axis]:
+            return
+    node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
+
+
+def slices_to_one(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """Cropping one axis and then another is one Slice: the exporter writes one, and one copy, per axis."""
+    source = node.inputs[0] if node.op_type == "Slice" else None
+    before = None if source is None else source.producer()
+    if source is None or before is None or before.op_type != "Slice" or source.is_graph_output():
+        return
+    inner, outer = _slice_bounds(before), _slice_bounds(node)
+    if inner is None or outer is None or len(source.uses()) > 1 or set(inner[2]) & set(outer[2]):
+        return
+    node.resize_inputs(5)
+    node.replace_input_with(0, before.inputs[0])
+    for index, name in enumerate(("starts", "ends", "axes", "steps")):
+        both = np.concatenate([inner[index], outer[index]])
+        node.replace_input_with(index + 1, _constant(graph, node.outputs[0], name, both))
+
+
+def _slice_bounds(node: ir.Node) -> list[np.ndarray[Any, Any]] | None:
+    """Constant starts, ends, axes (counted from the front) and steps of a Slice; None if any is computed."""
+    source = node.inputs[0]
+    given = [value for value in node.inputs[1:] if value is not None and value.const_value is not None]
+    if len(given) != len(node.inputs) - 1 or len(given) < 3 or source is None or source.shape is None:
+        return None
+    bounds = [value.const_value.numpy().astype(np.int64) for value in given]  # type: ignore[union-attr]
+    bounds[2] = bounds[2] % len(source.shape)
+    return bounds if len(bounds) == 4 else [*bounds, np.ones_like(bounds[0])]
+
+
+def batchnorm_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """A BatchNormalization that nothing absorbed becomes a 1x1 depthwise Conv, or Mul and Add on (N, C).
+
+    Reached for models that torch.fx cannot trace, and for functional ``F.batch_norm``.
+    """
+    training = node.attributes.get("training_mode")
+    if node.op_type != "BatchNormalization" or (training is not None and training.as_int()):
+        return
+    tensors = [None if value is None else value.const_value for value in node.inputs[1:5]]
+    source = node.inputs[0]
+    if source is None or source.shape is None or len(tensors) != 4:
+        return
+    weight, bias, mean, variance = (None if t is None else t.numpy().astype(np.float64) for t in tensors)
+    if weight is None or bias is None or mean is None or variance is None:
+        return
+    epsilon = node.attributes.get("epsilon")
+    scale = weight / np.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float()))
+    shift = bias - mean * scale
+    target, dtype, spatial = node.outputs[0], source.dtype or ir.DataType.FLOAT, len(source.shape) - 2
+    node.attributes.clear()
+    if spatial > 0:
+        kernel = scale.reshape(-1, 1, *[1] * spatial)
+        _becomes(node, "Conv", source, _constant(graph, target, "scale", kernel.astype(dtype.numpy())))
+        node.attributes["group"] = ir.AttrInt64("group", scale.size)
+        node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [1] * spatial)
+    else:
+        product = ir.Node("", "Mul", [source, _constant(graph, target, "scale", scale.astype(dtype.numpy()))])
+        product.outputs[0].name = f"{target.name}_scaled"
+        product.outputs[0].type, product.outputs[0].shape = target.type, target.shape
+        graph.insert_before(node, product)
+        _becomes(node, "Add", product.outputs[0])
+    node.resize_inputs(len(node.inputs) + 1)
+    node.replace_input_with(
+        len(node.inputs) - 1, _constant(graph, target, "shift", shift.astype(dtype.numpy()))
+    )
+
+
+RULES: tuple[Rule, ...] = (batchnorm_to_conv, resize_by_constants, pool_without_ceil, slices_to_one)
+
+
+def _becomes(node: ir.Node, op_type: str, *inputs: ir.Value) -> None:
+    """Make ``node`` another operator, in place: whoever reads its output, the graph included, keeps it."""
+    node.op_type = op_type
+    node.resize_inputs(len(inputs))
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)
+
+
+def _constant(graph: ir.Graph, near: ir.Value, purpose: str, array: np.ndarray[Any, Any]) -> ir.Value:
+    """A new initialiser, named after the value it helps to compute."""
+    name = f"{near.name}_{purpose}"
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype  # type: ignore[union-attr]
+    graph.register_initializer(value)
+    return value
+
+
+def _known(dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:
+    """``dims`` if none of them is open."""
+    known = [n for n in dims if isinstance(n, int)]
+    return known if len(known) == len(dims) else None
+
+
+def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else list(attribute.as_ints())
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs

@@ -1,0 +1,311 @@
+"""ONNX files that were compared with the PyTorch model they come from.
+
+``torch.export`` captures the folded model, PyTorch's exporter and onnxscript's optimizer turn it into
+ONNX, ``octify.export.deploy`` makes it fit to deploy. onnxruntime then runs the file, and it gets its
+name only if its answers are the model's (``octify.export.parity``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from octify.errors import CheckFailed, ExportError
+from octify.export.deploy import make_deployable
+from octify.export.fold import fold_batchnorm
+from octify.export.parity import Outputs, Parity, compare, float32_noise
+from octify.files import check_file, staged_file
+from octify.trace.tracer import user_line
+
+_LARGEST_FILE = 2**31 - 2**20  # protobuf's limit, less a little for the graph
+_CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A file that was written, and how well it agrees with the PyTorch model in onnxruntime.
+
+    Errors are the largest over all outputs and ``batch_sizes``; ``max_rel_error`` is relative to the
+    largest value of the output; ``tolerance`` is absolute and belongs to the output with the least
+    room. ``bytes`` is the file's size, ``ops`` the number of nodes by operator.
+    """
+
+    path: Path
+    max_abs_error: float
+    max_rel_error: float
+    tolerance: float
+    passed: bool
+    batch_sizes: tuple[int, ...]
+    opset: int
+    bytes: int
+    ops: dict[str, int]
+
+
+def export_onnx(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Any],
+    path: str | Path,
+    dynamic_batch: bool = True,
+    opset: int | None = None,
+) -> ExportResult:
+    """Write ``model`` as one self-contained float32 ONNX file and compare it with PyTorch.
+
+    Parameters
+    ----------
+    model:
+        Any module; exported in eval mode with BatchNorm folded. It is not changed.
+    example_inputs:
+        A tensor, or a sequence of positional inputs; meta tensors are replaced by random numbers.
+    path:
+        The file to write. It appears when all is done and checked, or not at all.
+    dynamic_batch:
+        Leave the first dimension of the inputs open. The file is then run at the example's batch size
+        and at one more.
+    opset:
+        ONNX opset version; the exporter's own choice if None.
+
+    Raises
+    ------
+    ExportError
+        The model does not run, or cannot be expressed in ONNX.
+    CheckFailed
+        onnxruntime's answers are further from PyTorch's than the model's own rounding noise explains.
+    OctifyError
+        ``path`` cannot be written.
+    """
+    path = Path(path)
+    check_file(path)
+    inputs = _as_inputs(example_inputs)
+    reference = copy.deepcopy(model).cpu().float().eval()
+    checks = _expected_outputs(reference, inputs, dynamic_batch)
+    with _quiet():
+        folded = fold_batchnorm(reference, inputs)
+        program = _to_onnx(folded, inputs, dynamic_batch, opset)
+        make_deployable(program)
+    _name_outputs(program.graph, next(iter(checks.values()))[1].names)
+    with staged_file(path) as staged:
+        _save(program, staged)
+        parity = _check(staged, path, checks)
+        size = staged.stat().st_size
+    return ExportResult(
+        path=path,
+        max_abs_error=parity.max_abs_error,
+        max_rel_error=parity.max_rel_error,
+        tolerance=parity.tolerance,
+        passed=parity.passed,
+        batch_sizes=tuple(checks),
+        opset=program.opset_imports[""],
+        bytes=size,
+        ops=dict(Counter(node.op_type for node in program.graph).most_common()),
+    )
+
+
+def _as_inputs(example_inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
+    """The inputs on the CPU, floating point ones in float32."""
+    generator = torch.Generator().manual_seed(0)
+
+    def prepared(x: Tensor) -> Tensor:
+        if x.is_meta:
+            x = (
+                torch.randn(x.shape, generator=generator)
+                if x.is_floating_point()
+                else torch.zeros_like(x, device="cpu")
+            )
+        return x.detach().cpu().float() if x.is_floating_point() else x.detach().cpu()
+
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    return tuple(pytree.tree_map_only(Tensor, prepared, inputs))
+
+
+def _batch_size(inputs: Sequence[Any]) -> int | None:
+    """First dimension of the first tensor that has one."""
+    return next((x.shape[0] for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.ndim), None)
+
+
+def _with_batch(inputs: Sequence[Any], size: int) -> tuple[Any, ...]:
+    """The inputs at another batch size. New rows are old ones, rotated: values of the same kind."""
+    batch = _batch_size(inputs)
+
+    def resized(x: Tensor) -> Tensor:
+        if x.ndim == 0 or x.shape[0] != batch:
+            return x
+        rows = [x[i % batch].roll(i // batch, -1) if x.ndim > 1 else x[i % batch] for i in range(size)]
+        return torch.stack(rows)
+
+    return tuple(pytree.tree_map_only(Tensor, resized, tuple(inputs)))
+
+
+def _expected_outputs(
+    model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool
+) -> dict[int, tuple[tuple[Any, ...], Outputs]]:
+    """By batch size: the inputs to check with, and what the model makes of them."""
+    batch = _batch_size(inputs)
+    sizes = [batch or 1, (batch or 1) + 1] if dynamic_batch and batch is not None else [batch or 1]
+    checks = {}
+    for size in sizes:
+        given = inputs if size == batch or batch is None else _with_batch(inputs, size)
+        try:
+            checks[size] = given, float32_noise(model, given)
+        except Exception as error:
+            if size == sizes[0]:
+                raise ExportError(
+                    "the model does not run on the example inputs",
+                    where=user_line(error),
+                    why=_shortened(error),
+                    hint="give the size it was made for, for instance --input 1x3x224x224",
+                ) from error
+            raise _fixed_batch(error) from error
+    return checks
+
+
+def _to_onnx(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool, opset: int | None) -> ir.Model:
+    """PyTorch's exporter. Nothing is resized silently: an open batch that gets fixed is an error."""
+    batch = _batch_size(inputs)
+    dynamic = dynamic_batch and batch is not None
+    # torch.export takes a dimension of 1 for a constant.
+    sample = _with_batch(inputs, 2) if dynamic and batch == 1 else inputs
+    shapes = _dynamic_shapes(sample) if dynamic else None
+    try:
+        program = torch.onnx.export(
+            model,
+            sample,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            opset_version=opset,
+            verbose=False,
+            optimize=True,
+        )
+    except Exception as error:
+        if dynamic and not _captures(model, sample, shapes) and _captures(model, inputs, None):
+            raise _fixed_batch(error) from error
+        raise ExportError(
+            "the model cannot be exported to ONNX", where=user_line(_root(error)), why=_shortened(error)
+        ) from error
+    assert program is not None
+    exported: ir.Model = program.model
+    if dynamic and not any(
+        value.shape and not isinstance(value.shape[0], int) for value in exported.graph.inputs
+    ):
+        raise _fixed_batch(None)
+    return exported
+
+
+def _dynamic_shapes(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    batch, dim = _batch_size(inputs), torch.export.Dim("batch")
+
+    def shape(x: Any) -> dict[int, Any] | None:
+        return {0: dim} if isinstance(x, Tensor) and x.ndim and x.shape[0] == batch else None
+
+    return tuple(pytree.tree_map(shape, inputs))
+
+
+def _captures(model: nn.Module, inputs: tuple[Any, ...], shapes: tuple[Any, ...] | None) -> bool:
+    """Whether the first half of an export works, the one in which a batch can get fixed."""
+    try:
+        torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+    except Exception:  # only whether, not why: the caller has the error of the export itself
+        return False
+    return True
+
+
+def _fixed_batch(error: BaseException | None) -> ExportError:
+    return ExportError(
+        "the model works at one batch size only",
+        where=None if error is None else user_line(_root(error)),
+        why="its code fixes the batch size" if error is None else _shortened(error),
+        hint="export it for that batch size alone: dynamic_batch=False, or --static-batch",
+    )
+
+
+def _name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Call the outputs what the model calls them; a name that is taken stays with its owner."""
+    taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+    taken |= {value.name for node in graph for value in node.outputs}
+    if len(names) != len(graph.outputs) or len({id(value) for value in graph.outputs}) != len(names):
+        return  # the comparison will say what is the matter
+    for value, name in zip(graph.outputs, names, strict=True):
+        if name not in taken and value.producer() is not None:
+            value.name = name
+
+
+def _save(program: ir.Model, path: Path) -> None:
+    tensors = [value.const_value for value in program.graph.initializers.values()]
+    size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    if size > _LARGEST_FILE:
+        raise ExportError(f"the model's weights take {size:,} bytes", why="an ONNX file holds at most 2 GiB")
+    ir.save(program, path)
+
+
+def _check(file: Path, path: Path, checks: dict[int, tuple[tuple[Any, ...], Outputs]]) -> Parity:
+    """Run ``file`` in onnxruntime on every check; CheckFailed unless all agree. The closest call."""
+    try:
+        answers = {size: run_onnx(file, inputs) for size, (inputs, _) in checks.items()}
+    except Exception as error:  # onnxruntime's own, which share no base class
+        raise ExportError("onnxruntime does not run the exported file", why=_shortened(error)) from error
+    judged = {size: compare(checks[size][1], answers[size]) for size in checks}
+    size, worst = max(judged.items(), key=lambda item: item[1].margin)
+    if not worst.passed:
+        raise CheckFailed(
+            "the exported file does not compute what the model computes",
+            where=f"{worst.output}, batch {size}",
+            why=f"max |onnxruntime - PyTorch| is {worst.max_abs_error:.3g} ({worst.max_rel_error:.3g} of the "
+            f"largest value); rounding explains {worst.tolerance:.3g}. {path} was not written",
+        )
+    return worst
+
+
+def run_onnx(file: Path, inputs: Sequence[Any]) -> list[Tensor]:
+    """``file``'s outputs in onnxruntime on the CPU, for the tensors in ``inputs`` in order."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    tensors = [x for x in pytree.tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
+    names = [value.name for value in session.get_inputs()]
+    feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+    return [torch.from_numpy(np.asarray(y)) for y in session.run(None, feed)]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress off stdout, and its warnings about itself away from the user."""
+    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _shortened(error: BaseException, limit: int = 300) -> str:
+    """Type and first two lines of the innermost cause."""
+    root = _root(error)
+    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
+    text = " ".join([f"{type(root).__name__}:", *lines[:2]])
+    return text if len(text) <= limit else text[: limit - 3] + "..."

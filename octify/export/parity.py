@@ -1,0 +1,128 @@
+"""Does the exported file compute what the model computes? And how exactly must it?
+
+The tolerance is the model's own: the largest difference between its float32 and its float64
+output on the same input is what rounding does to it anyway. Another runtime rounds in another
+order, and folded weights are rounded once more, so it may be off by a small multiple of that.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+NOISE_FACTOR = 8.0  # rounding in another order, through folded weights
+FLOOR_ULPS = 16.0  # of the largest output: for outputs that happen to have (almost) no noise
+_EPS = torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far apart two sets of outputs are. Of several outputs, the one closest to its tolerance."""
+
+    output: str
+    max_abs_error: float
+    max_rel_error: float  # max_abs_error / max |expected|
+    tolerance: float  # absolute
+
+    @property
+    def passed(self) -> bool:
+        return self.max_abs_error <= self.tolerance
+
+    @property
+    def margin(self) -> float:
+        """Error in units of the tolerance: above 1 is a failure."""
+        return self.max_abs_error / self.tolerance if self.tolerance > 0 else float(self.max_abs_error > 0)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """A model's outputs, flattened: one name, float32 (or integer) tensor and noise for each."""
+
+    names: tuple[str, ...]
+    values: tuple[Tensor, ...]
+    noise: tuple[float, ...]
+
+
+def float32_noise(model: nn.Module, inputs: Sequence[Any]) -> Outputs:
+    """Run ``model`` (float32, eval) on ``inputs`` and measure its rounding noise per output.
+
+    Noise is max |y32 - y64|. Where the model cannot run in float64 (a hard-coded dtype), it is the
+    change in the output when the input is moved by one unit in the last place.
+    """
+    expected = run(model, inputs)
+    try:
+        other = run(copy.deepcopy(model).double(), _floats_to(inputs, torch.float64))
+    except Exception:  # whatever a model with a hard-coded float32 raises
+        other = run(model, _nudged(inputs))
+    noise = tuple(_difference(a, b) for a, b in zip(expected.values(), other.values(), strict=True))
+    return Outputs(tuple(expected), tuple(expected.values()), noise)
+
+
+def run(model: nn.Module, inputs: Sequence[Any]) -> dict[str, Tensor]:
+    """The tensors in ``model``'s output (a tensor, or any nesting of tuples, lists and dicts), by name."""
+    with torch.no_grad():
+        leaves, _ = pytree.tree_flatten_with_path(model(*inputs))
+    tensors = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
+    if len(tensors) == 1 and not tensors[0][0]:
+        return {"output": tensors[0][1]}
+    return {_name(path): leaf for path, leaf in tensors}
+
+
+def compare(expected: Outputs, actual: Sequence[Tensor]) -> Parity:
+    """Judge ``actual`` against ``expected``; another number of outputs, or another shape, is infinitely far.
+
+    The tolerance of an output y is ``max(NOISE_FACTOR * noise, FLOOR_ULPS * eps * max |y|)``, and
+    0 for integers and booleans.
+    """
+    if len(expected.values) != len(actual):
+        return Parity("(number of outputs)", float("inf"), float("inf"), 0.0)
+    judged = []
+    for name, want, got, noise in zip(expected.names, expected.values, actual, expected.noise, strict=True):
+        magnitude = _magnitude(want)
+        tolerance = max(NOISE_FACTOR * noise, FLOOR_ULPS * _EPS * magnitude)
+        if not want.is_floating_point():
+            tolerance = 0.0
+        error = _difference(want, got)
+        judged.append(Parity(name, error, error / magnitude if magnitude else error, tolerance))
+    return max(judged, key=lambda parity: parity.margin)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """max |a - b|; equal infinities and NaN in the same place count as equal, other NaN as infinity."""
+    if a.shape != b.shape:
+        return float("inf")
+    if a.numel() == 0:
+        return 0.0
+    wide_a, wide_b = a.double(), b.double()
+    same = (wide_a == wide_b) | (wide_a.isnan() & wide_b.isnan())
+    error = (wide_a - wide_b).abs().masked_fill(same, 0.0)
+    return float(error.nan_to_num(nan=float("inf"), posinf=float("inf")).max())
+
+
+def _magnitude(y: Tensor) -> float:
+    finite = y.double().abs()
+    finite = finite[finite.isfinite()]
+    return float(finite.max()) if finite.numel() else 0.0
+
+
+def _floats_to(inputs: Sequence[Any], dtype: torch.dtype) -> Any:
+    return pytree.tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, tuple(inputs))
+
+
+def _nudged(inputs: Sequence[Any]) -> Any:
+    def nudge(x: Tensor) -> Tensor:
+        return torch.nextafter(x, torch.full_like(x, float("inf"))) if x.is_floating_point() else x
+
+    return pytree.tree_map_only(Tensor, nudge, tuple(inputs))
+
+
+def _name(path: Sequence[Any]) -> str:
+    """``{"out": (a, b)}`` -> ``out_0``, ``out_1``; a plain tuple -> ``output_0``, ``output_1``."""
+    keys = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
+    return "_".join(keys if not keys[0].isdigit() else ["output", *keys])

@@ -1,0 +1,271 @@
+"""Channel ids: which channels of which values must share a frequency level.
+
+Every channel of every value gets an id, and ids that the graph ties together (a residual
+add, a depthwise convolution, a shared module) are united. One class of united ids is a
+*channel* of the network; classes that occur together in some convolution's output form a
+*coupled set*, the unit for which alpha is decided. The same problem is known from
+structured pruning (DepGraph, arXiv 2301.12900).
+
+An id of -1 is a channel that is always high-frequency: the model's input, the output of
+an operation octify has no rule for, or of a convolution that is left dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import fx, nn
+
+from octify.trace import Traced
+
+Ids = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+DENSE = -1
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An operation that needs dense inputs, and why. Its output is dense too."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class EvenSplit:
+    """A grouped convolution's demand: every group of ``ids`` has the same number of low channels."""
+
+    node: str
+    ids: Ids
+    groups: int
+
+
+@dataclass(frozen=True)
+class ConvNode:
+    """A convolution as the layout sees it: ids of its input and output channels."""
+
+    path: str
+    node: str
+    ids_in: Ids
+    ids_out: Ids
+
+
+class Walk:
+    """The forward walk over a traced graph: what op files use to state their layout rule."""
+
+    def __init__(
+        self,
+        traced: Traced,
+        dense_outputs: frozenset[str],
+        untouched: Mapping[str, str],
+        tied: Mapping[str, str],
+    ) -> None:
+        self.traced = traced
+        self.dense_outputs = dense_outputs
+        self.untouched = untouched
+        self.tied = tied
+        self.conflicts: set[str] = set()
+        self.refusals: dict[str, Refusal] = {}
+        self.even: list[EvenSplit] = []
+        self.convs: list[ConvNode] = []
+        self._ids: dict[str, Ids] = {}
+        self._parts: dict[str, list[Ids]] = {}
+        self._inputs: dict[str, Ids] = {}
+        self._outputs: dict[str, Ids] = {}
+        self._blocks: list[tuple[int, int]] = []
+        self._next = 0
+        self._ties: list[tuple[Ids, Ids]] = []
+
+    def ids(self, node: fx.Node) -> Ids | None:
+        """Ids of a value's channels (dimension 1); None for values without spatial dimensions."""
+        return self._ids.get(node.name)
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Shape of a tensor value at the example inputs."""
+        shape = self.traced.shape(node)
+        assert shape is not None, f"{node.name} is not a tensor"
+        return shape
+
+    def is_tensor(self, node: object) -> bool:
+        """Whether ``node`` is a graph node that yields one tensor."""
+        return isinstance(node, fx.Node) and self.traced.shape(node) is not None
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """The module that a ``call_module`` node calls."""
+        module = self.traced.submodule(node)
+        assert module is not None
+        return module
+
+    def dense(self, node: fx.Node) -> Ids | None:
+        """All-dense ids for the output of ``node``, None if it has no spatial dimensions."""
+        shape = self.traced.shape(node)
+        return np.full(shape[1], DENSE) if shape is not None and len(shape) >= 3 else None
+
+    def fresh(self, channels: int) -> Ids:
+        """New ids for the output of a convolution."""
+        start = self._next
+        self._next += channels
+        self._blocks.append((start, self._next))
+        return np.arange(start, self._next)
+
+    def couple(self, a: Ids, b: Ids) -> Ids:
+        """Tie two values channel by channel; where one is dense the other's id stands (it will be split)."""
+        both = (a != DENSE) & (b != DENSE)
+        if both.any() and not np.array_equal(a, b):
+            self._ties.append((a[both], b[both]))
+        return np.where(a != DENSE, a, b)
+
+    def tie(self, a: Ids, b: Ids) -> None:
+        """Tie two equally long id arrays without dense entries."""
+        self._ties.append((a, b))
+
+    def demand_even(self, node: fx.Node, ids: Ids, groups: int) -> None:
+        """Ask for the same number of low channels in each of ``groups`` consecutive groups."""
+        self.even.append(EvenSplit(node.name, ids, groups))
+
+    def parts(self, node: fx.Node) -> list[Ids] | None:
+        """Ids of the members of a tuple value, such as the result of ``chunk``."""
+        return self._parts.get(node.name)
+
+    def set_parts(self, node: fx.Node, parts: list[Ids]) -> None:
+        """Keep the ids of the members of a tuple value."""
+        self._parts[node.name] = parts
+
+    def shared_input(self, node: fx.Node, ids: Ids) -> None:
+        """Tie the inputs of all calls of one module that has parameters: it has one layout."""
+        path = str(node.target)
+        first = self._inputs.setdefault(path, ids)
+        if first is ids:
+            return
+        if np.array_equal(first == DENSE, ids == DENSE):
+            self.tie(first[first != DENSE], ids[ids != DENSE])
+        else:
+            self.conflicts.add(path)
+
+    def conv(self, node: fx.Node, ids_in: Ids, ids_out: Ids) -> Ids:
+        """Register a call of a convolution; returns its output ids."""
+        path = str(node.target)
+        self.shared_input(node, ids_in)
+        self._outputs.setdefault(path, ids_out)
+        self.convs.append(ConvNode(path, node.name, ids_in, ids_out))
+        return ids_out
+
+    def shared_output(self, node: fx.Node) -> Ids | None:
+        """The output ids of an earlier call of the same convolution, if there was one."""
+        return self._outputs.get(str(node.target))
+
+    def record(self, node: fx.Node, result: Ids | Refusal | None) -> None:
+        """Keep the result of a node's layout rule."""
+        if isinstance(result, Refusal):
+            self.refusals[node.name] = result
+            result = self.dense(node)
+        if result is not None:
+            self._ids[node.name] = result
+
+    def finish(self) -> Layout:
+        """Resolve all ties into classes and coupled sets."""
+        classes = _components(self._next, self._ties)
+        set_of = _sets(classes, self._blocks)
+
+        def resolve(ids: Ids) -> Ids:
+            if not len(ids) or not len(classes):
+                return ids
+            return np.where(ids == DENSE, DENSE, classes[np.maximum(ids, 0)])
+
+        return Layout(
+            ids={name: resolve(ids) for name, ids in self._ids.items()},
+            refusals=dict(self.refusals),
+            even=tuple(EvenSplit(e.node, resolve(e.ids), e.groups) for e in self.even),
+            convs=tuple(ConvNode(c.path, c.node, resolve(c.ids_in), resolve(c.ids_out)) for c in self.convs),
+            blocks=tuple(resolve(np.arange(a, b)) for a, b in self._blocks),
+            set_of=set_of,
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The coupling of a whole graph.
+
+    ids:
+        Class of every channel of every value, by node name; -1 is dense.
+    set_of:
+        Coupled set of every class (indexed by class).
+    blocks:
+        The classes of every convolution's output.
+    """
+
+    ids: Mapping[str, Ids]
+    refusals: Mapping[str, Refusal]
+    even: tuple[EvenSplit, ...]
+    convs: tuple[ConvNode, ...]
+    blocks: tuple[Ids, ...]
+    set_of: Ids
+
+    @property
+    def classes(self) -> int:
+        """Length of a table indexed by class."""
+        return len(self.set_of)
+
+    def sets(self, ids: Ids) -> Sequence[int]:
+        """Coupled sets that occur in a value, ascending."""
+        present = ids[ids != DENSE]
+        return [int(s) for s in np.unique(self.set_of[present])] if len(present) else []
+
+    def mask(self, name: str, low: Mask) -> Mask | None:
+        """Low channels of the value ``name``, given the low classes; None where it is dense."""
+        ids = self.ids.get(name)
+        return None if ids is None else mask_of(ids, low)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The layout under a plan; ``low`` says of every channel class whether it is low."""
+
+    layout: Layout
+    low: Mask
+
+    def mask(self, name: str) -> Mask | None:
+        """Low channels of the value of node ``name``; None where it is dense."""
+        return self.layout.mask(name, self.low)
+
+
+def mask_of(ids: Ids, low: Mask) -> Mask | None:
+    """Low channels of a value with ``ids``; None where there are none."""
+    if not len(low):
+        return None
+    mask: Mask = (ids != DENSE) & low[np.maximum(ids, 0)]
+    return mask if mask.any() else None
+
+
+def _components(count: int, ties: Sequence[tuple[Ids, Ids]]) -> Ids:
+    """The smallest member of each node's connected component, by hooking and pointer jumping."""
+    label = np.arange(count)
+    if not ties:
+        return label
+    a = np.concatenate([left for left, _ in ties])
+    b = np.concatenate([right for _, right in ties])
+    while True:
+        smaller = np.minimum(label[a], label[b])
+        before = label.copy()
+        np.minimum.at(label, label[a], smaller)
+        np.minimum.at(label, label[b], smaller)
+        while not np.array_equal(label, label[label]):
+            label = label[label]
+        if np.array_equal(before, label):
+            return label
+
+
+def _sets(classes: Ids, blocks: Sequence[tuple[int, int]]) -> Ids:
+    """Number the coupled sets: classes that share a block, directly or through others."""
+    ties = []
+    for start, stop in blocks:
+        members = classes[start:stop]
+        ties.append((members[:-1], members[1:]))
+    component = _components(len(classes), ties)
+    # A class is stored at its smallest id; every id of the class must find the same set.
+    component = component[classes] if len(classes) else component
+    _, numbered = np.unique(component, return_inverse=True)
+    return numbered.astype(np.int64)
+

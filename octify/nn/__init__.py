@@ -1,0 +1,16 @@
+"""Octave layers, usable by hand. An octave value is a (high, low) pair of tensors."""
+
+from octify.nn.boundary import MergeOctave, SplitOctave
+from octify.nn.conv import OctaveConv, OctaveConv1d, OctaveConv2d, OctaveConv3d
+from octify.nn.norm import OctaveBatchNorm2d, OctaveChannelwise
+
+__all__ = [
+    "MergeOctave",
+    "OctaveBatchNorm2d",
+    "OctaveChannelwise",
+    "OctaveConv",
+    "OctaveConv1d",
+    "OctaveConv2d",
+    "OctaveConv3d",
+    "SplitOctave",
+]

@@ -1,0 +1,322 @@
+"""Octave convolution: four ordinary convolutions between two resolutions.
+
+    Y_high = high_to_high(X_high) + U low_to_high(X_low)
+    Y_low  = high_to_low(P X_high) + low_to_low(X_low)
+
+(Chen et al. 2019, eq. 2-4; which side of ``P`` and ``U`` each kernel sits on is
+``octify.kernels``' business.) The four paths are plain ``nn.Conv*d`` modules, so that
+quantizers, pruners and profilers see what they know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from octify.errors import PlanError
+from octify.kernels import PATHS, Axis, Path, PathName, Scheme, path
+from octify.nn.channels import last_channels, split_indices
+from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample
+
+_CONV: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_CONV_TRANSPOSE: dict[int, type[nn.Module]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+_NOMINAL_LENGTH = 960  # even through many strides: a size at which the usual padding must fit
+
+
+def axes_of(conv: nn.Module) -> tuple[Axis, ...]:
+    """The geometry of an ``nn.Conv*d``, one ``Axis`` per spatial dimension."""
+    assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    # _reversed_padding_repeated_twice is (last axis left, right, ..., first axis left, right) and
+    # already resolves padding="same".
+    pads = conv._reversed_padding_repeated_twice
+    dims = len(conv.kernel_size)
+    return tuple(
+        Axis(
+            conv.kernel_size[a],
+            conv.stride[a],
+            pads[2 * (dims - 1 - a)],
+            pads[2 * (dims - 1 - a) + 1],
+            conv.dilation[a],
+            octave_axes(dims)[a],
+        )
+        for a in range(dims)
+    )
+
+
+def select_kernel(
+    weight: Tensor, groups: int, out: Sequence[int], into: Sequence[int]
+) -> tuple[Tensor, int] | None:
+    """The part of ``weight`` (O, I / groups, *taps) from input channels ``into`` to outputs ``out``.
+
+    Returns the smaller weight and its group count, or None where no group connects the two sets.
+    The channels must divide evenly over the groups that connect them.
+    """
+    per_out, per_in = weight.shape[0] // groups, weight.shape[1]
+    outs: dict[int, list[int]] = {}
+    ins: dict[int, list[int]] = {}
+    for channel in out:
+        outs.setdefault(channel // per_out, []).append(channel)
+    for channel in into:
+        ins.setdefault(channel // per_in, []).append(channel % per_in)
+    both = [g for g in range(groups) if g in outs and g in ins]
+    if not both:
+        return None
+    covered = sum(len(outs[g]) for g in both) == len(out) and sum(len(ins[g]) for g in both) == len(into)
+    even = len({(len(outs[g]), len(ins[g])) for g in both}) == 1
+    if not (covered and even):
+        raise PlanError(
+            f"the low channels do not divide evenly over {groups} groups",
+            why="a grouped convolution needs the same number of low channels in every group",
+            hint="give each group the same number of low channels in the plan",
+        )
+    index = {"device": weight.device}
+    rows = [weight[torch.tensor(outs[g], **index)][:, torch.tensor(ins[g], **index)] for g in both]
+    return torch.cat(rows), len(both)
+
+
+def compose_kernel(weight: Tensor, recipe: Path, groups: int) -> Tensor:
+    """``weight`` (O, I / groups, *taps) with ``recipe``'s matrices applied along the spatial axes.
+
+    Computed in float64. For a transposed recipe the result is (I, O / groups, *new taps).
+    """
+    y = weight.detach().double()
+    for axis, matrix in enumerate(recipe.matrices, start=2):
+        along = torch.as_tensor(matrix, dtype=torch.float64, device=y.device)
+        y = (y.movedim(axis, -1) @ along.T).movedim(-1, axis)
+    if recipe.transposed:
+        y = y.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    return y.to(weight.dtype).contiguous()
+
+
+class OctaveConv(nn.Module):
+    """Octave convolution over 1, 2 or 3 spatial dimensions (of three, the last two are halved).
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias:
+        As for ``nn.Conv*d``.
+    alpha_in, alpha_out:
+        Share of low-frequency channels, ``int(alpha * channels)`` of them, last. 0 is dense.
+    kernels:
+        ``"paper"`` (original kernel size on every path) or ``"exact"``.
+
+    Shapes: high (N, I - Li, *size) and low (N, Li, *ceil(size / 2)); a branch without channels is None.
+    """
+
+    spatial_dims: ClassVar[int] = 2
+    high_to_high: nn.Module | None
+    high_to_low: nn.Module | None
+    low_to_high: nn.Module | None
+    low_to_low: nn.Module | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        alpha_in: float = 0.5,
+        alpha_out: float = 0.5,
+        kernels: Scheme = "paper",
+    ) -> None:
+        super().__init__()
+        dense = _CONV[self.spatial_dims](
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+        )
+        low_in = _grouped_last(in_channels, alpha_in, groups)
+        self._build(dense, low_in, _grouped_last(out_channels, alpha_out, groups), kernels)
+
+    @classmethod
+    def from_conv(
+        cls, conv: nn.Module, low_in: Sequence[int], low_out: Sequence[int], kernels: Scheme = "paper"
+    ) -> OctaveConv:
+        """The octave form of ``conv`` (an ``nn.Conv*d``, left untouched).
+
+        ``low_in`` and ``low_out`` are the low-frequency channels of its input and output.
+        Raises PlanError when they do not divide evenly over the groups.
+        """
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made._build(conv, low_in, low_out, kernels)
+        return made
+
+    def _build(self, conv: nn.Module, low_in: Sequence[int], low_out: Sequence[int], kernels: Scheme) -> None:
+        assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.groups, self.kernels = conv.groups, kernels
+        self.axes = axes_of(conv)
+        ins = dict(zip(("high", "low"), split_indices(conv.in_channels, low_in), strict=True))
+        outs = dict(zip(("high", "low"), split_indices(conv.out_channels, low_out), strict=True))
+        self.low_in, self.low_out = ins["low"], outs["low"]
+        self.recipes: dict[PathName, Path] = {}
+        biased: set[str] = set()
+        # The same-resolution paths come first so that they carry the bias where they exist.
+        for name in sorted(PATHS, key=lambda name: name.split("_to_")[0] != name.split("_to_")[1]):
+            source, target = name.split("_to_")
+            picked = (
+                select_kernel(conv.weight, conv.groups, outs[target], ins[source])
+                if outs[target] and ins[source]
+                else None
+            )
+            if picked is None:
+                setattr(self, name, None)
+                continue
+            self.recipes[name] = path(name, self.axes, kernels)
+            bias = None if conv.bias is None or target in biased else conv.bias[list(outs[target])]
+            biased.add(target)
+            setattr(self, name, self._path_module(conv, self.recipes[name], picked, bias, name))
+        self.train(conv.training)
+
+    def _path_module(
+        self, conv: nn.Module, recipe: Path, picked: tuple[Tensor, int], bias: Tensor | None, name: PathName
+    ) -> nn.Module:
+        weight, groups = picked
+        made = (_CONV_TRANSPOSE if recipe.transposed else _CONV)[len(self.axes)](
+            weight.shape[1] * groups,
+            weight.shape[0],
+            recipe.kernel_size,
+            recipe.strides,
+            self._padding(recipe, name),
+            dilation=recipe.dilations,
+            groups=groups,
+            bias=bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        grad = conv.get_parameter("weight").requires_grad if "weight" in conv._parameters else True
+        made.weight = nn.Parameter(compose_kernel(weight, recipe, groups), requires_grad=grad)
+        if bias is not None:
+            made.bias = nn.Parameter(bias.detach().clone(), requires_grad=grad)
+        return made
+
+    def _padding(self, recipe: Path, name: PathName) -> tuple[int, ...]:
+        """The padding a path's own convolution can do: symmetric, where that gives the right size."""
+        if recipe.transposed:
+            return tuple(-start for start in recipe.starts)
+        size = (_NOMINAL_LENGTH,) * len(self.axes)
+        out = tuple(axis.output_length(n) for axis, n in zip(self.axes, size, strict=True))
+        given = low_size(size) if recipe.before == "pool" or name.startswith("low") else size
+        wanted = low_size(out) if name.endswith("low") or recipe.after == "up" else out
+        if recipe.before == "up":
+            given = size
+        elif recipe.before == "pool" and name.startswith("low"):
+            given = low_size(low_size(size))
+        paddings = []
+        for axis, (n, need) in enumerate(zip(given, wanted, strict=True)):
+            left = -recipe.starts[axis]
+            natural = _natural_length(recipe, axis, n, left)
+            paddings.append(left if left >= 0 and natural == need else 0)
+        return tuple(paddings)
+
+    def forward(self, high: Tensor | None, low: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        size, high_out, low_out = output_sizes(high, low, self.axes)
+        return self._branch("high", high, low, size, high_out), self._branch("low", high, low, size, low_out)
+
+    def _branch(
+        self,
+        target: str,
+        high: Tensor | None,
+        low: Tensor | None,
+        size: tuple[int, ...],
+        need: tuple[int, ...],
+    ) -> Tensor | None:
+        """The sum of the paths into one branch of spatial size ``need``; None if no path leads there."""
+        total: Tensor | None = None
+        for source, x in (("high", high), ("low", low)):
+            name: PathName = f"{source}_to_{target}"  # type: ignore[assignment]
+            if x is None or name not in self.recipes:
+                continue
+            y = self._run(name, x, size, need)
+            total = y if total is None else total + y
+        return total
+
+    def _run(self, name: PathName, x: Tensor, size: tuple[int, ...], need: tuple[int, ...]) -> Tensor:
+        recipe, conv = self.recipes[name], getattr(self, name)
+        if recipe.before == "pool":
+            x = pool(x)
+        elif recipe.before == "up":
+            x = upsample(x, size)
+        inner = low_size(need) if recipe.after == "up" else need
+        y = _fit_transposed(conv, x, recipe, inner) if recipe.transposed else _fit(conv, x, recipe, inner)
+        return upsample(y, need) if recipe.after == "up" else y
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, low_in={len(self.low_in)}, low_out={len(self.low_out)}, "
+            f"kernels={self.kernels!r}"
+        )
+
+
+def _grouped_last(channels: int, alpha: float, groups: int) -> tuple[int, ...]:
+    """The last ``int(alpha * c)`` channels of every group of c (one group: the paper's choice)."""
+    if groups == channels:  # depthwise: groups carry their own level
+        return last_channels(channels, alpha)
+    per = channels // groups
+    return tuple(g * per + c for g in range(groups) for c in last_channels(per, alpha))
+
+
+def _natural_length(recipe: Path, axis: int, n: int, padding: int) -> int:
+    reach = recipe.dilations[axis] * (recipe.kernel_size[axis] - 1)
+    return (n + 2 * padding - reach - 1) // recipe.strides[axis] + 1
+
+
+def _fit(conv: nn.Module, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
+    """``conv`` on ``x`` so that its output has spatial size ``need`` and starts at the recipe's offset."""
+    extra: list[int] = []
+    for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
+        own, left = conv.padding[axis], -recipe.starts[axis]  # type: ignore[index]
+        reach = recipe.dilations[axis] * (recipe.kernel_size[axis] - 1)
+        right = (wanted - 1) * recipe.strides[axis] + reach + 1 - n - left
+        if own == left:  # more outputs than wanted are cropped; fewer need zeros on the right
+            missing = max(0, right - own) if _natural_length(recipe, axis, n, own) < wanted else 0
+            extra = [0, missing, *extra]
+        else:
+            extra = [left, right, *extra]
+    if any(extra):
+        x = F.pad(x, extra)
+    return crop(conv(x), need)
+
+
+def _fit_transposed(conv: nn.Module, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
+    """As ``_fit`` for a transposed convolution of stride 2."""
+    extra: list[int] = []
+    for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
+        natural = (n - 1) * 2 + 2 * recipe.starts[axis] + recipe.kernel_size[axis]
+        extra = [0, max(0, (wanted - natural + 1) // 2), *extra]
+    if any(extra):
+        x = F.pad(x, extra)
+    return crop(conv(x), need)
+
+
+class OctaveConv1d(OctaveConv):
+    """Octave convolution over sequences (N, C, L)."""
+
+    spatial_dims: ClassVar[int] = 1
+
+
+class OctaveConv2d(OctaveConv):
+    """Octave convolution over images (N, C, H, W)."""
+
+    spatial_dims: ClassVar[int] = 2
+
+
+class OctaveConv3d(OctaveConv):
+    """Octave convolution over videos (N, C, T, H, W); time keeps its resolution (the paper's I3D)."""
+
+    spatial_dims: ClassVar[int] = 3
+
+
+OCTAVE_CONV: dict[int, type[OctaveConv]] = {1: OctaveConv1d, 2: OctaveConv2d, 3: OctaveConv3d}

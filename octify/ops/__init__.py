@@ -1,0 +1,44 @@
+"""What octify knows about operations: one file per family, one table of all of them.
+
+A family is an ``Op``: what it handles, how channel ids pass through (or a refusal with its
+reason), and how it is rewritten on octave values. A third party adds one through the entry
+point group ``octify.ops``, whose objects are ``Op``s or tuples of them and come first.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import entry_points
+
+from octify.ops.activation import OPS as ACTIVATION
+from octify.ops.arithmetic import OPS as ARITHMETIC
+from octify.ops.base import Op, Table
+from octify.ops.concat import OPS as CONCAT
+from octify.ops.conv import OPS as CONV
+from octify.ops.norm import OPS as NORM
+from octify.ops.pool import OPS as POOL
+from octify.ops.resize import OPS as RESIZE
+from octify.ops.shape import OPS as SHAPE
+from octify.ops.slicing import OPS as SLICING
+
+BUILT_IN: tuple[Op, ...] = (
+    *CONV,
+    *NORM,
+    *ACTIVATION,
+    *ARITHMETIC,
+    *CONCAT,
+    *SLICING,
+    *POOL,
+    *RESIZE,
+    *SHAPE,
+)
+
+
+@lru_cache(maxsize=1)
+def table() -> Table:
+    """All known operations: third-party ones first, then the built-in."""
+    extra: list[Op] = []
+    for point in entry_points(group="octify.ops"):
+        found = point.load()
+        extra += found if isinstance(found, (tuple, list)) else [found]
+    return Table((*extra, *BUILT_IN))

@@ -1,0 +1,90 @@
+"""What an operation family declares, and how one is found for a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from octify.emitter import Emitter, Value
+from octify.layout import Ids, Refusal, Walk
+from octify.trace.tracer import Traced, qualified_name
+
+LayoutRule = Callable[[Walk, fx.Node], Ids | Refusal | None]
+EmitRule = Callable[[Emitter, fx.Node], Value]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One family of operations.
+
+    Parameters
+    ----------
+    name:
+        Used in reports and errors.
+    layout:
+        ``layout(walk, node)`` -> ids of the output's channels, a ``Refusal``, or None for an
+        output without spatial dimensions (it is dense).
+    emit:
+        ``emit(emitter, node)`` -> the rewritten value. Only called when an operand or the
+        result is octave; dense nodes are copied.
+    modules:
+        Module classes, or their qualified names when the library may be missing. A subclass
+        is handled too unless it overrides ``forward``.
+    functions, methods:
+        Functions and tensor method names.
+    """
+
+    name: str
+    layout: LayoutRule
+    emit: EmitRule
+    modules: Sequence[type[nn.Module] | str] = ()
+    functions: Sequence[Callable[..., Any]] = ()
+    methods: Sequence[str] = ()
+
+
+class Table:
+    """Finds the ``Op`` of a node; the first family that lists a target wins."""
+
+    def __init__(self, ops: Sequence[Op]) -> None:
+        self._modules: dict[str, Op] = {}
+        self._functions: dict[Callable[..., Any], Op] = {}
+        self._methods: dict[str, Op] = {}
+        for op in ops:
+            for kind in op.modules:
+                self._modules.setdefault(kind if isinstance(kind, str) else qualified_name(kind), op)
+            for function in op.functions:
+                self._functions.setdefault(function, op)
+            for method in op.methods:
+                self._methods.setdefault(method, op)
+
+    def find(self, traced: Traced, node: fx.Node) -> Op | None:
+        """The family of ``node``, or None."""
+        if node.op == "call_module":
+            module = traced.submodule(node)
+            return None if module is None else self.find_module(type(module))
+        if node.op == "call_function":
+            return self._functions.get(node.target)  # type: ignore[arg-type]
+        if node.op == "call_method":
+            return self._methods.get(str(node.target))
+        return None
+
+    def find_module(self, kind: type) -> Op | None:
+        """The family of a module class: its own, or that of a base whose ``forward`` it keeps."""
+        for base in kind.__mro__:
+            op = self._modules.get(qualified_name(base))
+            if op is not None:
+                return op if base is kind or _same_forward(kind, base) else None
+        return None
+
+
+def _same_forward(kind: type, base: type) -> bool:
+    names = ("forward", "_conv_forward")
+    return all(getattr(kind, name, None) is getattr(base, name, None) for name in names)
+
+
+def operand(node: fx.Node, index: int = 0, name: str = "input") -> Any:
+    """A positional or keyword argument of a node."""
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name)

@@ -1,0 +1,123 @@
+"""MACs saved against boundaries added: which coupled sets are worth being octave."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from octify.emitter import is_vector
+from octify.layout import DENSE, Ids, Layout, Mask
+from octify.plan.convs import Conv
+from octify.trace import Traced
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a convolution: its channels, and low channels by coupled set."""
+
+    channels: int
+    low: Mapping[int, int]
+
+    def alpha(self, octave: Iterable[int], without: int = -1) -> float:
+        chosen = octave if isinstance(octave, (set, frozenset)) else set(octave)
+        return sum(n for s, n in self.low.items() if s in chosen and s != without) / self.channels
+
+
+def _low_by_set(ids: Ids, layout: Layout, low: Mask) -> dict[int, int]:
+    present = ids[ids != DENSE]
+    present = present[low[present]]
+    sets, counts = np.unique(layout.set_of[present], return_counts=True)
+    return {int(s): int(n) for s, n in zip(sets, counts, strict=True)}
+
+
+class _Ledger:
+    """Gain of every coupled set, given which sets are octave."""
+
+    def __init__(self, layout: Layout, convs: Sequence[Conv], low: Mask, boundary: Mapping[int, float]) -> None:
+        self.boundary = boundary
+        self.convs = list(convs)
+        self.sides = [
+            tuple(_Side(len(ids), _low_by_set(ids, layout, low)) for ids in (c.calls[0].ids_in, c.calls[0].ids_out))
+            for c in convs
+        ]
+        self.touching: dict[int, list[int]] = {}
+        for index, (into, out) in enumerate(self.sides):
+            for s in {**into.low, **out.low}:
+                self.touching.setdefault(s, []).append(index)
+        self.octave = set(self.touching)
+
+    def gain(self, s: int) -> float:
+        """MACs that the set ``s`` saves, less what its boundaries cost, with the others as they are."""
+        saved = 0.0
+        for index in self.touching[s]:
+            conv, (into, out) = self.convs[index], self.sides[index]
+            with_it = conv.share(into.alpha(self.octave), out.alpha(self.octave))
+            without = conv.share(into.alpha(self.octave, s), out.alpha(self.octave, s))
+            saved += conv.macs * (without - with_it)
+        return saved - self.boundary.get(s, 0.0)
+
+    def neighbours(self, s: int) -> set[int]:
+        """Octave sets that share a convolution with ``s``."""
+        near: set[int] = set()
+        for index in self.touching[s]:
+            for side in self.sides[index]:
+                near |= side.low.keys() & self.octave
+        return near - {s}
+
+
+def _boundary_costs(traced: Traced, layout: Layout, low: Mask, per_element: float) -> dict[int, float]:
+    """What the split and merge layers of every set cost, in MACs; shared among the sets of a value."""
+    costs: dict[int, float] = {}
+
+    def charge(name: str, ids: Ids) -> None:
+        shape = traced.facts[name].shape
+        if shape is None or is_vector(shape):
+            return
+        by_set = _low_by_set(ids, layout, low)
+        total = sum(by_set.values())
+        for s, n in by_set.items():
+            costs[s] = costs.get(s, 0.0) + per_element * math.prod(shape) * n / total
+
+    merged: set[str] = set()
+    for node in traced.module.graph.nodes:
+        out = layout.ids.get(node.name)
+        for source in node.all_input_nodes:
+            ids = layout.ids.get(source.name)
+            if ids is None:
+                continue
+            if node.name in layout.refusals and source.name not in merged:
+                merged.add(source.name)
+                charge(source.name, ids)
+            same_map = traced.facts[source.name].shape == traced.facts[node.name].shape
+            if out is not None and same_map and bool(((ids == DENSE) & (out != DENSE)).any()):
+                if traced.submodule(node) is None:
+                    charge(source.name, np.where(ids == DENSE, out, DENSE))
+    return costs
+
+
+def dense_where_it_costs(
+    traced: Traced, layout: Layout, convs: Sequence[Conv], low: Mask, per_element: float
+) -> Mask:
+    """``low`` without the sets that do not pay, decided worst first."""
+    ledger = _Ledger(layout, convs, low, _boundary_costs(traced, layout, low, per_element))
+    gains = {s: ledger.gain(s) for s in ledger.octave}
+    heap = [(gain, s) for s, gain in gains.items()]
+    heapq.heapify(heap)
+    while heap:
+        gain, s = heapq.heappop(heap)
+        if s not in ledger.octave or gain != gains[s]:
+            continue  # decided, or the entry is out of date
+        if gain > 0:
+            break
+        near = ledger.neighbours(s)
+        ledger.octave.discard(s)
+        for other in near:
+            gains[other] = ledger.gain(other)
+            heapq.heappush(heap, (gains[other], other))
+    kept = np.isin(layout.set_of, sorted(ledger.octave))
+    result: Mask = low & kept
+    return result

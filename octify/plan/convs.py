@@ -1,0 +1,131 @@
+"""The convolutions of a traced model, as rules and the planner see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from octify.emitter import is_vector
+from octify.layout import ConvNode, Layout
+from octify.ops.conv import is_depthwise
+from octify.ruleset import ConvFacts
+from octify.trace import Traced
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution module with all its calls.
+
+    macs:
+        Of all calls together. ``vector``: every call makes one sample per channel, as in
+        squeeze-and-excitation, so there is no resolution to halve.
+    """
+
+    path: str
+    module: nn.Conv1d | nn.Conv2d | nn.Conv3d
+    calls: tuple[ConvNode, ...]
+    macs: int
+    size: int
+    reduction: int
+    stem: bool
+    vector: bool
+
+    @cached_property
+    def depthwise(self) -> bool:
+        """One input channel per group."""
+        return is_depthwise(self.module)
+
+    @cached_property
+    def low_to_high_costs_full(self) -> bool:
+        """Whether the low-to-high path works at the output's resolution (strides above 1)."""
+        return any(stride > 1 for stride in self.module.stride)
+
+    def share(self, alpha_in: float, alpha_out: float) -> float:
+        """MACs under the paper's scheme over the dense MACs (Chen et al. 2019, table 1)."""
+        if self.vector:
+            return 1.0
+        quarter = 0.25 if len(self.module.kernel_size) > 1 else 0.5
+        if self.depthwise:
+            return 1 - alpha_in * (1 - quarter)
+        to_high = 1.0 if self.low_to_high_costs_full else quarter
+        return (
+            (1 - alpha_in) * (1 - alpha_out)
+            + to_high * alpha_in * (1 - alpha_out)
+            + quarter * ((1 - alpha_in) * alpha_out + alpha_in * alpha_out)
+        )
+
+
+def _after_convolution(traced: Traced) -> dict[str, bool]:
+    """For every node, whether it depends on some convolution."""
+    after: dict[str, bool] = {}
+    for node in traced.module.graph.nodes:
+        is_conv = isinstance(traced.submodule(node), (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        after[node.name] = is_conv or any(after[n.name] for n in node.all_input_nodes)
+    return after
+
+
+def collect(traced: Traced, layout: Layout) -> list[Conv]:
+    """The convolutions that the layout walk accepted, in order of execution."""
+    sizes = [spec.shape[2:] for spec in traced.inputs if len(spec.shape) >= 3]
+    whole = min(sizes[0]) if sizes else 1
+    after = _after_convolution(traced)
+    by_name = {node.name: node for node in traced.module.graph.nodes}
+    calls: dict[str, list[ConvNode]] = {}
+    for conv in layout.convs:
+        calls.setdefault(conv.path, []).append(conv)
+    found = []
+    for path, group in calls.items():
+        nodes = [by_name[call.node] for call in group]
+        shapes = [shape for node in nodes if (shape := traced.shape(node)) is not None]
+        size = max(min(shape[2:]) for shape in shapes)
+        module = traced.submodule(nodes[0])
+        assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        found.append(
+            Conv(
+                path,
+                module,
+                tuple(group),
+                sum(traced.facts[node.name].macs for node in nodes),
+                size,
+                max(1, round(whole / size)),
+                not any(after[n.name] for node in nodes for n in node.all_input_nodes),
+                all(is_vector(shape) for shape in shapes),
+            )
+        )
+    return found
+
+
+def facts_for_rules(convs: list[Conv], layout: Layout) -> Mapping[str, ConvFacts]:
+    """What rules can ask, by path; ``layout`` must be the one without any policy."""
+    size: dict[int, int] = {}
+    reduction: dict[int, int] = {}
+    depthwise: set[int] = set()
+    for conv in convs:
+        for call in conv.calls:
+            for s in () if conv.vector else layout.sets(call.ids_in):
+                size[s] = max(conv.size, size.get(s, 0))
+                reduction[s] = min(conv.reduction, reduction.get(s, conv.reduction))
+            if conv.depthwise:
+                depthwise.update(layout.sets(call.ids_out))
+    facts = {}
+    for conv in convs:
+        into = {s for call in conv.calls for s in layout.sets(call.ids_in)}
+        out = {s for call in conv.calls for s in layout.sets(call.ids_out)}
+        module = conv.module
+        facts[conv.path] = ConvFacts(
+            path=conv.path,
+            op="depthwise" if conv.depthwise else "grouped" if module.groups > 1 else "dense",
+            kernel=max(module.kernel_size),
+            groups=module.groups,
+            in_channels=module.in_channels,
+            out_channels=module.out_channels,
+            size=max((size[s] for s in out if s in size), default=conv.size),
+            reduction=min((reduction[s] for s in out if s in size), default=conv.reduction),
+            stem=conv.stem,
+            reads_depthwise=bool(into & depthwise),
+            feeds_depthwise=bool(out & depthwise),
+        )
+    return facts

@@ -1,0 +1,186 @@
+"""Builds a report from what tracing, planning and rewriting found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from octify.cost import Cost, LayerCost, cost, place_of
+from octify.ops.conv import is_depthwise
+from octify.plan.model import ConvPlan, Plan
+from octify.report.model import BoundaryRow, LayerRow, Left, Report, Totals
+from octify.rewrite import Rewritten
+from octify.trace import Facts, Traced
+
+UNCALIBRATED = (
+    "the converted model is not calibrated: a trained network loses accuracy, the more the larger alpha is. "
+    "Measure it on your data, and fine-tune before use"
+)
+_NO_COST = LayerCost()
+
+
+@dataclass(frozen=True)
+class _Sides:
+    before: Cost
+    after: Cost
+    plan: Plan | None
+
+
+def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mapping[str, Facts]) -> Report:
+    """The report of a conversion; ``after`` are the facts of the rewritten module."""
+    sides = _Sides(cost(traced.module, traced.facts), cost(rewritten.module, after), plan)
+    boundaries = [b for b in rewritten.boundaries if not b.vector]
+    kinds = [b.kind for b in boundaries]
+    left = _left_dense(traced, plan)
+    converted = sum(conv.converted for conv in plan.convs)
+    warnings = []
+    if converted:
+        warnings.append(UNCALIBRATED)
+    warnings += [
+        f"{leaf.path} ({leaf.kind}) could not be traced and is run as it is: {leaf.reason}"
+        + (f" ({leaf.where})" if leaf.where else "")
+        for leaf in traced.opaque
+    ]
+    return Report(
+        type(traced.module).__name__,
+        plan.alpha,
+        plan.rules,
+        plan.kernels,
+        tuple(spec.shape for spec in traced.inputs),
+        _totals(sides, kinds.count("split"), kinds.count("merge"), converted + len(left), converted),
+        _rows(traced, sides),
+        tuple(left),
+        tuple(BoundaryRow(b.kind, b.after, b.before, b.reason) for b in boundaries),
+        tuple(warnings),
+    )
+
+
+def profile_report(traced: Traced) -> Report:
+    """The costs of a model as it is: before and after are the same."""
+    known = cost(traced.module, traced.facts)
+    sides = _Sides(known, known, None)
+    count = sum(isinstance(module, _ConvNd) for module in traced.module.modules())
+    return Report(
+        type(traced.module).__name__,
+        None,
+        None,
+        None,
+        tuple(spec.shape for spec in traced.inputs),
+        _totals(sides, 0, 0, count, 0),
+        _rows(traced, sides),
+        (),
+        (),
+        tuple(f"{leaf.path} ({leaf.kind}) could not be traced: {leaf.reason}" for leaf in traced.opaque),
+    )
+
+
+def _totals(sides: _Sides, splits: int, merges: int, convolutions: int, converted: int) -> Totals:
+    before, after = sides.before, sides.after
+    return Totals(
+        before.macs,
+        after.macs,
+        before.parameters,
+        after.parameters,
+        before.activation_bytes,
+        after.activation_bytes,
+        splits,
+        merges,
+        convolutions,
+        converted,
+    )
+
+
+def _rows(traced: Traced, sides: _Sides) -> tuple[LayerRow, ...]:
+    """One row for every place that multiplies, in order of execution."""
+    rows: dict[str, LayerRow] = {}
+    for node in traced.module.graph.nodes:
+        place = place_of(node)
+        known = sides.before.layers[place]
+        if known.macs and place not in rows:
+            rows[place] = _row(traced, node, sides)
+    return tuple(rows.values())
+
+
+def _row(traced: Traced, node: fx.Node, sides: _Sides) -> LayerRow:
+    place = place_of(node)
+    module = traced.submodule(node)
+    planned = None if sides.plan is None else sides.plan.by_path.get(place)
+    before, after = sides.before.layers[place], sides.after.layers.get(place, _NO_COST)
+    shape = traced.shape(node) or ()
+    channels_in, channels_out = _channels(module, shape)
+    return LayerRow(
+        place,
+        _kind(module, node),
+        tuple(getattr(module, "kernel_size", ())),
+        tuple(getattr(module, "stride", ())) if isinstance(module, _ConvNd) else (),
+        channels_in,
+        channels_out,
+        tuple(shape[2:]) if isinstance(module, _ConvNd) else (),
+        planned.alpha_in if planned else 0.0,
+        planned.alpha_out if planned else 0.0,
+        planned.kernels if planned and planned.converted else None,
+        before.macs,
+        after.macs,
+        before.parameters,
+        after.parameters,
+        before.activation_bytes,
+        after.activation_bytes,
+    )
+
+
+def _channels(module: nn.Module | None, shape: tuple[int, ...]) -> tuple[int, int]:
+    if isinstance(module, _ConvNd):
+        return module.in_channels, module.out_channels
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    return 0, shape[1] if len(shape) > 1 else 0
+
+
+def _kind(module: nn.Module | None, node: fx.Node) -> str:
+    if isinstance(module, _ConvTransposeNd):
+        return "transposed"
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return "depthwise" if is_depthwise(module) else "grouped" if module.groups > 1 else "dense"
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if module is not None:
+        return type(module).__name__
+    return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target))
+
+
+_FUNCTIONAL = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+
+
+def _left_dense(traced: Traced, plan: Plan) -> list[Left]:
+    """Every convolution that stays dense on both sides: planned, hidden, unused or functional."""
+    left = []
+    for path, module in traced.module.named_modules():
+        if not isinstance(module, _ConvNd):
+            continue
+        planned = plan.by_path.get(path)
+        if planned is None:
+            left.append(Left(path, _unplanned_reason(path, traced)))
+        elif not planned.converted:
+            left.append(Left(path, _reason(planned, plan)))
+    for node in traced.module.graph.nodes:
+        name = getattr(node.target, "__name__", "")
+        if node.op == "call_function" and name in _FUNCTIONAL:
+            left.append(Left(node.name, f"it calls {name} with weights of its own"))
+    return left
+
+
+def _unplanned_reason(path: str, traced: Traced) -> str:
+    for leaf in traced.opaque:
+        if path.startswith(f"{leaf.path}."):
+            where = f" ({leaf.where})" if leaf.where else ""
+            return f"it is inside {leaf.path}, which {leaf.reason}{where}"
+    return "it is not used in eval mode"
+
+
+def _reason(planned: ConvPlan, plan: Plan) -> str:
+    if planned.reason:
+        return planned.reason
+    return "alpha is 0" if plan.alpha == 0 else "the plan leaves it"

@@ -1,0 +1,118 @@
+"""The report as data. MACs are multiply-accumulates; one MAC is two FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer that multiplies, before and after.
+
+    kind:
+        ``dense``, ``grouped``, ``depthwise`` or ``transposed`` convolution, ``linear``, or the
+        class or function name.
+    output_size:
+        Spatial size of its output at the example inputs.
+    """
+
+    path: str
+    kind: str
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    in_channels: int
+    out_channels: int
+    output_size: tuple[int, ...]
+    alpha_in: float
+    alpha_out: float
+    kernels: str | None
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    activation_bytes_before: int
+    activation_bytes_after: int
+
+
+@dataclass(frozen=True)
+class Left:
+    """A convolution that stays dense on both sides, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BoundaryRow:
+    """A split or merge layer: where it stands and who needed it."""
+
+    kind: str
+    after: str
+    before: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Whole-network figures at the example inputs. Bytes are of all values the graph makes."""
+
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    activation_bytes_before: int
+    activation_bytes_after: int
+    splits: int
+    merges: int
+    convolutions: int
+    converted: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, with FLOPs (2 per MAC) named beside MACs."""
+        return asdict(self) | {"flops_before": 2 * self.macs_before, "flops_after": 2 * self.macs_after}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a conversion has to say. ``print(report)`` and ``rich.print(report)`` both work."""
+
+    model: str
+    alpha: float | None
+    rules: str | None
+    kernels: str | None
+    inputs: tuple[tuple[int, ...], ...]
+    totals: Totals
+    layers: tuple[LayerRow, ...]
+    left_dense: tuple[Left, ...]
+    boundaries: tuple[BoundaryRow, ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "model": self.model,
+            "alpha": self.alpha,
+            "rules": self.rules,
+            "kernels": self.kernels,
+            "inputs": [list(shape) for shape in self.inputs],
+            "totals": self.totals.to_dict(),
+            "layers": [asdict(row) for row in self.layers],
+            "left_dense": [asdict(left) for left in self.left_dense],
+            "boundaries": [asdict(row) for row in self.boundaries],
+            "warnings": list(self.warnings),
+        }
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from octify.report.terminal import render
+
+        yield from render(self)
+
+    def __str__(self) -> str:
+        from octify.report.terminal import as_text
+
+        return as_text(self)

@@ -1,0 +1,54 @@
+"""A plan and a traced graph -> the octave GraphModule: the third and last walk over the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from octify.emitter import Boundary, Emitter, Value
+from octify.layout import Resolved
+from octify.ops import table
+from octify.plan.model import Plan
+from octify.plan.resolve import resolve
+from octify.trace import Traced
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The data of the "rewrite" arrow: the new module, its boundaries, the layouts used."""
+
+    module: fx.GraphModule
+    boundaries: tuple[Boundary, ...]
+    resolved: Resolved
+
+
+def rewrite(traced: Traced, plan: Plan) -> Rewritten:
+    """Apply ``plan`` to ``traced``.
+
+    The new module has the original's training mode. A module that was not converted is the
+    traced copy's own. Raises PlanError when the plan does not fit the model.
+    """
+    resolved = resolve(traced, plan)
+    emitter = Emitter(traced, plan, resolved)
+    known = table()
+    for node in traced.module.graph.nodes:
+        emitter.consumer = node
+        op = known.find(traced, node)
+        refused = node.name in resolved.layout.refusals
+        octave = emitter.mask(node) is not None or any(emitter.is_octave(n) for n in node.all_input_nodes)
+        dense = op is None or refused or not octave
+        emitter.set(node, Value(emitter.copy(node)) if op is None or dense else op.emit(emitter, node))
+    return _finished(traced, emitter, resolved)
+
+
+def _finished(traced: Traced, emitter: Emitter, resolved: Resolved) -> Rewritten:
+    for node in reversed(list(emitter.graph.nodes)):
+        # Branches nobody reads. Not eliminate_dead_code: it keeps modules it calls impure.
+        if node.op not in ("placeholder", "output") and not node.users:
+            emitter.graph.erase_node(node)
+    module = fx.GraphModule(emitter.modules, emitter.graph, class_name=type(traced.module).__name__)
+    module.graph.lint()
+    module.train(traced.training)
+    used = {str(n.target) for n in module.graph.find_nodes(op="call_module")}
+    return Rewritten(module, tuple(b for b in emitter.boundaries if b.path in used), resolved)

@@ -1,0 +1,126 @@
+"""The command line in this process: most tests need its answer, few a process of its own (seconds each)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from octify.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NET = '''\
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    """Four convolutions on even maps; the middle ones can be octave under every rule set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.conv1 = nn.Conv2d(32, 64, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.conv2 = nn.Conv2d(64, 64, 3, padding=1)
+        self.conv3 = nn.Conv2d(64, 32, 3, padding=1)
+        self.fc = nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.conv2(x))
+        x = torch.relu(self.conv3(x))
+        return self.fc(x.mean((2, 3)))
+
+model = Net()
+example_inputs = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+'''
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as one JSON document; fails where there is more or less than one."""
+        return json.loads(self.out)
+
+
+Octify = Callable[..., Outcome]
+
+
+@pytest.fixture
+def octify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Octify:
+    """Run the command line in ``tmp_path``, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def run(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start ``python ARGS...`` in ``tmp_path``, on this checkout and with a plain environment."""
+
+    def start(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+        kept = ("PATH", "HOME", "TMPDIR", "SYSTEMROOT", "OMP_NUM_THREADS")
+        own = {name: os.environ[name] for name in kept if name in os.environ}
+        own["PYTHONPATH"] = str(ROOT)
+        command = [sys.executable, *arguments]
+        return subprocess.Popen(command, cwd=tmp_path, env=own | (env or {}), text=True, **options)
+
+    return start
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    """A small convertible model, ``tmp_path/net.py``."""
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    return path
+
+
+@pytest.fixture
+def listing(tmp_path: Path) -> Callable[[], set[str]]:
+    """The files and folders under ``tmp_path``, without Python's caches."""
+
+    def listing() -> set[str]:
+        found = {entry.relative_to(tmp_path) for entry in tmp_path.rglob("*")}
+        return {str(entry).replace(os.sep, "/") for entry in found if "__pycache__" not in entry.parts}
+
+    return listing
+
+
+@pytest.fixture
+def refused(octify: Octify) -> Callable[..., str]:
+    """Run the command line, which must refuse: exit code 2, one screen on stderr, no traceback, no data."""
+
+    def refused(*arguments: str | Path) -> str:
+        outcome = octify(*arguments)
+        assert outcome.code == 2, outcome
+        assert outcome.out == ""
+        assert "Traceback" not in outcome.err
+        assert outcome.err.startswith("error: ")
+        assert len(outcome.err.splitlines()) <= 24
+        return outcome.err
+
+    return refused

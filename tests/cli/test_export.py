@@ -1,0 +1,74 @@
+"""``octify export``: artefacts and models to ONNX."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+
+import octify as library
+from octify.source import load_source
+
+
+def answers(path: Path, batch: torch.Tensor) -> Any:
+    session = onnxruntime.InferenceSession(str(path))
+    return session.run(None, {session.get_inputs()[0].name: batch.numpy()})[0]
+
+
+def test_an_artefact_is_exported_with_its_own_weights(octify: Any, net: Path) -> None:
+    model = load_source(str(net)).model
+    torch.save({key: entry * 1.5 for key, entry in model.state_dict().items()}, "w.pt")
+    assert octify("convert", net, "-o", "out", "--weights", "w.pt").code == 0
+    outcome = octify("export", "out", "x.onnx", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["onnx"]["passed"] is True
+    batch = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = library.load(Path("out"), model)(batch).numpy()
+        plain = model(batch).numpy()
+    answer = answers(Path("x.onnx"), batch)
+    assert abs(answer - expected).max() < 1e-4
+    assert abs(answer - plain).max() > 1e-2
+
+
+def test_a_project_that_moved_still_exports(octify: Any, tmp_path: Path, net: Path) -> None:
+    (tmp_path / "project").mkdir()
+    shutil.move(net, tmp_path / "project" / "net.py")
+    assert octify("convert", "project/net.py:model", "-o", "project/out").code == 0
+    (tmp_path / "project").rename(tmp_path / "elsewhere")
+    assert octify("export", "elsewhere/out", "x.onnx").code == 0
+
+
+def test_the_original_can_be_named(octify: Any, tmp_path: Path, net: Path) -> None:
+    assert octify("convert", net, "-o", "out").code == 0
+    net.rename(tmp_path / "renamed.py")
+    assert octify("export", "out", "x.onnx").code == 2
+    assert octify("export", "out", "x.onnx", "--model", "renamed.py").code == 0
+
+
+def test_a_model_is_exported_as_it_is(octify: Any, net: Path) -> None:
+    outcome = octify("export", net, "new/folder/x.onnx")
+    assert outcome.code == 0
+    assert "wrote new/folder/x.onnx" in outcome.out.replace("\\", "/")
+    assert "maximum error" in outcome.out
+    source = load_source(str(net))
+    with torch.no_grad():
+        expected = source.model(*source.example_inputs).numpy()
+    assert abs(answers(Path("new/folder/x.onnx"), source.example_inputs[0]) - expected).max() < 1e-4
+
+
+def test_a_static_batch(octify: Any, net: Path) -> None:
+    assert octify("export", net, "x.onnx", "--static-batch").code == 0
+    answers(Path("x.onnx"), torch.zeros(1, 3, 32, 32))
+    with pytest.raises(Exception, match=r"dimension|shape"):
+        answers(Path("x.onnx"), torch.zeros(2, 3, 32, 32))
+
+
+def test_the_inputs_of_the_conversion_are_remembered(octify: Any, net: Path) -> None:
+    assert octify("convert", net, "-o", "out", "--input", "1x3x48x48").code == 0
+    outcome = octify("export", "out", "x.onnx", "--json")
+    assert outcome.json["source"]["inputs"][0]["shape"] == [1, 3, 48, 48]

@@ -1,0 +1,100 @@
+"""Ctrl-C and SIGTERM: the right exit code, and nothing half written."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SLOW = """\
+import pathlib, time
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 32, 3, padding=1)
+
+    def forward(self, x):
+        pathlib.Path("started").touch()
+        for _ in range(600):
+            time.sleep(0.1)
+        return self.conv2(self.conv1(x))
+
+model = Net()
+example_inputs = torch.zeros(1, 3, 32, 32)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_the_middle_of_a_conversion(
+    start: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+    listing: Callable[[], set[str]],
+    number: signal.Signals,
+    code: int,
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    process = start(
+        *("-m", "octify", "convert", "slow.py", "-o", "out", "--onnx", "x.onnx"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A test run in the background of a shell ignores SIGINT, and would hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "started").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert listing() == {"slow.py", "started"}
+
+
+def test_an_interrupt_while_the_folder_is_written(
+    octify: Any, net: Path, monkeypatch: pytest.MonkeyPatch, listing: Callable[[], set[str]]
+) -> None:
+    from octify import api
+
+    real = api.Result.save
+
+    def interrupted(self: Any, folder: Path, *args: Any, **kwargs: Any) -> None:
+        real(self, folder, *args, **kwargs)
+        assert any(Path(folder).iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api.Result, "save", interrupted)
+    outcome = octify("convert", net, "-o", "new/out")
+    assert outcome.code == 130
+    assert outcome.err.endswith("interrupted; nothing was left half written\n")
+    assert listing() == {"net.py"}
+
+
+def test_an_interrupt_while_an_onnx_file_is_replaced(
+    octify: Any, net: Path, monkeypatch: pytest.MonkeyPatch, listing: Callable[[], set[str]], tmp_path: Path
+) -> None:
+    def interrupted(file: Path, inputs: Any) -> None:
+        assert file.stat().st_size > 0
+        raise KeyboardInterrupt
+
+    # The file is there, under its temporary name, and is being compared with PyTorch.
+    monkeypatch.setattr("octify.export.onnx.run_onnx", interrupted)
+    (tmp_path / "x.onnx").write_bytes(b"the old one")
+    assert octify("convert", net, "--onnx", "x.onnx").code == 130
+    assert listing() == {"net.py", "x.onnx"}
+    assert (tmp_path / "x.onnx").read_bytes() == b"the old one"
