@@ -19,7 +19,7 @@ from octify.files import staged_directory
 from octify.kernels import Scheme
 from octify.plan.model import Plan
 from octify.plan.planner import make_plan
-from octify.reference import reference as projected_reference
+from octify.projection import reference as projected_reference
 from octify.report import Report, build_report, profile_report
 from octify.rewrite import rewrite
 from octify.ruleset import load_rules

@@ -57,9 +57,7 @@ def cost(module: fx.GraphModule, facts: Mapping[str, Facts]) -> Cost:
         activations[place] = activations.get(place, 0) + known.new_bytes
         if node.op == "call_module":
             parameters[place] = _parameters(module.get_submodule(place))
-    layers = {
-        place: LayerCost(macs[place], parameters.get(place, 0), activations[place]) for place in macs
-    }
+    layers = {place: LayerCost(macs[place], parameters.get(place, 0), activations[place]) for place in macs}
     return Cost(sum(macs.values()), _parameters(module), sum(activations.values()), layers)
 
 

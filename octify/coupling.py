@@ -34,7 +34,9 @@ def couple(
         )
 
 
-def _walk(traced: Traced, dense_outputs: frozenset[str], left: Mapping[str, str], tied: Mapping[str, str]) -> Walk:
+def _walk(
+    traced: Traced, dense_outputs: frozenset[str], left: Mapping[str, str], tied: Mapping[str, str]
+) -> Walk:
     walk = Walk(traced, dense_outputs, left, tied)
     known = table()
     for node in traced.module.graph.nodes:

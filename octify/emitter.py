@@ -45,7 +45,9 @@ class Value:
     def each(self, apply: Callable[[fx.Node], fx.Node]) -> Value:
         """``apply`` on every branch that exists."""
         return Value(
-            None if self.high is None else apply(self.high), None if self.low is None else apply(self.low), self.mask
+            None if self.high is None else apply(self.high),
+            None if self.low is None else apply(self.low),
+            self.mask,
         )
 
 

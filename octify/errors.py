@@ -61,7 +61,7 @@ class ExportError(OctifyError):
     """An export could not be made."""
 
 
-class CheckFailed(OctifyError):
+class CheckFailed(OctifyError):  # noqa: N818 - it is a verdict, not an error
     """octify ran, and a check it was asked for did not hold (parity, nothing to convert)."""
 
     exit_code = 1

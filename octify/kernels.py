@@ -216,7 +216,8 @@ def _fit(target: Taps, spread: int, size: int, stride: int, dilations: Sequence[
             for sample, row in table.items():
                 wanted[place[sample]] = row
             metric = _covariance(samples)
-            rows = np.linalg.solve(basis.T @ metric @ basis, basis.T @ metric @ wanted)
+            solved = np.linalg.solve(basis.T @ metric @ basis, basis.T @ metric @ wanted)
+            rows = solved.astype(np.float64)
             rest = wanted - basis @ rows
             error = round(float(np.trace(rest.T @ metric @ rest)), 9)
             centre = abs(start + dilation * (size - 1) / 2)

@@ -268,4 +268,3 @@ def _sets(classes: Ids, blocks: Sequence[tuple[int, int]]) -> Ids:
     component = component[classes] if len(classes) else component
     _, numbered = np.unique(component, return_inverse=True)
     return numbered.astype(np.int64)
-

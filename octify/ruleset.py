@@ -139,9 +139,9 @@ class Settings(_Table):
         it is weighed against the MACs that an octave value saves.
     """
 
-    round_to: int = Field(1, ge=1)
-    round_narrow_to: int = Field(1, ge=1)
-    boundary_macs_per_element: float = Field(0, ge=0)
+    round_to: int = Field(default=1, ge=1)
+    round_narrow_to: int = Field(default=1, ge=1)
+    boundary_macs_per_element: float = Field(default=0, ge=0)
 
 
 class _File(_Table):
@@ -236,7 +236,9 @@ def _located(path: Path, source: str, error: ValidationError) -> RuleError:
     return RuleError(
         f"{'.'.join(str(key) for key in keys)}: {first['msg']}",
         where=f"{path}:{_line_of(source, keys)}",
-        why=f"the value is {first['input']!r}" if first["type"] != "extra_forbidden" else "there is no such key",
+        why=f"the value is {first['input']!r}"
+        if first["type"] != "extra_forbidden"
+        else "there is no such key",
         hint=f"use one of: {', '.join(known)}" if first["type"] == "extra_forbidden" else None,
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations
 
-from octify.export.fold import fold_batchnorm
+from octify.export.fold import fold_batchnorm, scale_outputs
 from octify.export.norm import ChannelAffine, norm_of
 from octify.nn import MergeOctave, OctaveBatchNorm2d, OctaveChannelwise, OctaveConv2d, SplitOctave
 
@@ -413,6 +413,42 @@ def test_octave_branch_used_elsewhere_is_left_alone_and_the_other_folded() -> No
     modules = {"conv": OctaveConv2d(8, 8, 3, padding=1), "bn": OctaveBatchNorm2d(8)}
     net = Net(forward, split=SplitOctave(8), merge=MergeOctave(8), **modules)
     assert_folds(randomised(octave_graph(net)), image(8), added=1)
+
+
+def test_octave_branch_read_twice_is_left_alone() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        value = net.split(x)
+        conv = net.conv(value[0], value[1])
+        norm = net.bn(conv[0], conv[1])
+        return net.merge(norm[0] + conv[0], norm[1])  # conv[0] is a second getitem here
+
+    modules = {"conv": OctaveConv2d(8, 8, 3, padding=1), "bn": OctaveBatchNorm2d(8)}
+    net = Net(forward, split=SplitOctave(8), merge=MergeOctave(8), **modules)
+    assert_folds(randomised(octave_graph(net)), image(8), added=1)
+
+
+def test_hooks_on_an_octave_convolution_are_kept() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        value = net.split(x)
+        value = net.conv(value[0], value[1])
+        value = net.bn(value[0], value[1])
+        return net.merge(value[0], value[1])
+
+    modules = {"conv": OctaveConv2d(8, 8, 3, padding=1), "bn": OctaveBatchNorm2d(8)}
+    net = randomised(octave_graph(Net(forward, split=SplitOctave(8), merge=MergeOctave(8), **modules)))
+    net.conv.register_forward_hook(lambda module, args, output: tuple(y.abs() for y in output))
+    assert_folds(net, image(8), added=2)
+
+
+@pytest.mark.parametrize("biases", [(True, True), (True, False), (False, True), (False, False)])
+def test_the_shift_enters_a_sum_once(biases: tuple[bool, bool]) -> None:
+    first, second = (nn.Conv2d(3, 4, 3, bias=bias).double() for bias in biases)
+    scale, shift = torch.randn(4).double(), torch.randn(4).double()
+    x = image()
+    with torch.no_grad():
+        expected = (first(x) + second(x)) * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+        scale_outputs((first, second), scale, shift)
+        torch.testing.assert_close(first(x) + second(x), expected, rtol=0, atol=TOLERANCE)
 
 
 def test_octave_convolution_called_twice_is_left_alone() -> None:

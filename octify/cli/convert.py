@@ -127,11 +127,8 @@ def convert(
         )
         run.show(result.report)
         run.warn(*result.report.warnings)
-        run.partial = result.report.to_dict() | {
-            "source": describe(source),
-            "warnings": [*result.report.warnings],
-        }
-        require_converted(result.report, alpha)
+        run.partial = result.report.to_dict() | {"source": describe(source)}
+        require_converted(result.report)
         run.answer(run.partial | _write(run, result, source, outputs, weights, input))
 
 

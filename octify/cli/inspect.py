@@ -61,6 +61,6 @@ def inspect(
         )
         run.show(report)
         run.warn(*report.warnings)
-        run.partial = report.to_dict() | {"source": describe(source), "warnings": [*report.warnings]}
-        require_converted(report, alpha)
+        run.partial = report.to_dict() | {"source": describe(source)}
+        require_converted(report)
         run.answer(run.partial)

@@ -45,7 +45,7 @@ def check_policy(alpha: float, rules: str | None) -> None:
 def load(run: Session, target: str, weights: Path | None, inputs: Sequence[str] | None) -> Source:
     """Build the model and its example inputs, telling the progress."""
     run.progress("importing torch")
-    import torch  # noqa: F401
+    from octify import api  # noqa: F401
 
     run.progress(f"loading {target}")
     return load_source(target, weights=weights, inputs=tuple(inputs or ()))

@@ -1,4 +1,4 @@
-"""What a report says of a conversion, in one word: was there anything to convert?"""
+"""Whether there was anything to convert, and what stood against it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ if TYPE_CHECKING:
     from octify.report import Report
 
 
-def require_converted(report: Report, alpha: float) -> None:
-    """CheckFailed with the reasons when ``report`` has no octave layer, unless alpha 0 asked for that."""
-    document = report.to_dict()
-    if alpha == 0 or any(layer["alpha_in"] or layer["alpha_out"] for layer in document["layers"]):
+def require_converted(report: Report) -> None:
+    """CheckFailed with the reasons when nothing became octave, unless alpha 0 asked for that."""
+    if report.totals.converted or report.alpha == 0:
         return
-    reasons: dict[str, list[str]] = {}
-    for layer in document["left_dense"]:
-        reasons.setdefault(layer["reason"], []).append(layer["path"])
+    by_reason: dict[str, list[str]] = {}
+    for left in report.left_dense:
+        by_reason.setdefault(left.reason, []).append(left.path)
     lines = [
         f"{len(paths)} x {reason} ({paths[0]}{', ...' if len(paths) > 1 else ''})"
-        for reason, paths in sorted(reasons.items(), key=lambda item: -len(item[1]))
+        for reason, paths in sorted(by_reason.items(), key=lambda item: -len(item[1]))
     ]
     raise CheckFailed(
         "nothing in this model can be converted under these rules",

@@ -47,7 +47,7 @@ class Session:
         """Print data on stdout, except under ``--json`` and ``--quiet``."""
         if self.json or self.quiet:
             return
-        self._stop_status()
+        self.close()
         for renderable in renderables:
             if isinstance(renderable, str):
                 print(renderable, file=self._stdout)
@@ -64,7 +64,7 @@ class Session:
         """Print warnings on stderr, except under ``--quiet``."""
         if self.quiet or not messages:
             return
-        self._stop_status()
+        self.close()
         head = "\x1b[1;33mwarning:\x1b[0m" if errors.wants_color(sys.stderr) else "warning:"
         for message in messages:
             print(f"{head} {message}", file=sys.stderr)

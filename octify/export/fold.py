@@ -174,7 +174,7 @@ class _Sites:
         source, branch = value.args
         assert isinstance(source, fx.Node)
         owner = _called(self._module, source)
-        if not isinstance(owner, OctaveConv) or self._calls[id(owner)] != 1 or has_hooks(owner):
+        if not isinstance(owner, OctaveConv) or has_hooks(owner):
             return ()
         readers = [user for user in source.users if not _is_getitem(user) or user.args[1] == branch]
         if readers != [value]:

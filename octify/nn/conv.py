@@ -28,6 +28,7 @@ _CONV_TRANSPOSE: dict[int, type[nn.Module]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
 }
+_PlainConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _NOMINAL_LENGTH = 960  # even through many strides: a size at which the usual padding must fit
 
 
@@ -77,8 +78,10 @@ def select_kernel(
             why="a grouped convolution needs the same number of low channels in every group",
             hint="give each group the same number of low channels in the plan",
         )
-    index = {"device": weight.device}
-    rows = [weight[torch.tensor(outs[g], **index)][:, torch.tensor(ins[g], **index)] for g in both]
+    device = weight.device
+    rows = [
+        weight[torch.tensor(outs[g], device=device)][:, torch.tensor(ins[g], device=device)] for g in both
+    ]
     return torch.cat(rows), len(both)
 
 
@@ -92,7 +95,7 @@ def compose_kernel(weight: Tensor, recipe: Path, groups: int) -> Tensor:
         along = torch.as_tensor(matrix, dtype=torch.float64, device=y.device)
         y = (y.movedim(axis, -1) @ along.T).movedim(-1, axis)
     if recipe.transposed:
-        y = y.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        y = y.reshape(groups, -1, *y.shape[1:]).transpose(1, 2).flatten(0, 1)
     return y.to(weight.dtype).contiguous()
 
 
@@ -255,8 +258,8 @@ class OctaveConv(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.in_channels}, {self.out_channels}, low_in={len(self.low_in)}, low_out={len(self.low_out)}, "
-            f"kernels={self.kernels!r}"
+            f"{self.in_channels}, {self.out_channels}, low_in={len(self.low_in)}, "
+            f"low_out={len(self.low_out)}, kernels={self.kernels!r}"
         )
 
 
@@ -273,11 +276,11 @@ def _natural_length(recipe: Path, axis: int, n: int, padding: int) -> int:
     return (n + 2 * padding - reach - 1) // recipe.strides[axis] + 1
 
 
-def _fit(conv: nn.Module, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
+def _fit(conv: _PlainConv, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
     """``conv`` on ``x`` so that its output has spatial size ``need`` and starts at the recipe's offset."""
     extra: list[int] = []
     for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
-        own, left = conv.padding[axis], -recipe.starts[axis]  # type: ignore[index]
+        own, left = int(conv.padding[axis]), -recipe.starts[axis]
         reach = recipe.dilations[axis] * (recipe.kernel_size[axis] - 1)
         right = (wanted - 1) * recipe.strides[axis] + reach + 1 - n - left
         if own == left:  # more outputs than wanted are cropped; fewer need zeros on the right

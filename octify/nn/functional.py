@@ -97,7 +97,7 @@ def low_mean(low: Tensor, high: Tensor | None, keepdim: bool = True) -> Tensor:
 
 
 def dense_size(high: Tensor | None, low: Tensor | None) -> tuple[int, ...]:
-    """Spatial size of the map an octave value stands for (twice the low one where there is no high branch)."""
+    """Spatial size of the map an octave value stands for; without a high branch, twice the low one."""
     if high is not None:
         return tuple(high.shape[2:])
     assert low is not None, "an octave value has at least one branch"

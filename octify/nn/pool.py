@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch.nn.functional as F
@@ -60,13 +61,14 @@ class _OctavePool(nn.Module):
 
     def forward(self, high: Tensor | None, low: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         size = dense_size(high, low)
-        need = tuple(
-            _output_length(n, *g, self.ceil_mode)
-            for n, *g in zip(size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        )
+        need = self._lengths(size, self.ceil_mode)
         y_high = None if high is None else self._pool(high)
         y_low = None if low is None else self._low(low, size, need)
         return y_high, y_low
+
+    def _lengths(self, size: Sequence[int], ceil: bool) -> tuple[int, ...]:
+        settings = zip(size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        return tuple(_output_length(n, k, s, p, d, ceil) for n, k, s, p, d in settings)
 
     def _low(self, low: Tensor, size: tuple[int, ...], need: tuple[int, ...]) -> Tensor:
         raise NotImplementedError
@@ -75,7 +77,7 @@ class _OctavePool(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, scheme={self.scheme!r}"
+        return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}, scheme={self.scheme!r}"
 
 
 class OctaveMaxPool(_OctavePool):
@@ -88,24 +90,22 @@ class OctaveMaxPool(_OctavePool):
 
     def _low(self, low: Tensor, size: tuple[int, ...], need: tuple[int, ...]) -> Tensor:
         if self.scheme == "paper":
-            starts = tuple(-p for p in self.padding)
-            return self._windows(low, starts, self.kernel_size, self.stride, self.dilation, low_size(need))
+            begin = tuple(-p for p in self.padding)
+            return self._windows(low, begin, self.kernel_size, self.stride, self.dilation, low_size(need))
         octave = octave_axes(self.dims)
         if any(halved and s % 2 for halved, s in zip(octave, self.stride, strict=True)):
             return pool(self._pool(upsample(low, size)))
-        starts, kernels, strides, dilations = [], [], [], []
+        windows: list[tuple[int, int, int, int]] = []
         for axis, halved in enumerate(octave):
             offsets = [self.dilation[axis] * t - self.padding[axis] for t in range(self.kernel_size[axis])]
             if halved:
                 offsets = sorted({o // 2 for o in offsets})
             step = offsets[1] - offsets[0] if len(offsets) > 1 else 1
-            even = all(b - a == step for a, b in zip(offsets, offsets[1:], strict=False))
-            if not even:
+            if any(b - a != step for a, b in pairwise(offsets)):
                 return pool(self._pool(upsample(low, size)))
-            starts.append(offsets[0])
-            kernels.append(len(offsets))
-            dilations.append(step)
-            strides.append(self.stride[axis] // 2 if halved else self.stride[axis])
+            stride = self.stride[axis] // 2 if halved else self.stride[axis]
+            windows.append((offsets[0], len(offsets), stride, step))
+        starts, kernels, strides, dilations = zip(*windows, strict=True)
         return pool(self._windows(low, starts, kernels, strides, dilations, need))
 
     def _windows(
@@ -163,12 +163,7 @@ class OctaveAvgPool(_OctavePool):
         inner = low_size(need)
         if aligned or self.scheme == "paper":
             for ceil in (False, True):
-                lengths = tuple(
-                    _output_length(n, *g, ceil)
-                    for n, *g in zip(
-                        low.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True
-                    )
-                )
+                lengths = self._lengths(low.shape[2:], ceil)
                 if all(have >= wanted for have, wanted in zip(lengths, inner, strict=True)):
                     return crop(self._pool(low, ceil), inner)
         return pool(self._pool(upsample(low, size)))

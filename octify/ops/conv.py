@@ -16,7 +16,6 @@ from octify.nn.conv import OCTAVE_CONV
 from octify.ops.base import Op, operand
 
 
-
 def is_depthwise(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
     """One input channel per group (and maybe several outputs)."""
     return conv.groups > 1 and conv.groups == conv.in_channels

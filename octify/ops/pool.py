@@ -97,8 +97,10 @@ def _layout_mean(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     spatial = set(range(2, len(walk.shape(source))))
     if dims == spatial:
         return ids if keepdim else None
-    return Refusal("it averages over other dimensions than all positions") if bool((ids != DENSE).any()) else (
-        walk.dense(node)
+    return (
+        Refusal("it averages over other dimensions than all positions")
+        if bool((ids != DENSE).any())
+        else (walk.dense(node))
     )
 
 
@@ -125,7 +127,14 @@ OPS = (
         _passes,
         _emit_max,
         modules=_MAX_MODULES,
-        functions=(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d),
+        functions=(
+            F.max_pool1d,
+            F.max_pool2d,
+            F.max_pool3d,
+            torch.max_pool1d,
+            torch.max_pool2d,
+            torch.max_pool3d,
+        ),
     ),
     Op(
         "average pooling",

@@ -37,11 +37,16 @@ def _low_by_set(ids: Ids, layout: Layout, low: Mask) -> dict[int, int]:
 class _Ledger:
     """Gain of every coupled set, given which sets are octave."""
 
-    def __init__(self, layout: Layout, convs: Sequence[Conv], low: Mask, boundary: Mapping[int, float]) -> None:
+    def __init__(
+        self, layout: Layout, convs: Sequence[Conv], low: Mask, boundary: Mapping[int, float]
+    ) -> None:
         self.boundary = boundary
         self.convs = list(convs)
         self.sides = [
-            tuple(_Side(len(ids), _low_by_set(ids, layout, low)) for ids in (c.calls[0].ids_in, c.calls[0].ids_out))
+            tuple(
+                _Side(len(ids), _low_by_set(ids, layout, low))
+                for ids in (c.calls[0].ids_in, c.calls[0].ids_out)
+            )
             for c in convs
         ]
         self.touching: dict[int, list[int]] = {}
@@ -93,9 +98,10 @@ def _boundary_costs(traced: Traced, layout: Layout, low: Mask, per_element: floa
                 merged.add(source.name)
                 charge(source.name, ids)
             same_map = traced.facts[source.name].shape == traced.facts[node.name].shape
-            if out is not None and same_map and bool(((ids == DENSE) & (out != DENSE)).any()):
-                if traced.submodule(node) is None:
-                    charge(source.name, np.where(ids == DENSE, out, DENSE))
+            if out is None or not same_map or traced.submodule(node) is not None:
+                continue
+            if bool(((ids == DENSE) & (out != DENSE)).any()):
+                charge(source.name, np.where(ids == DENSE, out, DENSE))
     return costs
 
 

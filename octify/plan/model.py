@@ -79,7 +79,9 @@ class Plan:
         try:
             return self.by_path[path]
         except KeyError:
-            raise PlanError(f"the plan has no entry for {path}", hint="make a new plan for this model") from None
+            raise PlanError(
+                f"the plan has no entry for {path}", hint="make a new plan for this model"
+            ) from None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""

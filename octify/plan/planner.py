@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
+from torch.nn.modules.conv import _ConvNd
 
 from octify.coupling import couple
 from octify.errors import OctifyError, PlanError, RuleError
 from octify.kernels import Scheme
-from octify.layout import DENSE, ConvNode, Layout, Mask, mask_of
+from octify.layout import DENSE, ConvNode, Ids, Layout, Mask, mask_of
 from octify.plan.balance import dense_where_it_costs
 from octify.plan.choose import cells, low_count, lowest
 from octify.plan.convs import Conv, collect, facts_for_rules
@@ -50,7 +51,9 @@ def make_plan(
     """
     if not 0 <= alpha <= 1:
         raise OctifyError(
-            f"alpha is {alpha}", why="it is the share of low-frequency channels", hint="--alpha 0.5 (from 0 to 1)"
+            f"alpha is {alpha}",
+            why="it is the share of low-frequency channels",
+            hint="--alpha 0.5 (from 0 to 1)",
         )
     structure = couple(traced)
     convs = collect(traced, structure)
@@ -61,7 +64,7 @@ def make_plan(
         dense = {**policies.dense, **unbalanced}
         layout = couple(traced, frozenset(dense), policies.left)
         current = collect(traced, layout)
-        low = _choose(current, layout, policies, rules, alpha)
+        low = _choose(traced, current, layout, policies, rules, alpha)
         low = dense_where_it_costs(traced, layout, current, low, rules.settings.boundary_macs_per_element)
         uneven = _uneven_outputs(current, low)
         if not uneven:
@@ -116,35 +119,44 @@ def _policies(
     return _Policies(dense, left, found)
 
 
-def _choose(convs: Sequence[Conv], layout: Layout, policies: _Policies, rules: RuleSet, alpha: float) -> Mask:
+def _choose(
+    traced: Traced, convs: Sequence[Conv], layout: Layout, policies: _Policies, rules: RuleSet, alpha: float
+) -> Mask:
     """Low channel classes when every set takes its alpha."""
     wanted: dict[int, float] = {}
-    odd: set[int] = set()
     for conv in convs:
-        if conv.vector:
+        if conv.vector or conv.depthwise:
             continue
-        sets = {s for call in conv.calls for s in layout.sets(call.ids_out)}
-        if conv.size % 2:
-            odd |= sets
-        if not conv.depthwise:
-            rule = policies.rules.get(conv.path)
-            asked = alpha if rule is None or rule.alpha is None else rule.alpha
-            for s in sets:
-                wanted[s] = min(asked, wanted.get(s, asked))
+        rule = policies.rules.get(conv.path)
+        asked = alpha if rule is None or rule.alpha is None else rule.alpha
+        for s in {s for call in conv.calls for s in layout.sets(call.ids_out)}:
+            wanted[s] = min(asked, wanted.get(s, asked))
     low = np.zeros(layout.classes, dtype=bool)
+    whole: dict[int, list[Ids]] = {}
     for s, parts in enumerate(cells(layout)):
-        share = wanted.get(s, 0.0)
-        sizes = {len(cell) for cell in parts}
+        even = len({len(cell) for cell in parts}) == 1
         for cell in parts:
-            together = len(parts) if len(sizes) == 1 else 1
-            count = low_count(len(cell), together, share, rules.settings)
-            if s in odd and count == len(cell):
-                count -= 1  # with no high channel left, nothing would carry the odd size
+            count = low_count(len(cell), len(parts) if even else 1, wanted.get(s, 0.0), rules.settings)
             low[lowest(cell, count)] = True
+            if count == len(cell):
+                whole.setdefault(s, []).append(cell)
+    if whole:
+        for s in _sets_with_uncertain_size(traced, layout) & whole.keys():
+            low[[int(cell[0]) for cell in whole[s]]] = False
     return low
 
 
-def _even(call_ids: np.ndarray, groups: int, low: Mask) -> bool:  # type: ignore[type-arg]
+def _sets_with_uncertain_size(traced: Traced, layout: Layout) -> set[int]:
+    """Sets with a value whose size a low branch alone could not tell: odd sizes, and 2 (or 1?)."""
+    found: set[int] = set()
+    for name, ids in layout.ids.items():
+        shape = traced.facts[name].shape
+        if shape is not None and any(n == 2 or (n % 2 and n > 1) for n in shape[2:]):
+            found.update(layout.sets(ids))
+    return found
+
+
+def _even(call_ids: Ids, groups: int, low: Mask) -> bool:
     mask = mask_of(call_ids, low)
     return mask is None or len(set(mask.reshape(groups, -1).sum(axis=1))) == 1
 
@@ -168,14 +180,16 @@ def _plan(
     calls = {conv.path: conv for conv in layout.convs}
     for node in traced.module.graph.nodes:
         module, path = traced.submodule(node), str(node.target)
-        if path in entries or not (hasattr(module, "in_channels") and hasattr(module, "out_channels")):
+        if path in entries or not isinstance(module, _ConvNd):
             continue
         call = calls.get(path)
         refusal = layout.refusals.get(node.name)
         rule = policies.rules.get(path)
         scheme = rule.kernels if rule is not None and rule.kernels is not None else kernels
         if call is None:
-            reason = reasons.get(path) or (refusal.reason if refusal else f"no octave rule for {type(module).__name__}")
+            reason = reasons.get(path) or (
+                refusal.reason if refusal else f"no octave rule for {type(module).__name__}"
+            )
             entries[path] = ConvPlan(path, module.in_channels, module.out_channels, (), (), scheme, reason)
         else:
             entries[path] = _entry(call, module, scheme, low, reasons)
@@ -185,8 +199,10 @@ def _plan(
     return plan
 
 
-def _entry(call: ConvNode, module: object, scheme: Scheme, low: Mask, reasons: Mapping[str, str]) -> ConvPlan:
-    groups = getattr(module, "groups", 1)
+def _entry(
+    call: ConvNode, module: _ConvNd, scheme: Scheme, low: Mask, reasons: Mapping[str, str]
+) -> ConvPlan:
+    groups = module.groups
     depthwise = groups == len(call.ids_in)
     low_in = _indices(mask_of(call.ids_in, low))
     low_out = _indices(mask_of(call.ids_out, low))
@@ -203,9 +219,10 @@ def _entry(call: ConvNode, module: object, scheme: Scheme, low: Mask, reasons: M
 def _dense_reason(call: ConvNode) -> str:
     if (call.ids_out == DENSE).all():
         return "its input is dense and it computes each channel from itself"
-    return "octave channels here would save fewer MACs than their boundaries cost, or alpha rounds to no channel"
+    return (
+        "octave channels here would save fewer MACs than their boundaries cost, or alpha rounds to no channel"
+    )
 
 
 def _indices(mask: Mask | None) -> tuple[int, ...]:
     return () if mask is None else tuple(int(c) for c in np.flatnonzero(mask))
-

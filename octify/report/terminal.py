@@ -83,7 +83,9 @@ def _left(left: Sequence[Left]) -> Table:
 
 
 def _boundaries(report: Report) -> Table:
-    table = Table("layer", "after", "before", "why", title="boundaries", title_justify="left", header_style="bold")
+    table = Table(
+        "layer", "after", "before", "why", title="boundaries", title_justify="left", header_style="bold"
+    )
     for row in report.boundaries:
         table.add_row(row.kind, row.after, row.before, row.reason)
     return table

@@ -71,7 +71,9 @@ class _Measure(fx.Interpreter):
         before = self.counter.get_total_flops()
         result = super().run_node(n)
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        fresh = {t.untyped_storage()._cdata: t for t in tensors if t.untyped_storage()._cdata not in self.storages}
+        fresh = {
+            t.untyped_storage()._cdata: t for t in tensors if t.untyped_storage()._cdata not in self.storages
+        }
         self.storages |= fresh.keys()
         allocates = n.op in ("call_module", "call_function", "call_method")
         self.facts[n.name] = Facts(
@@ -80,7 +82,10 @@ class _Measure(fx.Interpreter):
             new_bytes=sum(t.numel() * t.element_size() for t in fresh.values()) if allocates else 0,
         )
         # Keeping results alive keeps storage identities unique; fake ones hold no data.
-        self.kept = [*getattr(self, "kept", ()), *(tensors if any(isinstance(t, FakeTensor) for t in tensors) else ())]
+        self.kept = [
+            *getattr(self, "kept", ()),
+            *(tensors if any(isinstance(t, FakeTensor) for t in tensors) else ()),
+        ]
         return result
 
 

@@ -82,7 +82,7 @@ class _Tracer(fx.Tracer):
     """Symbolic tracing with octify's leaves, remembering where it failed."""
 
     def __init__(self, opaque: frozenset[str]) -> None:
-        super().__init__(autowrap_modules=())
+        super().__init__()
         self.opaque = opaque
         self.failed: str | None = None
 
@@ -140,7 +140,8 @@ def _fixed_arguments(model: nn.Module, given: int) -> dict[str, Any]:
         )
     if given > len(parameters):
         raise TraceError(
-            f"the model's forward takes {len(parameters)} input(s), {given} were given", where=_forward_line(model)
+            f"the model's forward takes {len(parameters)} input(s), {given} were given",
+            where=_forward_line(model),
         )
     return {p.name: p.default for p in rest}
 
@@ -184,8 +185,8 @@ def _trace_with_automatic_leaves(
                     f"{type(model).__name__} cannot be traced",
                     where=user_line(error) or _forward_line(model),
                     why=f"{type(error).__name__}: {first_line(error)}",
-                    hint="convert the part of the model that is a plain CNN (its backbone), or rewrite that line "
-                    "so that it does not depend on the values of tensors",
+                    hint="convert the part of the model that is a plain CNN (its backbone), or rewrite that "
+                    "line so that it does not depend on the values of tensors",
                 ) from error
             kind = type(model.get_submodule(path)).__name__
             opaque.append(Opaque(path, kind, f"cannot be traced: {first_line(error)}", user_line(error)))
