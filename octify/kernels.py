@@ -173,7 +173,7 @@ def on_pooled(taps: Taps) -> Taps | None:
     if taps.stride % 2:
         return None
     table = taps.table()
-    halves = {offset // 2 for offset in table}
+    halves = {offset // 2 for offset, row in table.items() if row.any()}  # a grid has empty places
     zero = np.zeros(taps.rows.shape[1])
     pairs = {q: (table.get(2 * q, zero), table.get(2 * q + 1, zero)) for q in halves}
     if not all(np.array_equal(left, right) for left, right in pairs.values()):
@@ -270,9 +270,14 @@ def _exact_high_to_low(axes: Sequence[Axis]) -> Path:
     return _pooled_or_none(axes, tables) or _joined(_per_axis(axes, tables))
 
 
+def _pooled_low_to_low(axes: Sequence[Axis], tables: Mapping[Axis, Taps]) -> Path | None:
+    """``P C U`` on pooled low input; not with padding, whose zeros a last odd sample would be averaged with."""
+    return None if any(axis.pad_right for axis in tables) else _pooled_or_none(axes, tables)
+
+
 def _exact_low_to_low(axes: Sequence[Axis]) -> Path:
     tables = {axis: pool_conv_up(axis) for axis in _octave_axes(axes)}
-    return _pooled_or_none(axes, tables) or _joined(_per_axis(axes, tables))
+    return _pooled_low_to_low(axes, tables) or _joined(_per_axis(axes, tables))
 
 
 def _transposed(axes: Sequence[Axis]) -> Path | None:
@@ -311,7 +316,7 @@ def _paper_high_to_low(axes: Sequence[Axis]) -> Path:
 
 def _paper_low_to_low(axes: Sequence[Axis]) -> Path:
     tables = {axis: pool_conv_up(axis) for axis in _octave_axes(axes)}
-    pooled = _pooled_or_none(axes, tables)
+    pooled = _pooled_low_to_low(axes, tables)
     if pooled is not None and pooled.kernel_size == tuple(axis.taps for axis in axes):
         return pooled  # exact at the same cost: a strided 1x1 convolution of pooled input
     fitted = {

@@ -12,12 +12,12 @@ from octify.errors import OctifyError
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 PIPE_CLOSED = 141  # 128 + SIGPIPE, likewise
 INTERNAL = 70  # EX_SOFTWARE: an error of octify itself, told apart from 1 (a check failed) and 2
-_MOST_LINES = {"where": 2, "why": 14, "try": 3}
+_MOST_LINES = {"where": 2, "why": 18, "try": 3}
 _MOST_COLUMNS = 500
 
 
 def render(error: OctifyError, *, color: bool = False) -> str:
-    """``error`` as lines: the summary, then ``where``, ``why`` and ``try``; at most 20 of them."""
+    """``error`` as lines: the summary, then ``where``, ``why`` and ``try``; at most 24 of them."""
     head = "\x1b[1;31merror:\x1b[0m" if color else "error:"
     lines = [f"{head} {' '.join(error.what.split())}"]
     for label, text in (("where", error.where), ("why", error.why), ("try", error.hint)):

@@ -50,15 +50,16 @@ def inspect(
 
         from octify import api
 
-        run.progress("planning")
-        report = api.inspect(
+        # What `octify.inspect` does, telling the progress.
+        report = api.convert(
             source.model,
             source.example_inputs,
             alpha=alpha,
             rules=rules,
             kernels=kernels.value,
             exclude=tuple(exclude or ()),
-        )
+            progress=run.progress,
+        ).report
         run.show(report)
         run.warn(*report.warnings)
         run.partial = report.to_dict() | {"source": describe(source)}

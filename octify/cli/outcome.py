@@ -21,8 +21,9 @@ def require_converted(report: Report) -> None:
         f"{len(paths)} x {reason} ({paths[0]}{', ...' if len(paths) > 1 else ''})"
         for reason, paths in sorted(by_reason.items(), key=lambda item: -len(item[1]))
     ]
+    shows = "octify inspect MODEL shows every layer"
     raise CheckFailed(
         "nothing in this model can be converted under these rules",
         why="\n".join(lines) or "it has no convolution",
-        hint="--rules everywhere converts all that can be octave; octify inspect MODEL shows every layer",
+        hint=shows if report.rules == "everywhere" else f"--rules everywhere converts all it can; {shows}",
     )

@@ -65,6 +65,6 @@ def check_rules(file: FileArgument, json: JsonOption = False, debug: DebugOption
     with session(json=json, quiet=False, verbose=False, debug=debug) as run:
         from octify import ruleset
 
-        found = ruleset.load_rules(str(file))
+        found = ruleset.load_rules(file)
         run.answer({"file": str(file), "name": found.name, "description": found.description, "valid": True})
         run.show(f"{file}: {found.name!r} is a valid rule set")

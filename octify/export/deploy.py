@@ -1,8 +1,8 @@
 """Rewrites of an exported ONNX graph that make it fit to deploy. Every rule keeps the function.
 
 One rule per function; it edits the graph around one node, or leaves it. The exporter and
-onnxscript's optimizer have run before; common subexpressions and initialisers that the rules made
-equal are merged after.
+onnxscript's optimizer (which merges common subexpressions, such as the pooling that all readers of an
+octave value share) have run before; initialisers that the rules made equal are merged after.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ def make_deployable(model: ir.Model) -> None:
     for clean_up in (
         passes.RemoveUnusedNodesPass(),
         passes.DeduplicateInitializersPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.RemoveUnusedNodesPass(),
         passes.ClearMetadataAndDocStringPass(),
     ):
         clean_up(model)
@@ -99,10 +97,10 @@ def slices_to_one(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     """Cropping one axis and then another is one Slice: the exporter writes one, and one copy, per axis."""
     source = node.inputs[0] if node.op_type == "Slice" else None
     before = None if source is None else source.producer()
-    if source is None or before is None or before.op_type != "Slice" or source.is_graph_output():
+    if before is None or before.op_type != "Slice":
         return
     inner, outer = _slice_bounds(before), _slice_bounds(node)
-    if inner is None or outer is None or len(source.uses()) > 1 or set(inner[2]) & set(outer[2]):
+    if inner is None or outer is None or set(inner[2]) & set(outer[2]):
         return
     node.resize_inputs(5)
     node.replace_input_with(0, before.inputs[0])

@@ -28,21 +28,22 @@ from torch.utils import _pytree as pytree
 from octify.errors import CheckFailed, ExportError
 from octify.export.deploy import make_deployable
 from octify.export.fold import fold_batchnorm
-from octify.export.parity import Outputs, Parity, compare, float32_noise
+from octify.export.parity import Call, Outputs, Parity, compare, float32_noise, run
 from octify.files import check_file, staged_file
 from octify.trace.tracer import user_line
 
 _LARGEST_FILE = 2**31 - 2**20  # protobuf's limit, less a little for the graph
-_CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+Checks = dict[int, tuple[Sequence[Any], Outputs]]  # by batch size: inputs, and what must come out
 
 
 @dataclass(frozen=True)
 class ExportResult:
     """A file that was written, and how well it agrees with the PyTorch model in onnxruntime.
 
-    Errors are the largest over all outputs and ``batch_sizes``; ``max_rel_error`` is relative to the
-    largest value of the output; ``tolerance`` is absolute and belongs to the output with the least
-    room. ``bytes`` is the file's size, ``ops`` the number of nodes by operator.
+    ``max_abs_error``, ``max_rel_error`` (relative to the output's largest value) and ``tolerance`` (absolute)
+    are those of the closest call among all outputs at all ``batch_sizes``. ``bytes`` is the file's
+    size, ``ops`` the number of nodes by operator.
     """
 
     path: Path
@@ -92,11 +93,11 @@ def export_onnx(
     check_file(path)
     inputs = _as_inputs(example_inputs)
     reference = copy.deepcopy(model).cpu().float().eval()
-    checks = _expected_outputs(reference, inputs, dynamic_batch)
     with _quiet():
-        folded = fold_batchnorm(reference, inputs)
-        program = _to_onnx(folded, inputs, dynamic_batch, opset)
+        checks = _expected_outputs(reference, inputs, dynamic_batch)
+        program = _to_onnx(fold_batchnorm(reference, inputs), inputs, dynamic_batch, opset)
         make_deployable(program)
+    del reference  # models can be large, and writing one copies it more than once
     _name_outputs(program.graph, next(iter(checks.values()))[1].names)
     with staged_file(path) as staged:
         _save(program, staged)
@@ -120,13 +121,9 @@ def _as_inputs(example_inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
     generator = torch.Generator().manual_seed(0)
 
     def prepared(x: Tensor) -> Tensor:
-        if x.is_meta:
-            x = (
-                torch.randn(x.shape, generator=generator)
-                if x.is_floating_point()
-                else torch.zeros_like(x, device="cpu")
-            )
-        return x.detach().cpu().float() if x.is_floating_point() else x.detach().cpu()
+        if not x.is_floating_point():
+            return torch.zeros_like(x, device="cpu") if x.is_meta else x.detach().cpu()
+        return torch.randn(x.shape, generator=generator) if x.is_meta else x.detach().cpu().float()
 
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     return tuple(pytree.tree_map_only(Tensor, prepared, inputs))
@@ -150,27 +147,26 @@ def _with_batch(inputs: Sequence[Any], size: int) -> tuple[Any, ...]:
     return tuple(pytree.tree_map_only(Tensor, resized, tuple(inputs)))
 
 
-def _expected_outputs(
-    model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool
-) -> dict[int, tuple[tuple[Any, ...], Outputs]]:
+def _expected_outputs(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> Checks:
     """By batch size: the inputs to check with, and what the model makes of them."""
     batch = _batch_size(inputs)
     sizes = [batch or 1, (batch or 1) + 1] if dynamic_batch and batch is not None else [batch or 1]
-    checks = {}
+    calls: dict[int, Call] = {}
     for size in sizes:
         given = inputs if size == batch or batch is None else _with_batch(inputs, size)
         try:
-            checks[size] = given, float32_noise(model, given)
+            calls[size] = given, run(model, given)
         except Exception as error:
-            if size == sizes[0]:
-                raise ExportError(
-                    "the model does not run on the example inputs",
-                    where=user_line(error),
-                    why=_shortened(error),
-                    hint="give the size it was made for, for instance --input 1x3x224x224",
-                ) from error
-            raise _fixed_batch(error) from error
-    return checks
+            if size != sizes[0]:
+                raise _fixed_batch(error) from error
+            raise ExportError(
+                "the model does not run on the example inputs",
+                where=user_line(error),
+                why=_shortened(error),
+                hint="give the size it was made for, for instance --input 1x3x224x224",
+            ) from error
+    measured = float32_noise(model, list(calls.values()))
+    return {size: (calls[size][0], outputs) for size, outputs in zip(calls, measured, strict=True)}
 
 
 def _to_onnx(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool, opset: int | None) -> ir.Model:
@@ -251,10 +247,10 @@ def _save(program: ir.Model, path: Path) -> None:
     ir.save(program, path)
 
 
-def _check(file: Path, path: Path, checks: dict[int, tuple[tuple[Any, ...], Outputs]]) -> Parity:
+def _check(file: Path, path: Path, checks: Checks) -> Parity:
     """Run ``file`` in onnxruntime on every check; CheckFailed unless all agree. The closest call."""
     try:
-        answers = {size: run_onnx(file, inputs) for size, (inputs, _) in checks.items()}
+        answers = dict(zip(checks, run_onnx(file, *(inputs for inputs, _ in checks.values())), strict=True))
     except Exception as error:  # onnxruntime's own, which share no base class
         raise ExportError("onnxruntime does not run the exported file", why=_shortened(error)) from error
     judged = {size: compare(checks[size][1], answers[size]) for size in checks}
@@ -269,32 +265,39 @@ def _check(file: Path, path: Path, checks: dict[int, tuple[tuple[Any, ...], Outp
     return worst
 
 
-def run_onnx(file: Path, inputs: Sequence[Any]) -> list[Tensor]:
-    """``file``'s outputs in onnxruntime on the CPU, for the tensors in ``inputs`` in order."""
+def run_onnx(file: Path, *calls: Sequence[Any]) -> list[list[Tensor]]:
+    """``file``'s outputs in onnxruntime on the CPU, for every call: the inputs (their tensors, in order)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    tensors = [x for x in pytree.tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
     names = [value.name for value in session.get_inputs()]
-    feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
-    return [torch.from_numpy(np.asarray(y)) for y in session.run(None, feed)]
+    answers = []
+    for inputs in calls:
+        tensors = [x for x in pytree.tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
+        feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+        answers.append([torch.from_numpy(np.asarray(y)) for y in session.run(None, feed)])
+    return answers
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress off stdout, and its warnings about itself away from the user."""
-    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Swallow the exporter's progress, logs and warnings: what matters comes as an exception.
+
+    Failing, torch prints whole graphs, on stderr.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -20,6 +20,8 @@ NOISE_FACTOR = 8.0  # rounding in another order, through folded weights
 FLOOR_ULPS = 16.0  # of the largest output: for outputs that happen to have (almost) no noise
 _EPS = torch.finfo(torch.float32).eps
 
+Call = tuple[Sequence[Any], dict[str, Tensor]]  # inputs, and what ``run`` made of them
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -49,25 +51,29 @@ class Outputs:
     noise: tuple[float, ...]
 
 
-def float32_noise(model: nn.Module, inputs: Sequence[Any]) -> Outputs:
-    """Run ``model`` (float32, eval) on ``inputs`` and measure its rounding noise per output.
+def float32_noise(model: nn.Module, calls: Sequence[Call]) -> list[Outputs]:
+    """The outputs of ``model`` (float32, eval) in every call, with its rounding noise in each.
 
     Noise is max |y32 - y64|. Where the model cannot run in float64 (a hard-coded dtype), it is the
     change in the output when the input is moved by one unit in the last place.
     """
-    expected = run(model, inputs)
-    try:
-        other = run(copy.deepcopy(model).double(), _floats_to(inputs, torch.float64))
-    except Exception:  # whatever a model with a hard-coded float32 raises
-        other = run(model, _nudged(inputs))
-    noise = tuple(_difference(a, b) for a, b in zip(expected.values(), other.values(), strict=True))
-    return Outputs(tuple(expected), tuple(expected.values()), noise)
+    wide = copy.deepcopy(model).double()
+    measured = []
+    for inputs, expected in calls:
+        try:
+            other = run(wide, _floats_to(inputs, torch.float64))
+        except Exception:  # whatever a model with a hard-coded float32 raises
+            other = run(model, _nudged(inputs))
+        noise = tuple(_difference(a, b) for a, b in zip(expected.values(), other.values(), strict=True))
+        measured.append(Outputs(tuple(expected), tuple(expected.values()), noise))
+    return measured
 
 
 def run(model: nn.Module, inputs: Sequence[Any]) -> dict[str, Tensor]:
     """The tensors in ``model``'s output (a tensor, or any nesting of tuples, lists and dicts), by name."""
+    own = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))  # a first layer may work in place
     with torch.no_grad():
-        leaves, _ = pytree.tree_flatten_with_path(model(*inputs))
+        leaves, _ = pytree.tree_flatten_with_path(model(*own))
     tensors = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
     if len(tensors) == 1 and not tensors[0][0]:
         return {"output": tensors[0][1]}

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -78,11 +79,17 @@ def select_kernel(
             why="a grouped convolution needs the same number of low channels in every group",
             hint="give each group the same number of low channels in the plan",
         )
-    device = weight.device
-    rows = [
-        weight[torch.tensor(outs[g], device=device)][:, torch.tensor(ins[g], device=device)] for g in both
-    ]
-    return torch.cat(rows), len(both)
+    weight = weight.detach()
+    rows = [_take(_take(weight, 0, outs[g]), 1, ins[g]) for g in both]
+    return rows[0] if len(rows) == 1 else torch.cat(rows), len(both)
+
+
+def _take(weight: Tensor, dim: int, channels: Sequence[int]) -> Tensor:
+    """Channels of a weight; a range without copying."""
+    first, count = channels[0], len(channels)
+    if channels[-1] - first + 1 == count:
+        return weight.narrow(dim, first, count)
+    return weight.index_select(dim, torch.tensor(channels, device=weight.device))
 
 
 def compose_kernel(weight: Tensor, recipe: Path, groups: int) -> Tensor:
@@ -90,13 +97,18 @@ def compose_kernel(weight: Tensor, recipe: Path, groups: int) -> Tensor:
 
     Computed in float64. For a transposed recipe the result is (I, O / groups, *new taps).
     """
-    y = weight.detach().double()
-    for axis, matrix in enumerate(recipe.matrices, start=2):
-        along = torch.as_tensor(matrix, dtype=torch.float64, device=y.device)
-        y = (y.movedim(axis, -1) @ along.T).movedim(-1, axis)
+    taps = recipe.kernel_size
+    if all(np.array_equal(matrix, np.eye(*matrix.shape)) for matrix in recipe.matrices):
+        y = weight.detach()
+    else:  # one matrix for all axes at once: several times faster than one product for each
+        whole = torch.ones(1, 1, dtype=torch.float64)
+        for matrix in recipe.matrices:
+            whole = torch.kron(whole, torch.from_numpy(matrix))
+        whole = whole.to(weight.device)
+        y = (weight.detach().double().flatten(2) @ whole.T).reshape(*weight.shape[:2], *taps)
     if recipe.transposed:
         y = y.reshape(groups, -1, *y.shape[1:]).transpose(1, 2).flatten(0, 1)
-    return y.to(weight.dtype).contiguous()
+    return y.to(weight.dtype, copy=True).contiguous()
 
 
 class OctaveConv(nn.Module):
@@ -196,8 +208,7 @@ class OctaveConv(nn.Module):
             dilation=recipe.dilations,
             groups=groups,
             bias=bias is not None,
-            device=weight.device,
-            dtype=weight.dtype,
+            device="meta",  # no memory and no random numbers for weights that are replaced next
         )
         grad = conv.get_parameter("weight").requires_grad if "weight" in conv._parameters else True
         made.weight = nn.Parameter(compose_kernel(weight, recipe, groups), requires_grad=grad)

@@ -159,11 +159,27 @@ class OctaveAvgPool(_OctavePool):
         return y
 
     def _low(self, low: Tensor, size: tuple[int, ...], need: tuple[int, ...]) -> Tensor:
-        aligned = self.kernel_size == self.stride and not any(self.padding)
+        holds_a_window = all(n >= k for n, k in zip(low.shape[2:], self.kernel_size, strict=True))
         inner = low_size(need)
-        if aligned or self.scheme == "paper":
+        if holds_a_window and (self.scheme == "paper" or self._commutes(size, need)):
             for ceil in (False, True):
                 lengths = self._lengths(low.shape[2:], ceil)
                 if all(have >= wanted for have, wanted in zip(lengths, inner, strict=True)):
                     return crop(self._pool(low, ceil), inner)
         return pool(self._pool(upsample(low, size)))
+
+    def _commutes(self, size: tuple[int, ...], need: tuple[int, ...]) -> bool:
+        """Whether the low output is the same pooling of the low input: windows side by side, in whole pairs.
+
+        A last window without a partner is half a window of the low input, which must end there.
+        """
+        axes = zip(octave_axes(self.dims), size, need, self.kernel_size, strict=True)
+        return (
+            self.kernel_size == self.stride
+            and not any(self.padding)
+            and all(
+                n >= out * k and (not halved or out % 2 == 0 or (k % 2 == 0 and n == out * k))
+                for halved, n, out, k in axes
+            )
+            and (self.divisor_override is None or not any(out % 2 for out in need))
+        )

@@ -110,7 +110,7 @@ def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         # A tied weight arrives under its other name; old files lack BatchNorm's batch counter.
         if key not in state and id(entry) not in given and not key.endswith(".num_batches_tracked")
     ]
-    unexpected = [key for key in state if key not in own]
+    unexpected = sorted(key for key in state if key not in own)
     shapes = [
         f"{key}: {_sizes(entry)} in the file, {_sizes(own[key])} in the model"
         for key, entry in state.items()

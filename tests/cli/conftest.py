@@ -124,3 +124,36 @@ def refused(octify: Octify) -> Callable[..., str]:
         return outcome.err
 
     return refused
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Instead of exporting, which takes seconds, run the model and note the shape of its input."""
+    import torch
+
+    from octify.export import ExportResult
+
+    shapes: list[tuple[int, ...]] = []
+
+    def export_onnx(model: Any, inputs: Any, path: Path, **options: Any) -> Any:
+        with torch.no_grad():
+            model(*inputs)
+        path.write_bytes(b"a graph")
+        shapes.append(tuple(inputs[0].shape))
+        return ExportResult(path, 0.0, 0.0, 1e-6, True, (1, 2), 20, 1000, {"Conv": 4})
+
+    monkeypatch.setattr("octify.api.export_onnx", export_onnx)
+    return shapes
+
+
+@pytest.fixture
+def wrong_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let onnxruntime's every answer be off by .5."""
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession.run
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return [answer + 0.5 for answer in real(*args, **kwargs)]
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", run)

@@ -11,26 +11,30 @@ import torch
 from torch import nn
 
 from octify.cli import checks
+from octify.errors import CheckFailed
 
 
 def test_a_right_conversion_passes(octify: Any, net: Path, listing: Callable[[], set[str]]) -> None:
     before = listing()
-    outcome = octify("verify", net, "--alpha", "0.25")
+    # A model file that prints does not spoil the data.
+    net.write_text(net.read_text() + "\nprint('hello from the model file')\n")
+    outcome = octify("verify", net, "--alpha", "0.25", "--json")
     assert outcome.code == 0, outcome.err
-    for name in ("alpha 0 = original", "exact kernels = projected reference", "onnxruntime = PyTorch"):
-        assert name in outcome.out
+    assert "hello" in outcome.err
     assert listing() == before
-    document = octify("verify", net, "--alpha", "0.25", "--json").json
+    document = outcome.json
     assert document["passed"] is True
-    assert [(check["dtype"], check["passed"]) for check in document["checks"]] == [
-        ("float32", True),
-        ("float64", True),
-        ("float32", True),
-        ("float32", True),
+    assert [(check["name"], check["dtype"], check["passed"]) for check in document["checks"]] == [
+        ("alpha 0 = original", "float32", True),
+        ("exact kernels = projected reference", "float64", True),
+        ("exact kernels = projected reference", "float32", True),
+        ("onnxruntime = PyTorch", "float32", True),
     ]
+    assert "bn1.running_mean" in document["made_random"]
     assert all(check["max_abs_error"] <= check["allowed"] for check in document["checks"])
 
 
+@pytest.mark.usefixtures("exports")
 @pytest.mark.parametrize(
     ("fault", "names"),
     [
@@ -63,16 +67,41 @@ def test_a_wrong_conversion_fails(
         assert name in outcome.err
 
 
-def test_a_wrong_onnx_file_fails(octify: Any, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from octify.export import onnx
-
-    real = onnx.run_onnx
-    monkeypatch.setattr(onnx, "run_onnx", lambda *given: [answer + 0.5 for answer in real(*given)])
+@pytest.mark.usefixtures("wrong_onnx")
+def test_a_wrong_onnx_file_fails(octify: Any, net: Path) -> None:
     outcome = octify("verify", net, "--json")
     assert outcome.code == 1
     assert "onnxruntime = PyTorch" in outcome.err
     assert outcome.json["passed"] is False
     assert [check["passed"] for check in outcome.json["checks"]] == [True, True, True, False]
+
+
+def test_odd_maps_are_told_and_no_failure(octify: Any, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from octify import api
+
+    monkeypatch.setattr(api, "export_onnx", refuse)
+    outcome = octify("verify", net, "--input", "1x3x37x37", "--json")
+    assert outcome.code == 1  # of the refused export alone
+    assert [check["passed"] for check in outcome.json["checks"]] == [True, None, None, False]
+    assert "37x37" in outcome.json["checks"][1]["note"]
+    assert "1 of 4 checks failed" in outcome.err
+
+
+def refuse(*args: Any, **kwargs: Any) -> None:
+    raise CheckFailed("not exported", where="output 0", why="it was refused")
+
+
+def test_constants_are_made_random_and_the_rest_is_kept() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1, bias=False))
+    nn.init.zeros_(model[2].weight)
+    before = {name: entry.clone() for name, entry in model.state_dict().items()}
+    lively, filled = checks.enlivened(model)
+    norm = {f"1.{name}" for name in ("weight", "bias", "running_mean", "running_var")}
+    assert set(filled) == norm | {"2.weight"}
+    for name, entry in lively.state_dict().items():
+        assert torch.equal(entry, before[name]) == (name not in filled)
+        assert torch.equal(model.state_dict()[name], before[name])
+    assert (lively[1].running_var > 0).all()
 
 
 class TwoOutputs(nn.Module):
