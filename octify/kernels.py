@@ -271,7 +271,7 @@ def _exact_high_to_low(axes: Sequence[Axis]) -> Path:
 
 
 def _pooled_low_to_low(axes: Sequence[Axis], tables: Mapping[Axis, Taps]) -> Path | None:
-    """``P C U`` on pooled low input; not with padding, whose zeros a last odd sample would be averaged with."""
+    """``P C U`` on pooled low input; not with padding: an odd end would be averaged with its zeros."""
     return None if any(axis.pad_right for axis in tables) else _pooled_or_none(axes, tables)
 
 

@@ -281,7 +281,9 @@ def channel_counts(draw: st.DrawFn) -> int:
 
 
 @st.composite
-def conv(draw: st.DrawFn, channels: int, size: Size, geometries: Any = GEOMETRIES, out: int | None = None) -> Drawn:
+def conv(
+    draw: st.DrawFn, channels: int, size: Size, geometries: Any = GEOMETRIES, out: int | None = None
+) -> Drawn:
     fitting = [g for g in geometries if _even(_after(size, g))]
     geometry = draw(st.sampled_from(fitting))
     kernel, stride, padding, dilation = geometry
@@ -352,7 +354,9 @@ def concatenation(draw: st.DrawFn, channels: int, size: Size) -> Drawn:
     branches = []
     for out in outs:
         simple = draw(st.booleans())
-        branches.append(draw(conv(channels, size, SAME, out))[0] if simple else draw(body(channels, size, out)))
+        branches.append(
+            draw(conv(channels, size, SAME, out))[0] if simple else draw(body(channels, size, out))
+        )
     return Concat(branches, keep), sum(outs) + (channels if keep else 0), size
 
 
@@ -361,7 +365,11 @@ def parts(draw: st.DrawFn, channels: int, size: Size) -> Drawn:
     if channels % 8:
         return nn.Identity(), channels, size
     style = draw(st.sampled_from(["chunk", "slices", "split", "gated"]))
-    first = channels // 2 if style in ("chunk", "gated") else draw(st.sampled_from([channels // 4, channels // 2]))
+    first = (
+        channels // 2
+        if style in ("chunk", "gated")
+        else draw(st.sampled_from([channels // 4, channels // 2]))
+    )
     out = first if style == "gated" else draw(st.sampled_from([first, 8]))
     made = Parts(draw(body(first, size, out)), style, first)
     return made, out if style == "gated" else channels - first + out, size

@@ -180,7 +180,10 @@ def test_axes_of_different_kinds_share_one_recipe(
     whole = tuple(axis for axis, _ in drawn)
     if time or len(whole) == 3:
         first = whole[0]
-        whole = (Axis(first.taps, first.stride, first.pad_left, first.pad_right, first.dilation, False), *whole[1:])
+        whole = (
+            Axis(first.taps, first.stride, first.pad_left, first.pad_right, first.dilation, False),
+            *whole[1:],
+        )
     recipe = path(name, whole, scheme)
     for a, (axis, (_, n)) in enumerate(zip(whole, drawn, strict=True)):
         taps = kernel(axis, a)
@@ -239,7 +242,9 @@ def test_paper_paths_keep_the_kernel_size_and_the_parameters(drawn: tuple[Axis, 
 
 @many
 @given(st.sampled_from([(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0)]), st.integers(2, 9), st.integers(0, 99))
-def test_paper_low_to_low_is_exact_where_it_fits(geometry: tuple[int, int, int], half: int, seed: int) -> None:
+def test_paper_low_to_low_is_exact_where_it_fits(
+    geometry: tuple[int, int, int], half: int, seed: int
+) -> None:
     taps, stride, padding = geometry
     axis = Axis(taps, stride, padding, padding)
     n = 2 * stride * half

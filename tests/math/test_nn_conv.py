@@ -45,7 +45,9 @@ def low_channels(draw: st.DrawFn, channels: int, groups: int, all_of_them: bool 
 
 
 @st.composite
-def convolutions(draw: st.DrawFn, even: bool = True) -> tuple[nn.Module, Tensor, tuple[int, ...], tuple[int, ...]]:
+def convolutions(
+    draw: st.DrawFn, even: bool = True
+) -> tuple[nn.Module, Tensor, tuple[int, ...], tuple[int, ...]]:
     """A convolution, an input, its low input channels and its low output channels.
 
     With ``even`` all halved sizes are even, in and out; else the last axis is odd. A low branch alone
@@ -66,7 +68,7 @@ def convolutions(draw: st.DrawFn, even: bool = True) -> tuple[nn.Module, Tensor,
             and (
                 (n % 2 == 0 and length(n, kernel, stride, padding, dilation) % 2 == 0)
                 if even
-                else (n % 2 == 1 and n > 1 or axis < dims - 1)
+                else ((n % 2 == 1 and n > 1) or axis < dims - 1)
             )
         ]
         assume(sizes)
@@ -192,7 +194,9 @@ def test_paper_keeps_what_a_constant_input_becomes(
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize(("alpha_in", "alpha_out"), [(0.5, 0.25), (0.0, 0.5), (0.5, 0.0), (1.0, 1.0), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("alpha_in", "alpha_out"), [(0.5, 0.25), (0.0, 0.5), (0.5, 0.0), (1.0, 1.0), (0.0, 0.0)]
+)
 def test_by_hand(dims: int, scheme: Scheme, alpha_in: float, alpha_out: float) -> None:
     layer = OCTAVE[dims](
         8, 12, 3, stride=2, padding=1, bias=True, alpha_in=alpha_in, alpha_out=alpha_out, kernels=scheme
@@ -339,7 +343,9 @@ def test_an_odd_end_of_a_3x3_reaches_one_row_and_column(n: int) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (1, 7)])
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(1, 1, 0), (3, 1, 1), (3, 2, 1), (1, 2, 0), (5, 1, 2)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(1, 1, 0), (3, 1, 1), (3, 2, 1), (1, 2, 0), (5, 1, 2)]
+)
 def test_small_maps(scheme: Scheme, size: tuple[int, int], kernel: int, stride: int, padding: int) -> None:
     """Down to one sample, which is its own mean: shapes are right, and a pointwise layer stays exact."""
     conv = nn.Conv2d(4, 6, kernel, stride, padding).double()

@@ -87,7 +87,9 @@ def test_what_is_merged_or_split_has_no_state() -> None:
 
 
 @given(octave_values(), st.booleans())
-def test_mean_over_positions_needs_no_upsampling(drawn: tuple[Tensor, tuple[int, ...]], keepdim: bool) -> None:
+def test_mean_over_positions_needs_no_upsampling(
+    drawn: tuple[Tensor, tuple[int, ...]], keepdim: bool
+) -> None:
     x, low = drawn
     assume(low)
     assume(len(low) < x.shape[1] or size_is_certain(tuple(x.shape[2:])))
@@ -174,7 +176,9 @@ def test_exact_max_pooling(drawn: tuple[int, dict[str, Any], Tensor]) -> None:
     plain = MAX[dims](projected(x, low), **settings)
     assume(bool(plain.isfinite().all()))  # a window of padding alone
     wanted = parted(plain, low)
-    for got, want in zip(OctaveMaxPool(dims, **settings, scheme="exact")(*parted(x, low)), wanted, strict=True):
+    for got, want in zip(
+        OctaveMaxPool(dims, **settings, scheme="exact")(*parted(x, low)), wanted, strict=True
+    ):
         assert_same(got, want, 1e-14)
 
 
@@ -190,13 +194,17 @@ def test_exact_average_pooling(
     )
     stride = settings.pop("stride") or settings["kernel_size"]
     more = {} if divisor is None else {"divisor_override": divisor}
-    plain = AVG[dims](projected(x, low), stride=stride, count_include_pad=count_include_pad, **settings, **more)
+    plain = AVG[dims](
+        projected(x, low), stride=stride, count_include_pad=count_include_pad, **settings, **more
+    )
     for got, want in zip(made(*parted(x, low)), parted(plain, low), strict=True):
         assert_same(got, want, 1e-13)
 
 
 @pytest.mark.parametrize("size", [(5, 7), (7, 8), (15, 9)])
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 2, 0), (3, 1, 1), (5, 1, 2)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 2, 0), (3, 1, 1), (5, 1, 2)]
+)
 def test_exact_pooling_of_odd_sizes(size: tuple[int, int], kernel: int, stride: int, padding: int) -> None:
     """A made-up last sample repeats the last one, which its window holds anyway: the maximum is the same."""
     x = noise(2, 4, *size)
@@ -223,7 +231,9 @@ def test_paper_pooling_keeps_shapes(drawn: tuple[int, dict[str, Any], Tensor], m
 
 @pytest.mark.parametrize("n", [8, 12])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1)])
-def test_paper_pooling_is_the_layer_itself_on_each_branch(n: int, kernel: int, stride: int, padding: int) -> None:
+def test_paper_pooling_is_the_layer_itself_on_each_branch(
+    n: int, kernel: int, stride: int, padding: int
+) -> None:
     high, low = parted(noise(2, 4, n, n), (0, 2))
     made = OctaveMaxPool(2, kernel, stride, padding, scheme="paper")
     y_high, y_low = made(high, low)

@@ -46,13 +46,20 @@ def planned_report(traced: Traced, alpha: float) -> Report:
     return build_report(traced, plan, rewritten, measure(rewritten.module, [torch.empty(IMAGE)]))
 
 
+def _known(name: str, alpha: float) -> list[pytest.MarkDecorator]:
+    """The one figure that whole channels cannot give: it counts .5 low channels in each group of 4."""
+    reason = "groups of 4 channels cannot hold int(.125 * 4) = 0 low channels; the formula counts fractions"
+    found = (name, alpha) == ("resnext50_32x4d", 0.125)
+    return [pytest.mark.xfail(reason=reason, strict=True)] if found else []
+
+
 def _cases(*names: str) -> list[object]:
     deep = {"resnet101", "resnet152"}
     return [
         pytest.param(
             name,
             alpha,
-            marks=[pytest.mark.zoo] if name in deep and alpha != 0.5 else [],
+            marks=[*([pytest.mark.zoo] if name in deep and alpha != 0.5 else []), *_known(name, alpha)],
             id=f"{name}-{alpha}",
         )
         for name in names
