@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -33,6 +33,8 @@ from octify.trace import Traced, trace
 from tests.math.graphs import Sample, nets
 from tests.math.oracle import EXACT, assert_same, error, projected
 
+# Every example is a network traced and converted several times; the thorough profile draws more.
+few = settings(max_examples=max(6, settings.default.max_examples // 4))
 ALPHAS = [0.125, 0.25, 0.5, 0.75, 1.0]
 EVERYWHERE = load_rules("everywhere")
 # A converted network in float32 may round worse than the reference does: three partial sums instead of one,
@@ -57,12 +59,14 @@ def check(traced: Traced, plan: Plan, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
+@few
 @given(sample=nets())
 def test_exact_equals_the_projected_reference(alpha: float, sample: Sample) -> None:
     traced = trace(sample.net, sample.x)
     check(traced, make_plan(traced, EVERYWHERE, alpha, "exact"), sample.x)
 
 
+@few
 @given(nets())
 def test_alpha_0_is_the_original(sample: Sample) -> None:
     """Bit for bit, and nothing is converted."""
@@ -97,6 +101,7 @@ def with_other_channels(traced: Traced, plan: Plan, seed: int) -> Plan:
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.5])
+@few
 @given(sample=nets(), seed=st.integers(0, 99))
 def test_exact_with_any_low_channels(alpha: float, sample: Sample, seed: int) -> None:
     """Which channels are low is free as long as tied channels agree: scattered ones, different in every set."""
@@ -105,6 +110,7 @@ def test_exact_with_any_low_channels(alpha: float, sample: Sample, seed: int) ->
     check(traced, plan, sample.x)
 
 
+@few
 @given(sample=nets(), data=st.data())
 def test_exact_under_any_policy(sample: Sample, data: st.DataObject) -> None:
     """Rules that keep some convolutions dense, leave others and change alphas: splits and merges anywhere."""
@@ -135,6 +141,7 @@ def test_exact_under_any_policy(sample: Sample, data: st.DataObject) -> None:
             assert not conv.low_out
 
 
+@few
 @given(nets(), st.sampled_from(ALPHAS))
 def test_reference_inputs_are_what_the_plan_says(sample: Sample, alpha: float) -> None:
     """In the reference every low input channel of every convolution is constant on 2x2 blocks.
@@ -162,6 +169,7 @@ def test_reference_inputs_are_what_the_plan_says(sample: Sample, alpha: float) -
     assert seen == {conv.path for conv in plan.convs if conv.low_in}
 
 
+@few
 @given(nets(), st.sampled_from(ALPHAS))
 def test_paper_keeps_shapes_and_parameters(sample: Sample, alpha: float) -> None:
     result = octify.convert(sample.net, sample.x, alpha, rules="everywhere", kernels="paper")
@@ -178,6 +186,7 @@ def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+@few
 @given(nets(), st.sampled_from(ALPHAS), st.sampled_from(["exact", "paper"]))
 def test_a_plan_replays(sample: Sample, alpha: float, kernels: Any) -> None:
     """Through JSON, and on another copy of the model: the same plan, the same numbers."""
@@ -192,6 +201,7 @@ def test_a_plan_replays(sample: Sample, alpha: float, kernels: Any) -> None:
         assert torch.equal(got, wanted)
 
 
+@few
 @given(nets(), st.sampled_from(ALPHAS))
 def test_the_model_given_is_left_alone(sample: Sample, alpha: float) -> None:
     before = {name: value.clone() for name, value in sample.net.state_dict().items()}
@@ -207,6 +217,7 @@ def test_the_model_given_is_left_alone(sample: Sample, alpha: float) -> None:
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+@few
 @given(nets(), st.sampled_from(ALPHAS))
 def test_exact_in_float32_is_as_good_as_float32(sample: Sample, alpha: float) -> None:
     """Against the reference in float64: no worse than a few times the reference's own float32 noise."""
