@@ -22,7 +22,6 @@ from torch import fx
 
 from octify.emitter import Emitter, Value
 from octify.layout import DENSE, Ids, Mask, Refusal, Walk
-from octify.nn.channels import Gather
 from octify.nn.functional import pool
 from octify.ops.base import Op, operand
 
@@ -162,12 +161,17 @@ def _parted(emitter: Emitter, node: fx.Node, mask: Mask, rank: int) -> tuple[Any
     # A parameter such as (C, 1, 1): its channels are not in dimension 1.
     assert value.high is not None
     lifted = emitter.function(torch.reshape, value.high, _aligned(shape, rank))
-    branches = []
-    for name, chosen in (("high", ~mask), ("low", mask)):
-        picked = Gather([int(c) for c in np.flatnonzero(chosen)]) if chosen.any() else None
-        path = f"octave_pick_{node.name}_{name}_{len(emitter.modules)}"
-        branches.append(None if picked is None else emitter.call(path, picked, lifted))
+    branches = [_picked(emitter, node, lifted, chosen) for chosen in (~mask, mask)]
     return branches[0], branches[1]
+
+
+def _picked(emitter: Emitter, node: fx.Node, lifted: fx.Node, chosen: Mask) -> fx.Node | None:
+    """The chosen channels of a parameter; not by a module, which a FLOP counter could not hook."""
+    if not chosen.any():
+        return None
+    path = f"octave_index_{node.name}_{len(emitter.modules)}"
+    emitter.modules[path] = torch.from_numpy(np.flatnonzero(chosen))
+    return emitter.function(torch.index_select, lifted, 1, emitter.graph.get_attr(path))
 
 
 OPS = (

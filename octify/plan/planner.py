@@ -73,7 +73,11 @@ def make_plan(
 
 
 def _check_patterns(traced: Traced, rules: RuleSet, exclude: Sequence[str]) -> None:
-    paths = [path for path, module in traced.module.named_modules() if hasattr(module, "kernel_size")]
+    paths = [
+        path
+        for path, module in traced.module.named_modules(remove_duplicate=False)
+        if hasattr(module, "kernel_size")
+    ]
     lost = unmatched(exclude, paths)
     if lost:
         raise RuleError(
