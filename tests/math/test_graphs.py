@@ -124,7 +124,8 @@ def test_exact_under_any_policy(sample: Sample, data: st.DataObject) -> None:
             {"alpha": 0.3},
         ]
     )
-    paths = [name for name, module in sample.net.named_modules() if isinstance(module, nn.Conv2d)]
+    # Of the traced module: a path that forward never calls is rightly refused.
+    paths = [name for name, module in traced.module.named_modules() if isinstance(module, nn.Conv2d)]
     rules = tuple(Rule(match=Match(path=path), **data.draw(policies, label=path)) for path in paths)
     step = data.draw(st.sampled_from([1, 4]))
     price = data.draw(st.sampled_from([0, 0, 16]))
@@ -176,9 +177,9 @@ def test_paper_keeps_shapes_and_parameters(sample: Sample, alpha: float) -> None
     for got, wanted in zip(run(result.model, sample.x), run(sample.net, sample.x), strict=True):
         assert got.shape == wanted.shape
         assert bool(got.isfinite().all())
-    assert count(result.model) == count(sample.net)
-    totals = result.report.totals
-    assert (totals.parameters_before, totals.parameters_after) == (count(sample.net),) * 2
+    totals = result.report.totals  # of what the graph uses: a module that forward never calls is not in it
+    assert totals.parameters_before == totals.parameters_after == count(result.model)
+    assert totals.parameters_before <= count(sample.net)
     assert totals.macs_after <= totals.macs_before
 
 
