@@ -10,7 +10,8 @@ from torch import fx, nn
 
 from octify.emitter import Emitter, Value
 from octify.layout import Ids, Refusal, Walk
-from octify.trace.tracer import Traced, qualified_name
+from octify.trace.leaves import qualified_name
+from octify.trace.tracer import Traced
 
 LayoutRule = Callable[[Walk, fx.Node], Ids | Refusal | None]
 EmitRule = Callable[[Emitter, fx.Node], Value]

@@ -16,26 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from octify.errors import TraceError
 from octify.trace.facts import Facts, InputSpec, MeasureError, measure
+from octify.trace.leaves import is_kept_whole
 
 _TORCH = str(Path(torch.__file__).parent)
-# torch.nn containers are transparent; everything else in torch.nn is one node with its own name.
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_KEPT_TYPES = (_ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm)
-# Leaves of other libraries, by name so that they need not be installed: random in training or
-# defined by hand-written per-channel statistics, and lost as modules if traced through.
-_KEPT_NAMES = frozenset(
-    {
-        "timm.layers.drop.DropPath",
-        "timm.layers.norm_act.FrozenBatchNormAct2d",
-        "torchvision.ops.misc.FrozenBatchNorm2d",
-        "torchvision.ops.stochastic_depth.StochasticDepth",
-    }
-)
 _MOST_OPAQUE = 200
 
 
@@ -73,11 +59,6 @@ class Traced:
         return self._modules.get(str(node.target)) if node.op == "call_module" else None
 
 
-def qualified_name(kind: type) -> str:
-    """``package.module.Class``."""
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 class _Tracer(fx.Tracer):
     """Symbolic tracing with octify's leaves, remembering where it failed."""
 
@@ -87,12 +68,7 @@ class _Tracer(fx.Tracer):
         self.failed: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if module_qualified_name in self.opaque or isinstance(m, _KEPT_TYPES):
-            return True
-        if isinstance(m, _CONTAINERS):
-            return False
-        kind = type(m)
-        return kind.__module__.startswith("torch.nn.") or qualified_name(kind) in _KEPT_NAMES
+        return module_qualified_name in self.opaque or is_kept_whole(m)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         try:

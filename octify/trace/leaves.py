@@ -1,0 +1,56 @@
+"""Which modules tracing keeps whole: one node each, with the module's own name.
+
+What is kept whole keeps its parameters, its name and its behaviour in training. What is traced
+through becomes the functions it calls.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+# torch.nn containers are transparent; everything else in torch.nn is one node with its own name.
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+# Subclasses too: padded, standardised, activated, frozen, ... variants of other libraries.
+_KEPT_TYPES = (_ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm)
+# Leaves of other libraries that derive from nn.Module alone, by name so that they need not be
+# installed: "package.module.Class", or "package.module.*" for every class of that module. They are
+# norms and pools, and what is random in training; each is one octave rule, or one plain refusal.
+KEPT_NAMES = (
+    "timm.layers.blur_pool.BlurPool2d",
+    "timm.layers.drop.DropBlock2d",
+    "timm.layers.drop.DropPath",
+    "timm.layers.evo_norm.*",
+    "timm.layers.filter_response_norm.*",
+    "timm.layers.grn.GlobalResponseNorm",
+    "timm.layers.inplace_abn.InplaceAbn",
+    "timm.layers.median_pool.MedianPool2d",
+    "timm.layers.norm.*",
+    "timm.layers.norm_act.*",
+    "timm.layers.pool2d_same.*",
+    "torchvision.ops.drop_block.*",
+    "torchvision.ops.misc.FrozenBatchNorm2d",
+    "torchvision.ops.stochastic_depth.StochasticDepth",
+)
+_KEPT_CLASSES = frozenset(name for name in KEPT_NAMES if not name.endswith(".*"))
+_KEPT_MODULES = frozenset(name.removesuffix(".*") for name in KEPT_NAMES if name.endswith(".*"))
+
+
+def qualified_name(kind: type) -> str:
+    """``package.module.Class``."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def is_kept_whole(module: nn.Module) -> bool:
+    """Whether ``module`` becomes one node of the graph."""
+    kind = type(module)
+    if isinstance(module, _KEPT_TYPES):
+        return True
+    if isinstance(module, _CONTAINERS):
+        return False
+    return (
+        kind.__module__.startswith("torch.nn.")
+        or kind.__module__ in _KEPT_MODULES
+        or qualified_name(kind) in _KEPT_CLASSES
+    )
