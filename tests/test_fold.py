@@ -14,9 +14,10 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations
 
-from octify.export.fold import fold_batchnorm, scale_outputs
+from octify.export.fold import Writer, fold_batchnorm, scale_outputs
 from octify.export.norm import ChannelAffine, norm_of
 from octify.nn import MergeOctave, OctaveBatchNorm2d, OctaveChannelwise, OctaveConv2d, SplitOctave
+from octify.nn.groups import UnevenGroups
 
 # Folding is done and compared in float64: what is left is rounding, some 1e-16 per operation.
 TOLERANCE = 1e-10
@@ -392,6 +393,28 @@ def test_grouped_octave_convolution() -> None:
     assert_folds(randomised(octave_graph(OctaveNet(0.5, 0.5, False, 1, 2))), image(8))
 
 
+@pytest.mark.parametrize("kernels", ["paper", "exact"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_octave_convolution_of_unequal_groups(kernels: str, bias: bool) -> None:
+    """A group whose inputs are all low gets the shift of its high outputs from the low-to-high path."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        value = net.split(x)
+        value = net.conv(value[0], value[1])
+        value = net.bn(value[0], value[1])
+        return net.merge(value[0], value[1])
+
+    dense = nn.Conv2d(8, 12, 3, padding=1, groups=4, bias=bias)
+    low_in, low_out = (1, 4, 5, 6), (2, 3, 4, 7, 8)
+    conv = OctaveConv2d.from_conv(dense, low_in, low_out, kernels)  # type: ignore[arg-type]
+    norm = OctaveBatchNorm2d.from_module(nn.BatchNorm2d(12), 12, low_out)
+    net = Net(forward, split=SplitOctave(8, low_in), conv=conv, bn=norm, merge=MergeOctave(12, low_out))
+    assert isinstance(conv.high_to_high, UnevenGroups)
+    folded = assert_folds(randomised(octave_graph(net)), image(8))
+    assert not [m for m in folded.modules() if isinstance(m, (OctaveChannelwise, ChannelAffine))]
+    assert sum(p.numel() for p in folded.conv.parameters() if p.ndim == 1) == 12  # type: ignore[union-attr]
+
+
 def test_octave_norm_with_nothing_to_fold_into() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         value = net.split(x)
@@ -447,7 +470,7 @@ def test_the_shift_enters_a_sum_once(biases: tuple[bool, bool]) -> None:
     x = image()
     with torch.no_grad():
         expected = (first(x) + second(x)) * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
-        scale_outputs((first, second), scale, shift)
+        scale_outputs((Writer(first), Writer(second)), scale, shift)
         torch.testing.assert_close(first(x) + second(x), expected, rtol=0, atol=TOLERANCE)
 
 

@@ -6,9 +6,9 @@ Whatever is linear in its weights and writes ``x`` can absorb it:
 
     bn(W x + b) = (scale W) x + (scale b + shift)
 
-An octave branch is the sum of two convolutions (``octify.nn.conv``). Both are scaled; the shift
-goes into the one that carries the branch's bias. Upsampling a constant changes nothing, so it
-does not matter which.
+An octave branch is the sum of two paths (``octify.nn.conv``), each one convolution or several
+side by side. All are scaled; every channel's shift goes into one that writes it, the one with
+the bias if there is one. Upsampling a constant changes nothing, so it does not matter which.
 
 A BatchNorm with nothing to fold into (before the convolution, after a concatenation) becomes a
 scale and shift of its own (``octify.export.norm``).
@@ -22,6 +22,7 @@ import inspect
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,12 +32,29 @@ from torch.nn.utils import parametrize
 from octify.errors import TraceError
 from octify.export.norm import Norm, has_hooks, is_one_of, norm_of
 from octify.nn import OctaveChannelwise, OctaveConv
+from octify.nn.groups import UnevenGroups
 from octify.trace.tracer import _fixed_arguments, _trace_with_automatic_leaves
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FOLDABLE: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _SAME_PADDED = frozenset({("timm", "Conv2dSame")})  # overrides forward, but scales as a convolution does
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A layer that writes some of a value's channels, from ``first`` on, alone or as a term of a sum."""
+
+    module: nn.Module
+    first: int = 0
+
+    @property
+    def channels(self) -> range:
+        """The channels it writes."""
+        module = self.module
+        count = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+        assert isinstance(count, int)
+        return range(self.first, self.first + count)
 
 
 def fold_batchnorm(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> nn.Module:
@@ -147,17 +165,19 @@ class _Sites:
             if node.op == "get_attr"
         }
 
-    def before(self, norm_node: fx.Node, channels: int) -> tuple[nn.Module, ...] | None:
-        """The modules whose outputs sum up to what ``norm_node`` alone reads; None if it cannot be folded."""
+    def before(self, norm_node: fx.Node, channels: int) -> tuple[Writer, ...] | None:
+        """The layers whose outputs sum up to what ``norm_node`` alone reads; None if it cannot be folded."""
         value = _input(norm_node)
         while isinstance(value, fx.Node) and len(value.users) == 1 and self._is_identity(value):
             value = _input(value)
         if not isinstance(value, fx.Node) or len(value.users) != 1:
             return None
         writers = self._branch_writers(value) if _is_getitem(value) else self._writers(value)
-        if not writers or not all(self._can_take(writer, channels) for writer in writers):
+        if not writers or not all(self._can_take(writer) for writer in writers):
             return None
-        if isinstance(writers[0], nn.Linear) and self._rank(value) != 2:
+        if {c for writer in writers for c in writer.channels} != set(range(channels)):
+            return None
+        if isinstance(writers[0].module, nn.Linear) and self._rank(value) != 2:
             return None
         return writers
 
@@ -165,12 +185,12 @@ class _Sites:
         called = _called(self._module, node)
         return isinstance(called, _IDENTITIES) and not called.training
 
-    def _writers(self, value: fx.Node) -> tuple[nn.Module, ...]:
+    def _writers(self, value: fx.Node) -> tuple[Writer, ...]:
         called = _called(self._module, value)
-        return (called,) if isinstance(called, _FOLDABLE) else ()
+        return (Writer(called),) if isinstance(called, _FOLDABLE) else ()
 
-    def _branch_writers(self, value: fx.Node) -> tuple[nn.Module, ...]:
-        """The paths of an octave convolution into one branch, the one at the same resolution first."""
+    def _branch_writers(self, value: fx.Node) -> tuple[Writer, ...]:
+        """The convolutions of an octave convolution into one branch, those at the same resolution first."""
         source, branch = value.args
         assert isinstance(source, fx.Node)
         owner = _called(self._module, source)
@@ -182,15 +202,13 @@ class _Sites:
         paths = (
             (owner.high_to_high, owner.low_to_high) if branch == 0 else (owner.low_to_low, owner.high_to_low)
         )
-        return tuple(path for path in paths if path is not None)
+        return tuple(writer for path in paths if path is not None for writer in _parts(path))
 
-    def _can_take(self, module: nn.Module, channels: int) -> bool:
+    def _can_take(self, writer: Writer) -> bool:
+        module = writer.module
         if self._calls[id(module)] != 1 or not is_linear_in_weight(module):
             return False
-        if any(id(p) in self._read_directly for p in module.parameters(recurse=False)):
-            return False
-        out = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-        return bool(out == channels)
+        return not any(id(p) in self._read_directly for p in module.parameters(recurse=False))
 
     def _rank(self, node: fx.Node) -> int | None:
         """Number of dimensions of a value; None if there are no inputs to find out with."""
@@ -217,27 +235,36 @@ def is_linear_in_weight(module: nn.Module) -> bool:
     return base is not None and not overridden
 
 
-def scale_outputs(writers: Sequence[nn.Module], scale: Tensor, shift: Tensor) -> None:
+def _parts(path: nn.Module) -> list[Writer]:
+    """The convolutions of one path of an octave convolution."""
+    if isinstance(path, UnevenGroups) and not has_hooks(path):
+        return [Writer(conv, first) for conv, first in path.parts()]
+    return [Writer(path)]
+
+
+def scale_outputs(writers: Sequence[Writer], scale: Tensor, shift: Tensor) -> None:
     """Scale and shift the sum of ``writers``' outputs per channel, in place; scale and shift: (C,) float64.
 
     New parameters are put in, so that a tensor tied to another module stays what it was there.
     """
-    holder = next((w for w in writers if w.bias is not None), writers[0])
-    for writer in writers:
-        weight, bias = writer.weight, writer.bias
-        assert isinstance(weight, nn.Parameter)
-        if isinstance(writer, _TRANSPOSED):  # (in, out / groups, *taps), the groups along "in"
-            per_group = scale.view(writer.groups, 1, -1, *(1,) * (weight.ndim - 2))
-            grouped = weight.double().view(writer.groups, -1, *weight.shape[1:])
+    open_channels = torch.ones_like(scale)  # 1 where no bias has taken up the shift yet
+    for writer in sorted(writers, key=lambda w: w.module.bias is None):
+        module, own = writer.module, slice(writer.channels.start, writer.channels.stop)
+        weight, bias = module.get_parameter("weight"), module._parameters.get("bias")
+        if isinstance(module, _TRANSPOSED):  # (in, out / groups, *taps), the groups along "in"
+            per_group = scale[own].view(module.groups, 1, -1, *(1,) * (weight.ndim - 2))
+            grouped = weight.double().view(module.groups, -1, *weight.shape[1:])
             scaled = (grouped * per_group).view(weight.shape)
         else:
-            scaled = weight.double() * scale.view(-1, *(1,) * (weight.ndim - 1))
-        writer.weight = nn.Parameter(scaled.to(weight.dtype), requires_grad=weight.requires_grad)
-        moved = torch.zeros_like(scale) if bias is None else bias.double() * scale  # type: ignore[operator]
-        if writer is holder:
-            moved = moved + shift
-        if writer is holder or bias is not None:
-            writer.bias = nn.Parameter(moved.to(weight.dtype), requires_grad=weight.requires_grad)
+            scaled = weight.double() * scale[own].view(-1, *(1,) * (weight.ndim - 1))
+        module.weight = nn.Parameter(scaled.to(weight.dtype), requires_grad=weight.requires_grad)
+        if bias is None and not bool(open_channels[own].any()):
+            continue
+        moved = shift[own] * open_channels[own]
+        open_channels[own] = 0
+        if bias is not None:
+            moved = moved + bias.double() * scale[own]
+        module.bias = nn.Parameter(moved.to(weight.dtype), requires_grad=weight.requires_grad)
 
 
 def _norm_calls(module: fx.GraphModule) -> dict[str, list[fx.Node]]:

@@ -4,8 +4,9 @@
     Y_low  = high_to_low(P X_high) + low_to_low(X_low)
 
 (Chen et al. 2019, eq. 2-4; which side of ``P`` and ``U`` each kernel sits on is
-``octify.kernels``' business.) The four paths are plain ``nn.Conv*d`` modules, so that
-quantizers, pruners and profilers see what they know.
+``octify.kernels``' business.) The four paths are plain ``nn.Conv*d`` modules, or a few of them
+where groups have different numbers of low channels (``octify.nn.groups``), so that quantizers,
+pruners and profilers see what they know.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.errors import PlanError
 from octify.kernels import PATHS, Axis, Path, PathName, Scheme, path
 from octify.nn.channels import last_channels, split_indices
 from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample
+from octify.nn.groups import Grouped, Run, UnevenGroups, refuse_scattered
 
 _CONV: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, type[nn.Module]] = {
@@ -29,7 +30,7 @@ _CONV_TRANSPOSE: dict[int, type[nn.Module]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
 }
-_PlainConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+_PathModule = nn.Conv1d | nn.Conv2d | nn.Conv3d | UnevenGroups
 _NOMINAL_LENGTH = 960  # even through many strides: a size at which the usual padding must fit
 
 
@@ -51,45 +52,6 @@ def axes_of(conv: nn.Module) -> tuple[Axis, ...]:
         )
         for a in range(dims)
     )
-
-
-def select_kernel(
-    weight: Tensor, groups: int, out: Sequence[int], into: Sequence[int]
-) -> tuple[Tensor, int] | None:
-    """The part of ``weight`` (O, I / groups, *taps) from input channels ``into`` to outputs ``out``.
-
-    Returns the smaller weight and its group count, or None where no group connects the two sets.
-    The channels must divide evenly over the groups that connect them.
-    """
-    per_out, per_in = weight.shape[0] // groups, weight.shape[1]
-    outs: dict[int, list[int]] = {}
-    ins: dict[int, list[int]] = {}
-    for channel in out:
-        outs.setdefault(channel // per_out, []).append(channel)
-    for channel in into:
-        ins.setdefault(channel // per_in, []).append(channel % per_in)
-    both = [g for g in range(groups) if g in outs and g in ins]
-    if not both:
-        return None
-    covered = sum(len(outs[g]) for g in both) == len(out) and sum(len(ins[g]) for g in both) == len(into)
-    even = len({(len(outs[g]), len(ins[g])) for g in both}) == 1
-    if not (covered and even):
-        raise PlanError(
-            f"the low channels do not divide evenly over {groups} groups",
-            why="a grouped convolution needs the same number of low channels in every group",
-            hint="give each group the same number of low channels in the plan",
-        )
-    weight = weight.detach()
-    rows = [_take(_take(weight, 0, outs[g]), 1, ins[g]) for g in both]
-    return rows[0] if len(rows) == 1 else torch.cat(rows), len(both)
-
-
-def _take(weight: Tensor, dim: int, channels: Sequence[int]) -> Tensor:
-    """Channels of a weight; a range without copying."""
-    first, count = channels[0], len(channels)
-    if channels[-1] - first + 1 == count:
-        return weight.narrow(dim, first, count)
-    return weight.index_select(dim, torch.tensor(channels, device=weight.device))
 
 
 def compose_kernel(weight: Tensor, recipe: Path, groups: int) -> Tensor:
@@ -161,7 +123,8 @@ class OctaveConv(nn.Module):
         """The octave form of ``conv`` (an ``nn.Conv*d``, left untouched).
 
         ``low_in`` and ``low_out`` are the low-frequency channels of its input and output.
-        Raises PlanError when they do not divide evenly over the groups.
+        A path between groups with different numbers of low channels is an ``UnevenGroups``. Raises
+        PlanError when that would take more than ``octify.nn.groups.MAX_RUNS`` convolutions.
         """
         made = cls.__new__(cls)
         nn.Module.__init__(made)
@@ -176,32 +139,38 @@ class OctaveConv(nn.Module):
         ins = dict(zip(("high", "low"), split_indices(conv.in_channels, low_in), strict=True))
         outs = dict(zip(("high", "low"), split_indices(conv.out_channels, low_out), strict=True))
         self.low_in, self.low_out = ins["low"], outs["low"]
+        refuse_scattered(conv, self.low_in, self.low_out)
         self.recipes: dict[PathName, Path] = {}
-        biased: set[str] = set()
-        # The same-resolution paths come first so that they carry the bias where they exist.
-        for name in sorted(PATHS, key=lambda name: name.split("_to_")[0] != name.split("_to_")[1]):
+        for name in sorted(PATHS, key=lambda name: not _same_resolution(name)):
             source, target = name.split("_to_")
-            picked = (
-                select_kernel(conv.weight, conv.groups, outs[target], ins[source])
-                if outs[target] and ins[source]
-                else None
-            )
-            if picked is None:
+            grouped = Grouped.of(conv, ins[source], outs[target])
+            if not any(run.leads for run in grouped.runs):
                 setattr(self, name, None)
                 continue
             self.recipes[name] = path(name, self.axes, kernels)
-            bias = None if conv.bias is None or target in biased else conv.bias[list(outs[target])]
-            biased.add(target)
-            setattr(self, name, self._path_module(conv, self.recipes[name], picked, bias, name))
+            setattr(self, name, self._path_module(conv, name, grouped, outs[target]))
         self.train(conv.training)
 
     def _path_module(
-        self, conv: nn.Module, recipe: Path, picked: tuple[Tensor, int], bias: Tensor | None, name: PathName
+        self, conv: nn.Module, name: PathName, grouped: Grouped, out: Sequence[int]
     ) -> nn.Module:
-        weight, groups = picked
+        """The path as one plain convolution, or several where its groups differ."""
+        runs = grouped.runs
+        leading = [run for run in runs if run.leads]
+        made = [self._run_module(conv, name, grouped, run, out) for run in leading]
+        return made[0] if len(runs) == 1 else UnevenGroups(made, leading, len(out))
+
+    def _run_module(
+        self, conv: nn.Module, name: PathName, grouped: Grouped, run: Run, out: Sequence[int]
+    ) -> nn.Module:
+        assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        recipe, groups = self.recipes[name], len(run.groups)
+        # The path at one resolution carries the bias; the other one does for groups that have none of it.
+        alone = run.inputs == conv.in_channels // conv.groups
+        bias = conv.bias if alone or _same_resolution(name) else None
         made = (_CONV_TRANSPOSE if recipe.transposed else _CONV)[len(self.axes)](
-            weight.shape[1] * groups,
-            weight.shape[0],
+            run.inputs * groups,
+            run.outputs * groups,
             recipe.kernel_size,
             recipe.strides,
             self._padding(recipe, name),
@@ -211,9 +180,11 @@ class OctaveConv(nn.Module):
             device="meta",  # no memory and no random numbers for weights that are replaced next
         )
         grad = conv.get_parameter("weight").requires_grad if "weight" in conv._parameters else True
-        made.weight = nn.Parameter(compose_kernel(weight, recipe, groups), requires_grad=grad)
+        weight = compose_kernel(grouped.kernel(conv.weight, run), recipe, groups)
+        made.weight = nn.Parameter(weight, requires_grad=grad)
         if bias is not None:
-            made.bias = nn.Parameter(bias.detach().clone(), requires_grad=grad)
+            channels = out[run.first_out : run.first_out + run.outputs * groups]
+            made.bias = nn.Parameter(bias.detach()[list(channels)], requires_grad=grad)
         return made
 
     def _padding(self, recipe: Path, name: PathName) -> tuple[int, ...]:
@@ -274,6 +245,10 @@ class OctaveConv(nn.Module):
         )
 
 
+def _same_resolution(name: PathName) -> bool:
+    return name in ("high_to_high", "low_to_low")
+
+
 def _grouped_last(channels: int, alpha: float, groups: int) -> tuple[int, ...]:
     """The last ``int(alpha * c)`` channels of every group of c (one group: the paper's choice)."""
     if groups == channels:  # depthwise: groups carry their own level
@@ -287,7 +262,7 @@ def _natural_length(recipe: Path, axis: int, n: int, padding: int) -> int:
     return (n + 2 * padding - reach - 1) // recipe.strides[axis] + 1
 
 
-def _fit(conv: _PlainConv, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
+def _fit(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
     """``conv`` on ``x`` so that its output has spatial size ``need`` and starts at the recipe's offset."""
     extra: list[int] = []
     for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import nn
 
 from octify.coupling import couple
 from octify.errors import PlanError
 from octify.layout import ConvNode, Ids, Layout, Mask, Resolved, mask_of
+from octify.nn.groups import refuse_scattered
 from octify.plan.model import ConvPlan, Plan
 from octify.trace import Traced
 
@@ -35,8 +37,9 @@ def _chosen(ids: Ids, low: tuple[int, ...]) -> Ids:
 
 
 def _check_fits(traced: Traced, plan: Plan) -> None:
+    modules = dict(traced._modules)
     for conv in plan.convs:
-        module = dict(traced._modules).get(conv.path)
+        module = modules.get(conv.path)
         sizes = (getattr(module, "in_channels", None), getattr(module, "out_channels", None))
         if sizes != (conv.in_channels, conv.out_channels):
             found = "no such module" if module is None else f"{type(module).__name__} with channels {sizes}"
@@ -47,6 +50,8 @@ def _check_fits(traced: Traced, plan: Plan) -> None:
                 f"the model has {found}",
                 hint="use the model the plan was made for",
             )
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            refuse_scattered(module, conv.low_in, conv.low_out, conv.path)
 
 
 def _check(conv: ConvNode, planned: ConvPlan, layout: Layout, low: Mask) -> None:

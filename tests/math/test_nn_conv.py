@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from octify.errors import PlanError
 from octify.kernels import PATHS, Scheme
 from octify.nn import OctaveConv, OctaveConv1d, OctaveConv2d, OctaveConv3d
+from octify.nn.groups import UnevenGroups, is_scattered
 from tests.math.oracle import EXACT, P, U, assert_same, high_of, noise, parted, projected
 
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -33,13 +34,18 @@ def length(n: int, kernel: int, stride: int, padding: int, dilation: int) -> int
 
 
 def low_channels(draw: st.DrawFn, channels: int, groups: int, all_of_them: bool = True) -> tuple[int, ...]:
-    """Any channels, as many in every group: none, some (not contiguous) or all."""
+    """Any channels: none, some (not contiguous, and not as many in every group) or all."""
     per = channels // groups
-    count = draw(st.integers(0, per if all_of_them else per - 1))
+    if draw(st.booleans()):
+        count = draw(st.integers(0, per if all_of_them else per - 1))
+        counts = [count] * groups
+    else:
+        counts = draw(st.lists(st.integers(0, per), min_size=groups, max_size=groups))
+        assume(all_of_them or sum(counts) < channels)
     chosen = [
         g * per + c
-        for g in range(groups)
-        for c in draw(st.permutations(range(per)).map(lambda order: order[:count]))
+        for g, count in enumerate(counts)
+        for c in draw(st.permutations(range(per)).map(lambda order, count=count: order[:count]))
     ]
     return tuple(sorted(chosen))
 
@@ -54,7 +60,7 @@ def convolutions(
     is taken to stand for twice its size (1 for 1), so without a high one sizes are even and above 2.
     """
     dims = draw(st.sampled_from([1, 2, 2, 3]))
-    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    groups = draw(st.sampled_from([1, 1, 2, 3, 8]))
     into, out = groups * draw(st.integers(1, 4)), groups * draw(st.integers(1, 4))
     each: list[tuple[int, int, int, int, int]] = []
     for axis in range(dims):
@@ -231,12 +237,79 @@ def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
         OctaveConv2d(8, 8, 3, alpha_in=alpha)
 
 
-def test_uneven_groups_are_refused_with_the_reason() -> None:
-    conv = nn.Conv2d(8, 8, 3, groups=2)
-    with pytest.raises(PlanError, match="same number of low channels in every group"):
-        OctaveConv2d.from_conv(conv, (0, 1, 2), ())
+def test_channels_that_do_not_exist_are_refused() -> None:
     with pytest.raises(PlanError, match="do not exist"):
-        OctaveConv2d.from_conv(conv, (8,), ())
+        OctaveConv2d.from_conv(nn.Conv2d(8, 8, 3, groups=2), (8,), ())
+
+
+# Groups with different numbers of low channels.
+
+
+def test_equal_groups_stay_one_convolution() -> None:
+    """Also where whole groups are low, so that some groups have nothing in a path."""
+    conv = nn.Conv2d(12, 12, 3, padding=1, groups=4)
+    for low_in, low_out in [
+        ((2, 5, 8, 11), (0, 3, 6, 9)),
+        (tuple(range(6)), tuple(range(6))),
+        ((0, 1, 2, 6, 7, 8), (0, 1, 2, 6, 7, 8)),
+        ((), (1, 2, 4, 5, 7, 8, 10, 11)),
+    ]:
+        made = OctaveConv2d.from_conv(conv, low_in, low_out)
+        assert {type(m) for name in PATHS if (m := getattr(made, name)) is not None} == {nn.Conv2d}
+
+
+def test_runs_of_unequal_groups() -> None:
+    """One plain convolution for each run; the other paths of the same layer may still be one."""
+    conv = nn.Conv2d(12, 8, 3, padding=1, groups=4)  # 3 inputs and 2 outputs a group
+    made = OctaveConv2d.from_conv(conv, (0, 3, 6, 9), (5, 6, 7))
+    high, low = made.high_to_high, made.low_to_low
+    assert isinstance(high, UnevenGroups)
+    assert isinstance(low, UnevenGroups)
+    shapes = [(c.groups, c.in_channels, c.out_channels) for c in (*high.convs, *low.convs)]
+    assert shapes == [(2, 4, 4), (1, 2, 1), (1, 1, 1), (1, 1, 2)]
+    assert all(type(c) is nn.Conv2d for c in (*high.convs, *low.convs))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("low_out", [(4, 5, 6, 7), (0, 1, 2, 3, 5)])
+def test_every_output_has_its_bias_once(scheme: Scheme, low_out: tuple[int, ...]) -> None:
+    """Groups without a high input get a high output's bias from the low-to-high path, and the other way round."""
+    conv = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+    made = OctaveConv2d.from_conv(conv, (0, 1, 2, 6, 7), low_out, scheme)
+    have = made(*parted(torch.zeros(1, 8, 6, 6), made.low_in))
+    for got, wanted in zip(have, parted(conv(torch.zeros(1, 8, 6, 6)), low_out), strict=True):
+        assert torch.equal(got, wanted)
+    assert sum(p.numel() for p in made.parameters() if p.ndim == 1) == 8
+
+
+def test_low_channels_scattered_over_many_groups_are_refused() -> None:
+    """Every second group with a low channel: with 8 groups as many runs as there may be, with 9 one more."""
+    for groups in (8, 9):
+        conv = nn.Conv2d(2 * groups, 2 * groups, 3, groups=groups)
+        low = tuple(range(0, 2 * groups, 4))
+        assert is_scattered(conv, low, ()) == (groups == 9)
+    with pytest.raises(PlanError, match="more than 8 runs of equal groups"):
+        OctaveConv2d.from_conv(conv, low, ())
+
+
+def split_of_groups(per: int, groups: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """One low channel in the last half of the groups; and in the second and the last quarter."""
+    half, quarter = range(groups // 2, groups), groups // 4
+    places = [*range(quarter, 2 * quarter), *range(3 * quarter, groups)]
+    return tuple(g * per + per - 1 for g in half), tuple(g * per + per - 1 for g in places)
+
+
+@pytest.mark.parametrize("per", [4, 8])
+def test_macs_of_independent_extras(per: int) -> None:
+    """Half of the groups with a low input, half with a low output, a quarter with both: the formula's figure."""
+    groups = 8
+    conv = nn.Conv2d(groups * per, groups * per, 3, padding=1, groups=groups)
+    low_in, low_out = split_of_groups(per, groups)
+    made = OctaveConv2d.from_conv(conv, low_in, low_out)
+    x = torch.randn(1, groups * per, 8, 8)
+    alpha = 0.5 / per
+    share = macs(made, *parted(x, low_in)) / macs(conv, x)
+    assert share == pytest.approx(1 - 3 / 4 * alpha * (2 - alpha), rel=1e-12)
 
 
 # What it costs: table 1 of Chen et al. 2019.
@@ -361,10 +434,11 @@ def test_small_maps(scheme: Scheme, size: tuple[int, int], kernel: int, stride: 
 # An ordinary module.
 
 
+@pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_export_compile_and_deepcopy(scheme: Scheme) -> None:
+def test_export_compile_and_deepcopy(scheme: Scheme, groups: int) -> None:
     torch.manual_seed(0)
-    conv = nn.Conv2d(8, 8, 3, 2, 1)
+    conv = nn.Conv2d(8, 8, 3, 2, 1, groups=groups)
     layer = OctaveConv2d.from_conv(conv, (1, 4, 6), (0, 3, 7), scheme)
     inputs = parted(torch.randn(2, 8, 16, 16), (1, 4, 6))
     wanted = layer(*inputs)
@@ -375,10 +449,12 @@ def test_export_compile_and_deepcopy(scheme: Scheme) -> None:
             assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_state_dict_and_gradients(scheme: Scheme) -> None:
-    layer = OctaveConv2d(8, 8, 3, padding=1, kernels=scheme)
-    other = OctaveConv2d(8, 8, 3, padding=1, kernels=scheme)
+def test_state_dict_and_gradients(scheme: Scheme, groups: int) -> None:
+    """With 4 groups: none, one or both of the two inputs of a group are low."""
+    made = (nn.Conv2d(8, 8, 3, padding=1, groups=groups) for _ in range(2))
+    layer, other = (OctaveConv2d.from_conv(conv, (1, 2, 3), (3, 4, 6, 7), scheme) for conv in made)
     other.load_state_dict(layer.state_dict())
     inputs = parted(torch.randn(2, 8, 8, 8), layer.low_in)
     high, low = layer(*inputs)
