@@ -134,6 +134,10 @@ class Settings(_Table):
     round_to, round_narrow_to:
         Low channel counts are rounded to a multiple of ``round_to`` (of ``round_narrow_to``
         below four times ``round_to`` channels). 1 means ``int(alpha * channels)``.
+    uneven_groups:
+        Where alpha gives the groups of a grouped convolution no whole number of low channels, some
+        groups take one more than others (each run of equal groups becomes a convolution of its
+        own). Else all take equally many, maybe none.
     boundary_macs_per_element:
         What a split or merge layer costs, in MACs per element of the value it passes on, when
         it is weighed against the MACs that an octave value saves.
@@ -141,6 +145,7 @@ class Settings(_Table):
 
     round_to: int = Field(default=1, ge=1)
     round_narrow_to: int = Field(default=1, ge=1)
+    uneven_groups: bool = False
     boundary_macs_per_element: float = Field(default=0, ge=0)
 
 

@@ -1,4 +1,8 @@
-"""MACs saved against boundaries added: which coupled sets are worth being octave."""
+"""MACs saved against boundaries added: which coupled sets are worth being octave.
+
+At alpha 1 a set between two octave ones saves no MACs: its convolutions cost a quarter either way.
+Where it needs no boundaries it stays octave, for the memory that it saves.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,13 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from octify.emitter import is_vector
 from octify.layout import DENSE, Ids, Layout, Mask
+from octify.plan.choose import Choice
 from octify.plan.convs import Conv
 from octify.trace import Traced
 
@@ -35,12 +41,14 @@ def _low_by_set(ids: Ids, layout: Layout, low: Mask) -> dict[int, int]:
 
 
 class _Ledger:
-    """Gain of every coupled set, given which sets are octave."""
+    """What every coupled set is worth, given which sets are octave."""
 
     def __init__(
-        self, layout: Layout, convs: Sequence[Conv], low: Mask, boundary: Mapping[int, float]
+        self, traced: Traced, layout: Layout, convs: Sequence[Conv], low: Mask, per_element: float
     ) -> None:
-        self.boundary = boundary
+        self.boundary = _boundary_elements(traced, layout, low)
+        self.per_element = per_element
+        self._sources = (traced, layout, low)
         self.convs = list(convs)
         self.sides = [
             tuple(
@@ -55,15 +63,38 @@ class _Ledger:
                 self.touching.setdefault(s, []).append(index)
         self.octave = set(self.touching)
 
+    @cached_property
+    def on_maps(self) -> set[int]:
+        """Sets with low channels in a value of more than one sample per channel: memory to save."""
+        traced, layout, low = self._sources
+        return {
+            s
+            for name, ids in layout.ids.items()
+            if (shape := traced.facts[name].shape) is not None and not is_vector(shape)
+            for s in _low_by_set(ids, layout, low)
+        }
+
     def gain(self, s: int) -> float:
         """MACs that the set ``s`` saves, less what its boundaries cost, with the others as they are."""
-        saved = 0.0
+        saved = total = 0.0
         for index in self.touching[s]:
             conv, (into, out) = self.convs[index], self.sides[index]
             with_it = conv.share(into.alpha(self.octave), out.alpha(self.octave))
             without = conv.share(into.alpha(self.octave, s), out.alpha(self.octave, s))
             saved += conv.macs * (without - with_it)
-        return saved - self.boundary.get(s, 0.0)
+            total += conv.macs
+        saved = 0.0 if abs(saved) <= 1e-9 * total else saved  # rounding of the shares
+        return saved - self.per_element * self.boundary.get(s, 0.0)
+
+    def pays(self, s: int, gain: float) -> bool:
+        """Whether the set is worth it: by the MACs it saves or, if they are none, by its memory."""
+        return gain > 0 or (gain == 0 and s in self.on_maps and not self.boundary.get(s))
+
+    def why_not(self, s: int) -> str:
+        """The reason of a set that does not pay."""
+        if self.per_element and self.boundary.get(s):
+            return "octave channels here would save fewer MACs than their split and merge layers cost"
+        return "octave channels here would save no MACs"
 
     def neighbours(self, s: int) -> set[int]:
         """Octave sets that share a convolution with ``s``."""
@@ -74,8 +105,8 @@ class _Ledger:
         return near - {s}
 
 
-def _boundary_costs(traced: Traced, layout: Layout, low: Mask, per_element: float) -> dict[int, float]:
-    """What the split and merge layers of every set cost, in MACs; shared among the sets of a value."""
+def _boundary_elements(traced: Traced, layout: Layout, low: Mask) -> dict[int, float]:
+    """Elements that the split and merge layers of every set pass on; shared among the sets of a value."""
     costs: dict[int, float] = {}
 
     def charge(name: str, ids: Ids) -> None:
@@ -85,7 +116,7 @@ def _boundary_costs(traced: Traced, layout: Layout, low: Mask, per_element: floa
         by_set = _low_by_set(ids, layout, low)
         total = sum(by_set.values())
         for s, n in by_set.items():
-            costs[s] = costs.get(s, 0.0) + per_element * math.prod(shape) * n / total
+            costs[s] = costs.get(s, 0.0) + math.prod(shape) * n / total
 
     merged: set[str] = set()
     for node in traced.module.graph.nodes:
@@ -106,11 +137,15 @@ def _boundary_costs(traced: Traced, layout: Layout, low: Mask, per_element: floa
 
 
 def dense_where_it_costs(
-    traced: Traced, layout: Layout, convs: Sequence[Conv], low: Mask, per_element: float
-) -> Mask:
-    """``low`` without the sets that do not pay, decided worst first."""
-    ledger = _Ledger(layout, convs, low, _boundary_costs(traced, layout, low, per_element))
+    traced: Traced, layout: Layout, convs: Sequence[Conv], choice: Choice, per_element: float
+) -> Choice:
+    """``choice`` without the sets that do not pay, decided worst first.
+
+    ``per_element`` is what a split or merge layer costs, in MACs per element it passes on.
+    """
+    ledger = _Ledger(traced, layout, convs, choice.low, per_element)
     gains = {s: ledger.gain(s) for s in ledger.octave}
+    reasons = dict(choice.reasons)
     heap = [(gain, s) for s, gain in gains.items()]
     heapq.heapify(heap)
     while heap:
@@ -119,11 +154,13 @@ def dense_where_it_costs(
             continue  # decided, or the entry is out of date
         if gain > 0:
             break
+        if ledger.pays(s, gain):
+            continue
         near = ledger.neighbours(s)
         ledger.octave.discard(s)
+        reasons[s] = ledger.why_not(s)
         for other in near:
             gains[other] = ledger.gain(other)
             heapq.heappush(heap, (gains[other], other))
     kept = np.isin(layout.set_of, sorted(ledger.octave))
-    result: Mask = low & kept
-    return result
+    return Choice(choice.low & kept, reasons)

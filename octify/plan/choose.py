@@ -2,18 +2,76 @@
 
 Channels of a set fall into *cells*: channels that occur in the same values, and in the same
 group of every grouped convolution. Taking the same share of every cell gives every value its
-alpha and every group the same number of low channels.
+alpha and every group the same number of low channels (``octify.plan.uneven`` has the exception).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from octify.layout import DENSE, Ids, Layout
+from octify.layout import DENSE, Ids, Layout, Mask
+from octify.plan.uneven import uneven_counts
 from octify.ruleset import Settings
+from octify.trace import Traced
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Low channels by class, and for the sets that have none the reason."""
+
+    low: Mask
+    reasons: Mapping[int, str]
+
+
+def choose(traced: Traced, layout: Layout, wanted: Mapping[int, float], settings: Settings) -> Choice:
+    """The low channels when every set takes its alpha: ``wanted``, by set."""
+
+    def alpha_of(s: int) -> float:
+        return wanted.get(s, 0.0)
+
+    def low_in_all(s: int, channels: int) -> int:
+        return low_count(channels, 1, alpha_of(s), settings)
+
+    divided = cells(layout)
+    uneven = uneven_counts(layout, divided, low_in_all) if settings.uneven_groups else {}
+    low = np.zeros(layout.classes, dtype=bool)
+    for s, parts in enumerate(divided):
+        alike = len({len(cell) for cell in parts}) == 1
+        for cell in parts:
+            count = low_count(len(cell), len(parts) if alike else 1, alpha_of(s), settings)
+            low[lowest(cell, uneven[s][int(cell[0])] if s in uneven else count)] = True
+    whole = {s: found for s, parts in enumerate(divided) if (found := [c for c in parts if low[c].all()])}
+    if whole:
+        for s in _sets_with_uncertain_size(traced, layout) & whole.keys():
+            low[[int(cell[0]) for cell in whole[s]]] = False
+    none = [s for s, parts in enumerate(divided) if parts and not any(low[cell].any() for cell in parts)]
+    return Choice(low, {s: _why_none(divided[s], wanted.get(s)) for s in none})
+
+
+def _why_none(parts: Sequence[Ids], alpha: float | None) -> str:
+    if alpha is None:
+        return "it has one sample per channel: there is no resolution to halve"
+    if alpha == 0:
+        return "alpha is 0"
+    sizes = sorted({len(cell) for cell in parts})
+    if alpha == 1:
+        return "an odd size could not be told from a low branch alone"
+    each = f"each part of {sizes[-1]}" if len(parts) > 1 else str(sizes[-1])
+    return f"alpha {alpha:g} of {each} channels rounds to no low channel"
+
+
+def _sets_with_uncertain_size(traced: Traced, layout: Layout) -> set[int]:
+    """Sets with a value whose size a low branch alone could not tell: odd sizes, and 2 (or 1?)."""
+    found: set[int] = set()
+    for name, ids in layout.ids.items():
+        shape = traced.facts[name].shape
+        if shape is not None and any(n == 2 or (n % 2 and n > 1) for n in shape[2:]):
+            found.update(layout.sets(ids))
+    return found
 
 
 def cells(layout: Layout) -> list[list[Ids]]:

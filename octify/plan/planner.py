@@ -19,9 +19,10 @@ from torch.nn.modules.conv import _ConvNd
 from octify.coupling import couple
 from octify.errors import OctifyError, PlanError, RuleError
 from octify.kernels import Scheme
-from octify.layout import DENSE, ConvNode, Ids, Layout, Mask, mask_of
+from octify.layout import DENSE, ConvNode, Layout, Mask, mask_of
+from octify.nn.groups import is_scattered
 from octify.plan.balance import dense_where_it_costs
-from octify.plan.choose import cells, low_count, lowest
+from octify.plan.choose import Choice, choose
 from octify.plan.convs import Conv, collect, facts_for_rules
 from octify.plan.model import ConvPlan, Plan
 from octify.ruleset import Rule, RuleSet, unmatched
@@ -64,12 +65,15 @@ def make_plan(
         dense = {**policies.dense, **unbalanced}
         layout = couple(traced, frozenset(dense), policies.left)
         current = collect(traced, layout)
-        low = _choose(traced, current, layout, policies, rules, alpha)
-        low = dense_where_it_costs(traced, layout, current, low, rules.settings.boundary_macs_per_element)
-        uneven = _uneven_outputs(current, low)
-        if not uneven:
-            return _plan(traced, rules, alpha, kernels, layout, low, {**policies.left, **dense}, policies)
-        unbalanced |= dict.fromkeys(uneven, "its groups cannot have the same number of low output channels")
+        wanted = _wanted(current, layout, policies, alpha)
+        choice = choose(traced, layout, wanted, rules.settings)
+        choice = dense_where_it_costs(
+            traced, layout, current, choice, rules.settings.boundary_macs_per_element
+        )
+        scattered = _scattered_outputs(current, choice.low)
+        if not scattered:
+            return _plan(traced, rules, alpha, kernels, layout, choice, {**policies.left, **dense}, policies)
+        unbalanced |= dict.fromkeys(scattered, "its low output channels are too scattered over its groups")
 
 
 def _check_patterns(traced: Traced, rules: RuleSet, exclude: Sequence[str]) -> None:
@@ -123,10 +127,8 @@ def _policies(
     return _Policies(dense, left, found)
 
 
-def _choose(
-    traced: Traced, convs: Sequence[Conv], layout: Layout, policies: _Policies, rules: RuleSet, alpha: float
-) -> Mask:
-    """Low channel classes when every set takes its alpha."""
+def _wanted(convs: Sequence[Conv], layout: Layout, policies: _Policies, alpha: float) -> dict[int, float]:
+    """Alpha of every coupled set: the smallest that the rules give to a convolution that writes it."""
     wanted: dict[int, float] = {}
     for conv in convs:
         if conv.vector or conv.depthwise:
@@ -135,39 +137,17 @@ def _choose(
         asked = alpha if rule is None or rule.alpha is None else rule.alpha
         for s in {s for call in conv.calls for s in layout.sets(call.ids_out)}:
             wanted[s] = min(asked, wanted.get(s, asked))
-    low = np.zeros(layout.classes, dtype=bool)
-    whole: dict[int, list[Ids]] = {}
-    for s, parts in enumerate(cells(layout)):
-        even = len({len(cell) for cell in parts}) == 1
-        for cell in parts:
-            count = low_count(len(cell), len(parts) if even else 1, wanted.get(s, 0.0), rules.settings)
-            low[lowest(cell, count)] = True
-            if count == len(cell):
-                whole.setdefault(s, []).append(cell)
-    if whole:
-        for s in _sets_with_uncertain_size(traced, layout) & whole.keys():
-            low[[int(cell[0]) for cell in whole[s]]] = False
-    return low
+    return wanted
 
 
-def _sets_with_uncertain_size(traced: Traced, layout: Layout) -> set[int]:
-    """Sets with a value whose size a low branch alone could not tell: odd sizes, and 2 (or 1?)."""
-    found: set[int] = set()
-    for name, ids in layout.ids.items():
-        shape = traced.facts[name].shape
-        if shape is not None and any(n == 2 or (n % 2 and n > 1) for n in shape[2:]):
-            found.update(layout.sets(ids))
-    return found
-
-
-def _even(call_ids: Ids, groups: int, low: Mask) -> bool:
-    mask = mask_of(call_ids, low)
-    return mask is None or len(set(mask.reshape(groups, -1).sum(axis=1))) == 1
-
-
-def _uneven_outputs(convs: Sequence[Conv], low: Mask) -> list[str]:
-    grouped = [c for c in convs if c.module.groups > 1 and not c.depthwise]
-    return [c.path for c in grouped if not all(_even(call.ids_out, c.module.groups, low) for call in c.calls)]
+def _scattered_outputs(convs: Sequence[Conv], low: Mask) -> list[str]:
+    """Convolutions whose low outputs alone are too scattered over their groups, whatever their input."""
+    return [
+        conv.path
+        for conv in convs
+        if not conv.depthwise
+        and any(is_scattered(conv.module, (), _indices(mask_of(call.ids_out, low))) for call in conv.calls)
+    ]
 
 
 def _plan(
@@ -176,7 +156,7 @@ def _plan(
     alpha: float,
     kernels: Scheme,
     layout: Layout,
-    low: Mask,
+    choice: Choice,
     reasons: Mapping[str, str],
     policies: _Policies,
 ) -> Plan:
@@ -196,7 +176,7 @@ def _plan(
             )
             entries[path] = ConvPlan(path, module.in_channels, module.out_channels, (), (), scheme, reason)
         else:
-            entries[path] = _entry(call, module, scheme, low, reasons)
+            entries[path] = _entry(call, module, scheme, layout, choice, reasons)
     plan = Plan(alpha, rules.name, kernels, traced.inputs, tuple(entries.values()))
     if len(plan.by_path) != len(plan.convs):
         raise PlanError("two convolutions have one path")
@@ -204,28 +184,32 @@ def _plan(
 
 
 def _entry(
-    call: ConvNode, module: _ConvNd, scheme: Scheme, low: Mask, reasons: Mapping[str, str]
+    call: ConvNode,
+    module: _ConvNd,
+    scheme: Scheme,
+    layout: Layout,
+    choice: Choice,
+    reasons: Mapping[str, str],
 ) -> ConvPlan:
-    groups = module.groups
-    depthwise = groups == len(call.ids_in)
-    low_in = _indices(mask_of(call.ids_in, low))
-    low_out = _indices(mask_of(call.ids_out, low))
+    low_in = _indices(mask_of(call.ids_in, choice.low))
+    low_out = _indices(mask_of(call.ids_out, choice.low))
     reason = None
-    if groups > 1 and not depthwise and low_in and not _even(call.ids_in, groups, low):
-        low_in, reason = (), "its groups cannot have the same number of low input channels"
+    if is_scattered(module, low_in, low_out):
+        low_in, reason = (), "its low input channels are too scattered over its groups"
     if not low_out:
-        reason = reasons.get(call.path) or reason or _dense_reason(call)
+        reason = reasons.get(call.path) or reason or _dense_reason(call, layout, choice)
     elif not low_in:
         reason = reason or ("its input is dense" if (call.ids_in == DENSE).all() else None)
     return ConvPlan(call.path, len(call.ids_in), len(call.ids_out), low_in, low_out, scheme, reason)
 
 
-def _dense_reason(call: ConvNode) -> str:
-    if (call.ids_out == DENSE).all():
+def _dense_reason(call: ConvNode, layout: Layout, choice: Choice) -> str:
+    sets = layout.sets(call.ids_out)
+    if not sets:
         return "its input is dense and it computes each channel from itself"
-    return (
-        "octave channels here would save fewer MACs than their boundaries cost, or alpha rounds to no channel"
-    )
+    found = [choice.reasons[s] for s in sets if s in choice.reasons]
+    # A set of unequal parts may have low channels only in parts that this convolution does not write.
+    return found[0] if found else "alpha rounds to no low channel in its parts of the channels it shares"
 
 
 def _indices(mask: Mask | None) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from octify.report import Report, build_report
 from octify.rewrite import rewrite
 from octify.ruleset import load_rules
 from octify.trace import Traced, trace
-from octify.trace.facts import InputSpec, measure
+from octify.trace.facts import measure
 from tests.models import zoo
 
 IMAGE = (1, 3, 224, 224)
@@ -46,20 +46,13 @@ def planned_report(traced: Traced, alpha: float) -> Report:
     return build_report(traced, plan, rewritten, measure(rewritten.module, [torch.empty(IMAGE)]))
 
 
-def _known(name: str, alpha: float) -> list[pytest.MarkDecorator]:
-    """The one figure that whole channels cannot give: it counts .5 low channels in each group of 4."""
-    reason = "groups of 4 channels cannot hold int(.125 * 4) = 0 low channels; the formula counts fractions"
-    found = (name, alpha) == ("resnext50_32x4d", 0.125)
-    return [pytest.mark.xfail(reason=reason, strict=True)] if found else []
-
-
 def _cases(*names: str) -> list[object]:
     deep = {"resnet101", "resnet152"}
     return [
         pytest.param(
             name,
             alpha,
-            marks=[*([pytest.mark.zoo] if name in deep and alpha != 0.5 else []), *_known(name, alpha)],
+            marks=[pytest.mark.zoo] if name in deep and alpha != 0.5 else [],
             id=f"{name}-{alpha}",
         )
         for name in names
@@ -126,20 +119,7 @@ def test_one_layer(alpha: float) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.last(self.middle(self.first(x)))
 
-    low = tuple(range(64 - int(alpha * 64), 64))
-    # By hand: at alpha 1 a dense map between two octave ones costs no MACs, and the planner may choose it.
-    plan = octify.Plan(
-        alpha,
-        "by hand",
-        "paper",
-        (InputSpec((1, 64, 32, 32), "float32"),),
-        (
-            octify.ConvPlan("first", 64, 64, (), low),
-            octify.ConvPlan("middle", 64, 64, low, low),
-            octify.ConvPlan("last", 64, 64, low, ()),
-        ),
-    )
-    report = octify.convert(Chain(), torch.empty(1, 64, 32, 32), plan=plan).report
+    report = octify.inspect(Chain(), torch.empty(1, 64, 32, 32), alpha, rules="everywhere")
     (row,) = (row for row in report.layers if row.path == "middle")
     assert row.alpha_in == row.alpha_out == alpha
     # Section 3.2: 1 - 3/4 alpha (2 - alpha) of the MACs, 1 - 3/4 alpha of the memory ...
