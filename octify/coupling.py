@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from octify.layout import DENSE, Layout, Refusal, Walk
+from octify.layout import Layout, Refusal, Walk
 from octify.ops import table
 from octify.trace import Traced
 
@@ -43,11 +43,13 @@ def _walk(
         op = known.find(traced, node)
         if node.op in ("placeholder", "get_attr"):
             walk.record(node, walk.dense(node))
+        elif op is not None and not op.views and walk.reads_view(node):
+            walk.record(node, Refusal("its channels are not in dimension 1"))
         elif op is not None:
             walk.record(node, op.layout(walk, node))
         elif node.op == "output":
             walk.record(node, Refusal("it is an output of the model"))
-        elif _reads_coupled(walk, node):
+        elif any(map(walk.coupled, node.all_input_nodes)):
             walk.record(node, Refusal(_no_rule(traced, node)))
         else:
             walk.record(node, walk.dense(node))
@@ -66,11 +68,6 @@ def _tied_weights(traced: Traced) -> dict[str, str]:
         if len(paths) > 1
         for path in paths.values()
     }
-
-
-def _reads_coupled(walk: Walk, node: fx.Node) -> bool:
-    ids = [i for n in node.all_input_nodes for i in (walk.ids(n), *(walk.parts(n) or ()))]
-    return any(i is not None and bool((i != DENSE).any()) for i in ids)
 
 
 def _no_rule(traced: Traced, node: fx.Node) -> str:

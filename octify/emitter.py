@@ -16,8 +16,10 @@ from torch import fx, nn
 
 from octify.layout import Mask, Resolved
 from octify.nn.boundary import MergeOctave, SplitOctave
+from octify.nn.views import from_map, to_map
 from octify.plan.model import Plan
 from octify.trace import Traced
+from octify.views import sizes, standard_roles
 
 
 def is_vector(shape: Sequence[int]) -> bool:
@@ -30,7 +32,8 @@ class Value:
     """A value of the rewritten graph.
 
     Dense: ``high`` is its node and ``mask`` is None. Octave: ``mask`` says which of the
-    original channels are low; a branch without channels is None.
+    original channels are low; a branch without channels is None. The branches are maps
+    (N, channels, *size) wherever the original has its channels.
     """
 
     high: fx.Node | None
@@ -80,7 +83,8 @@ class Emitter:
         self.boundaries: list[Boundary] = []
         self.parts: dict[str, list[Value]] = {}
         self._values: dict[fx.Node, Value] = {}
-        self._relaid: dict[tuple[fx.Node, bytes], Value] = {}
+        self._relaid: dict[tuple[fx.Node, str, bytes], Value] = {}
+        self._maps: dict[tuple[fx.Node, str], fx.Node] = {}
         self.consumer: fx.Node | None = None
 
     # What op files read.
@@ -99,6 +103,10 @@ class Emitter:
         assert shape is not None, f"{node.name} is not a tensor"
         return shape
 
+    def roles(self, node: fx.Node) -> str:
+        """Roles of the dimensions of a node's tensor."""
+        return self.resolved.layout.roles(node.name, self.shape(node))
+
     def module(self, node: fx.Node) -> nn.Module:
         """The original module of a ``call_module`` node."""
         module = self.traced.submodule(node)
@@ -113,17 +121,41 @@ class Emitter:
         assert high is not None
         return high
 
-    def as_mask(self, node: fx.Node, mask: Mask | None) -> Value:
-        """The value in the layout ``mask``; converted at most once for all who ask."""
+    def as_mask(self, node: fx.Node, mask: Mask | None, roles: str | None = None) -> Value:
+        """The value in the layout ``mask``; converted at most once for all who ask.
+
+        A dense value is taken to have the ``roles`` of whoever asks; by default its own.
+        """
         value = self._values[node]
         if _same(value.mask, mask):
             return value
-        key = (node, b"" if mask is None else mask.tobytes())
+        roles = roles or self.roles(node)
+        key = (node, roles, b"" if mask is None else mask.tobytes())
         if key not in self._relaid:
-            merged = value if value.mask is None else self._merge(node, value)
-            self._relaid[node, b""] = merged
-            self._relaid[key] = merged if mask is None else self._split(node, merged, mask)
+            whole = self.as_map(node, roles)
+            made = self.spread(node, Value(whole)) if mask is None else self._split(node, whole, mask)
+            self._relaid[key] = made
         return self._relaid[key]
+
+    def as_map(self, node: fx.Node, roles: str | None = None) -> fx.Node:
+        """A value's dense map (N, C, *size), merging it if need be."""
+        value, roles = self._values[node], roles or self.roles(node)
+        if (node, roles) not in self._maps:
+            if value.mask is not None:
+                made = self._merge(node, value)
+            else:
+                assert value.high is not None
+                made = value.high if _standard(roles) else self.function(to_map, value.high, roles)
+            self._maps[node, roles] = made
+        return self._maps[node, roles]
+
+    def spread(self, node: fx.Node, value: Value) -> Value:
+        """A value of maps as the value of ``node``: a dense one gets its dimensions in their places."""
+        roles = self.roles(node)
+        if value.mask is not None or _standard(roles):
+            return value
+        channels = sizes(roles, self.shape(node), "C")
+        return Value(self.function(from_map, value.high, roles, channels))
 
     def function(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """A ``call_function`` node."""
@@ -158,9 +190,9 @@ class Emitter:
 
     def join(self, node: fx.Node, vector: Value) -> fx.Node:
         """The parts of a value of one sample per channel, in channel order."""
-        high = (vector if vector.mask is None else self._merge(node, vector)).high
-        assert high is not None
-        return high
+        made = vector.high if vector.mask is None else self._merge(node, vector)
+        assert made is not None
+        return made
 
     def set(self, node: fx.Node, value: Value) -> None:
         """Keep the rewritten value of ``node``."""
@@ -170,16 +202,16 @@ class Emitter:
         """Whether a node's value, or a part of it, has low channels."""
         return self._values[node].octave or any(part.octave for part in self.parts.get(node.name, ()))
 
-    def _merge(self, node: fx.Node, value: Value) -> Value:
+    def _merge(self, node: fx.Node, value: Value) -> fx.Node:
         assert value.mask is not None
         low = [int(c) for c in np.flatnonzero(value.mask)]
         path = self._boundary("merge", node)
-        return Value(self.call(path, MergeOctave(len(value.mask), low), value.high, value.low))
+        return self.call(path, MergeOctave(len(value.mask), low), value.high, value.low)
 
-    def _split(self, node: fx.Node, value: Value, mask: Mask) -> Value:
+    def _split(self, node: fx.Node, whole: fx.Node, mask: Mask) -> Value:
         path = self._boundary("split", node)
         split = SplitOctave(len(mask), [int(c) for c in np.flatnonzero(mask)])
-        return self.pair(self.call(path, split, value.high), mask)
+        return self.pair(self.call(path, split, whole), mask)
 
     def _boundary(self, kind: str, node: fx.Node) -> str:
         count = sum(b.kind == kind for b in self.boundaries)
@@ -197,7 +229,7 @@ class Emitter:
                 display_name(consumer),
                 refusal.reason if refusal else default,
                 shape,
-                is_vector(shape),
+                is_vector(self.resolved.layout.map_shape(node.name, shape)),
             )
         )
         return path
@@ -210,6 +242,10 @@ def display_name(node: fx.Node) -> str:
     if node.op == "call_function":
         return f"{getattr(node.target, '__name__', node.target)} ({node.name})"
     return node.name
+
+
+def _standard(roles: str) -> bool:
+    return roles == standard_roles(len(roles))
 
 
 def _same(a: Mask | None, b: Mask | None) -> bool:

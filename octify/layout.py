@@ -20,6 +20,7 @@ import numpy.typing as npt
 from torch import fx, nn
 
 from octify.trace import Traced
+from octify.views import View, map_shape, standard_roles
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -71,7 +72,8 @@ class Walk:
         self.even: list[EvenSplit] = []
         self.convs: list[ConvNode] = []
         self._ids: dict[str, Ids] = {}
-        self._parts: dict[str, list[Ids]] = {}
+        self._views: dict[str, View] = {}
+        self._parts: dict[str, list[View]] = {}
         self._inputs: dict[str, Ids] = {}
         self._outputs: dict[str, Ids] = {}
         self._blocks: list[tuple[int, int]] = []
@@ -79,8 +81,31 @@ class Walk:
         self._ties: list[tuple[Ids, Ids]] = []
 
     def ids(self, node: fx.Node) -> Ids | None:
-        """Ids of a value's channels (dimension 1); None for values without spatial dimensions."""
+        """Ids of a value's channels (dimension 1); None for values without spatial dimensions.
+
+        Of a value whose channels are elsewhere (a ``View``) only operations that declare ``views``
+        know more: to the others it is a dense value.
+        """
         return self._ids.get(node.name)
+
+    def view(self, node: object) -> View | None:
+        """Ids of a value's channels with the roles of its dimensions; None without spatial dimensions."""
+        if not isinstance(node, fx.Node):
+            return None
+        found = self._views.get(node.name)
+        if found is not None:
+            return found
+        ids = self.ids(node)
+        return None if ids is None else View(standard_roles(len(self.shape(node))), ids)
+
+    def coupled(self, node: fx.Node) -> bool:
+        """Whether a value, or a member of a tuple value, can have low channels."""
+        views = (self.view(node), *(self.parts(node) or ()))
+        return any(view is not None and bool((view.ids != DENSE).any()) for view in views)
+
+    def reads_view(self, node: fx.Node) -> bool:
+        """Whether an operand can have low channels that are not in dimension 1."""
+        return any(n.name in self._views and self.coupled(n) for n in node.all_input_nodes)
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """Shape of a tensor value at the example inputs."""
@@ -125,11 +150,11 @@ class Walk:
         """Ask for the same number of low channels in each of ``groups`` consecutive groups."""
         self.even.append(EvenSplit(node.name, ids, groups))
 
-    def parts(self, node: fx.Node) -> list[Ids] | None:
+    def parts(self, node: fx.Node) -> list[View] | None:
         """Ids of the members of a tuple value, such as the result of ``chunk``."""
         return self._parts.get(node.name)
 
-    def set_parts(self, node: fx.Node, parts: list[Ids]) -> None:
+    def set_parts(self, node: fx.Node, parts: list[View]) -> None:
         """Keep the ids of the members of a tuple value."""
         self._parts[node.name] = parts
 
@@ -156,13 +181,29 @@ class Walk:
         """The output ids of an earlier call of the same convolution, if there was one."""
         return self._outputs.get(str(node.target))
 
-    def record(self, node: fx.Node, result: Ids | Refusal | None) -> None:
+    def record(self, node: fx.Node, result: Ids | View | Refusal | None) -> None:
         """Keep the result of a node's layout rule."""
         if isinstance(result, Refusal):
             self.refusals[node.name] = result
             result = self.dense(node)
+        if isinstance(result, View):
+            if not result.standard:
+                self._views[node.name] = result
+            result = result.ids if result.standard else self.dense(node)
+        elif result is not None:
+            self._keep_roles(node)
         if result is not None:
             self._ids[node.name] = result
+
+    def _keep_roles(self, node: fx.Node) -> None:
+        """A dense result shaped like an operand with other roles has these roles too.
+
+        Nothing depends on it but what a linear layer behind it is taken for.
+        """
+        for source in node.all_input_nodes:
+            view = self._views.get(source.name)
+            if view is not None and self.traced.shape(source) == self.traced.shape(node):
+                self._views[node.name] = View(view.roles, np.full_like(view.ids, DENSE))
 
     def finish(self) -> Layout:
         """Resolve all ties into classes and coupled sets."""
@@ -174,8 +215,10 @@ class Walk:
                 return ids
             return np.where(ids == DENSE, DENSE, classes[np.maximum(ids, 0)])
 
+        flat = self._ids | {name: view.flat for name, view in self._views.items()}
         return Layout(
-            ids={name: resolve(ids) for name, ids in self._ids.items()},
+            ids={name: resolve(ids) for name, ids in flat.items()},
+            views={name: view.roles for name, view in self._views.items()},
             refusals=dict(self.refusals),
             even=tuple(EvenSplit(e.node, resolve(e.ids), e.groups) for e in self.even),
             convs=tuple(ConvNode(c.path, c.node, resolve(c.ids_in), resolve(c.ids_out)) for c in self.convs),
@@ -190,6 +233,8 @@ class Layout:
 
     ids:
         Class of every channel of every value, by node name; -1 is dense.
+    views:
+        Roles of the dimensions of values that are not (N, C, *size).
     set_of:
         Coupled set of every class (indexed by class).
     blocks:
@@ -197,6 +242,7 @@ class Layout:
     """
 
     ids: Mapping[str, Ids]
+    views: Mapping[str, str]
     refusals: Mapping[str, Refusal]
     even: tuple[EvenSplit, ...]
     convs: tuple[ConvNode, ...]
@@ -212,6 +258,14 @@ class Layout:
         """Coupled sets that occur in a value, ascending."""
         present = ids[ids != DENSE]
         return [int(s) for s in np.unique(self.set_of[present])] if len(present) else []
+
+    def roles(self, name: str, shape: Sequence[int]) -> str:
+        """Roles of the dimensions of a value of ``shape``."""
+        return self.views.get(name) or standard_roles(len(shape))
+
+    def map_shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape (N, C, *size) of a value of ``shape``, wherever its channels are."""
+        return map_shape(self.roles(name, shape), shape) if name in self.views else tuple(shape)
 
     def mask(self, name: str, low: Mask) -> Mask | None:
         """Low channels of the value ``name``, given the low classes; None where it is dense."""

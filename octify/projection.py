@@ -15,15 +15,22 @@ from torch import Tensor, fx
 
 from octify.emitter import is_vector
 from octify.nn.functional import project
+from octify.nn.views import from_map, to_map
 from octify.plan.model import Plan
 from octify.plan.resolve import resolve
 from octify.trace import Traced
+from octify.views import map_shape, sizes
 
 
 def project_channels(x: Tensor, low: Sequence[int]) -> Tensor:
     """``x`` (N, C, *size) with ``Pi`` applied to the channels ``low``."""
     index = torch.tensor(low, device=x.device)
     return x.index_copy(1, index, project(x.index_select(1, index)))
+
+
+def project_view(x: Tensor, low: Sequence[int], roles: str, channels: Sequence[int]) -> Tensor:
+    """As ``project_channels`` for a value whose dimensions have other ``roles`` (``octify.views``)."""
+    return from_map(project_channels(to_map(x, roles), low), roles, channels)
 
 
 def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
@@ -38,9 +45,12 @@ def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
         made[node] = graph.node_copy(node, lambda n: made[n])
         mask = resolved.mask(node.name)
         shape = traced.shape(node)
-        if mask is not None and shape is not None and not is_vector(shape):
+        if mask is None or shape is None:
+            continue
+        roles = resolved.layout.roles(node.name, shape)
+        if not is_vector(map_shape(roles, shape)):
             low = [int(c) for c in np.flatnonzero(mask)]
-            made[node] = graph.call_function(project_channels, (made[node], low))
+            made[node] = graph.call_function(project_view, (made[node], low, roles, sizes(roles, shape, "C")))
     module = fx.GraphModule(traced.module, graph, class_name=f"{type(traced.module).__name__}Reference")
     module.train(traced.training)
     return module

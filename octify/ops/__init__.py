@@ -16,7 +16,9 @@ from octify.ops.base import Op, Table
 from octify.ops.concat import OPS as CONCAT
 from octify.ops.conv import OPS as CONV
 from octify.ops.norm import OPS as NORM
+from octify.ops.permute import OPS as PERMUTE
 from octify.ops.pool import OPS as POOL
+from octify.ops.reshape import OPS as RESHAPE
 from octify.ops.resize import OPS as RESIZE
 from octify.ops.shape import OPS as SHAPE
 from octify.ops.slicing import OPS as SLICING
@@ -28,6 +30,8 @@ BUILT_IN: tuple[Op, ...] = (
     *ARITHMETIC,
     *CONCAT,
     *SLICING,
+    *RESHAPE,
+    *PERMUTE,
     *POOL,
     *RESIZE,
     *SHAPE,

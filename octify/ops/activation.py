@@ -9,6 +9,7 @@ from torch import fx, nn
 from octify.emitter import Emitter, Value
 from octify.layout import Ids, Refusal, Walk
 from octify.ops.base import Op, operand
+from octify.views import View
 
 _MODULES: tuple[type[nn.Module] | str, ...] = (
     nn.CELU,
@@ -101,12 +102,14 @@ _METHODS = (
 )
 
 
-def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
-    return walk.ids(operand(node))
+def _layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
+    return walk.view(operand(node))
 
 
 def _emit(emitter: Emitter, node: fx.Node) -> Value:
     return emitter.per_branch(node, operand(node))
 
 
-OPS = (Op("elementwise", _layout, _emit, modules=_MODULES, functions=_FUNCTIONS, methods=_METHODS),)
+OPS = (
+    Op("elementwise", _layout, _emit, modules=_MODULES, functions=_FUNCTIONS, methods=_METHODS, views=True),
+)

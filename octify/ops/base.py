@@ -12,8 +12,9 @@ from octify.emitter import Emitter, Value
 from octify.layout import Ids, Refusal, Walk
 from octify.trace.leaves import qualified_name
 from octify.trace.tracer import Traced
+from octify.views import View
 
-LayoutRule = Callable[[Walk, fx.Node], Ids | Refusal | None]
+LayoutRule = Callable[[Walk, fx.Node], Ids | View | Refusal | None]
 EmitRule = Callable[[Emitter, fx.Node], Value]
 
 
@@ -36,6 +37,9 @@ class Op:
         is handled too unless it overrides ``forward``.
     functions, methods:
         Functions and tensor method names.
+    views:
+        Whether the rule knows values whose channels are not in dimension 1 (``octify.views``).
+        Other operations merge them first.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Op:
     modules: Sequence[type[nn.Module] | str] = ()
     functions: Sequence[Callable[..., Any]] = ()
     methods: Sequence[str] = ()
+    views: bool = False
 
 
 class Table:

@@ -1,8 +1,4 @@
-"""Asking for shapes. A question about a size needs no data, so it is no reason to merge.
-
-Flatten, reshape and permute need the dense value; after global pooling joining the two
-parts is free, so they need no rule of their own.
-"""
+"""Asking for shapes. A question about a size needs no data, so it is no reason to merge."""
 
 from __future__ import annotations
 
@@ -13,7 +9,9 @@ from torch import fx
 from octify.emitter import Emitter, Value
 from octify.layout import Ids, Refusal, Walk
 from octify.nn.functional import dense_shape
+from octify.nn.views import view_shape
 from octify.ops.base import Op, operand
+from octify.views import sizes, standard_roles
 
 
 def _is_question(node: fx.Node) -> bool:
@@ -28,13 +26,21 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     source = operand(node)
     value = emitter.value(source)
     branch = value.high if value.high is not None else value.low
-    if node.op == "call_function" and node.args[1] != "shape":
+    if node.op == "call_function" and node.args[1] in ("dtype", "device"):
         return Value(emitter.copy(node, lambda _: branch))  # type: ignore[arg-type, return-value]
     dim = operand(node, 1, "dim") if node.op == "call_method" else None
-    shape = emitter.function(dense_shape, value.high, value.low)
-    if node.target == "dim":
+    shape = _shape(emitter, source, value)
+    if node.target == "dim" or "ndim" in node.args:
         return Value(emitter.function(len, shape))
     return Value(shape if dim is None else emitter.function(getitem, shape, dim))
 
 
-OPS = (Op("shape", _layout, _emit, functions=(getattr,), methods=("size", "dim")),)
+def _shape(emitter: Emitter, source: fx.Node, value: Value) -> fx.Node:
+    roles = emitter.roles(source)
+    if roles == standard_roles(len(roles)):
+        return emitter.function(dense_shape, value.high, value.low)
+    channels = sizes(roles, emitter.shape(source), "C")
+    return emitter.function(view_shape, value.high, value.low, roles, channels)
+
+
+OPS = (Op("shape", _layout, _emit, functions=(getattr,), methods=("size", "dim"), views=True),)

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from octify.emitter import Emitter, Value
 from octify.layout import DENSE, Ids, Refusal, Walk
 from octify.ops.base import Op, operand
+from octify.views import View, standard_roles
 
 
 def _dim(node: fx.Node, rank: int) -> int:
@@ -47,7 +48,9 @@ def _layout_parts(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
         return _refusal(ids, "its parts are used together")
     if lengths is None:
         return _refusal(ids, "it splits along another dimension than channels")
-    walk.set_parts(node, [ids[stop - n : stop] for n, stop in zip(lengths, np.cumsum(lengths), strict=True)])
+    stops = np.cumsum(lengths)
+    parts = [ids[stop - n : stop] for n, stop in zip(lengths, stops, strict=True)]
+    walk.set_parts(node, [View(standard_roles(len(walk.shape(source))), part) for part in parts])
     return None
 
 
@@ -106,7 +109,7 @@ def _channel_slice(index: Any, channels: int) -> tuple[int, int] | None:
     return (start, stop) if stop > start else None
 
 
-def _layout_getitem(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+def _layout_getitem(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     source, index = node.args[0], node.args[1]
     assert isinstance(source, fx.Node)
     parts = walk.parts(source)

@@ -111,7 +111,7 @@ def _boundary_elements(traced: Traced, layout: Layout, low: Mask) -> dict[int, f
 
     def charge(name: str, ids: Ids) -> None:
         shape = traced.facts[name].shape
-        if shape is None or is_vector(shape):
+        if shape is None or is_vector(layout.map_shape(name, shape)):
             return
         by_set = _low_by_set(ids, layout, low)
         total = sum(by_set.values())
@@ -131,6 +131,8 @@ def _boundary_elements(traced: Traced, layout: Layout, low: Mask) -> dict[int, f
             same_map = traced.facts[source.name].shape == traced.facts[node.name].shape
             if out is None or not same_map or traced.submodule(node) is not None:
                 continue
+            if len(ids) != len(out):  # a dense value, whose channels are where the others have theirs
+                ids = np.full(len(out), DENSE)
             if bool(((ids == DENSE) & (out != DENSE)).any()):
                 charge(source.name, np.where(ids == DENSE, out, DENSE))
     return costs

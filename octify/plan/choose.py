@@ -48,6 +48,9 @@ def choose(traced: Traced, layout: Layout, wanted: Mapping[int, float], settings
     if whole:
         for s in _sets_with_uncertain_size(traced, layout) & whole.keys():
             low[[int(cell[0]) for cell in whole[s]]] = False
+    for ids in _values_of_uncertain_size(traced, layout):
+        if bool((ids != DENSE).all() and low[ids].all()):  # some of the channels of a larger value
+            low[ids[0]] = False
     none = [s for s, parts in enumerate(divided) if parts and not any(low[cell].any() for cell in parts)]
     return Choice(low, {s: _why_none(divided[s], wanted.get(s)) for s in none})
 
@@ -65,12 +68,19 @@ def _why_none(parts: Sequence[Ids], alpha: float | None) -> str:
 
 
 def _sets_with_uncertain_size(traced: Traced, layout: Layout) -> set[int]:
-    """Sets with a value whose size a low branch alone could not tell: odd sizes, and 2 (or 1?)."""
-    found: set[int] = set()
+    """Sets with a value whose size a low branch alone could not tell."""
+    return {s for ids in _values_of_uncertain_size(traced, layout) for s in layout.sets(ids)}
+
+
+def _values_of_uncertain_size(traced: Traced, layout: Layout) -> list[Ids]:
+    """Ids of values whose size a low branch alone could not tell: odd sizes, and 2 (or 1?)."""
+    found = []
     for name, ids in layout.ids.items():
         shape = traced.facts[name].shape
-        if shape is not None and any(n == 2 or (n % 2 and n > 1) for n in shape[2:]):
-            found.update(layout.sets(ids))
+        if shape is None:
+            continue
+        if any(n == 2 or (n % 2 and n > 1) for n in layout.map_shape(name, shape)[2:]):
+            found.append(ids)
     return found
 
 
