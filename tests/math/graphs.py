@@ -396,7 +396,8 @@ def twice(draw: st.DrawFn, channels: int, size: Size) -> Drawn:
 
 @st.composite
 def shuffle(draw: st.DrawFn, channels: int, size: Size) -> Drawn:
-    return Shuffle(draw(st.sampled_from([2, 4]))), channels, size
+    groups = [g for g in (2, 4) if channels % g == 0]
+    return Shuffle(draw(st.sampled_from(groups or [1]))), channels, size
 
 
 BLOCKS = (
