@@ -106,19 +106,21 @@ def build(name: str, settle_at: int | None = None) -> nn.Module:
 
 
 def settle(model: nn.Module, inputs: Sequence[Tensor]) -> None:
-    """Give the BatchNorms of an untrained model the statistics of ``inputs``, in place.
+    """Give the BatchNorms of an untrained model the statistics of ``inputs``, in place, and eval mode.
 
     With the initial ones (mean 0, variance 1) a deep untrained net multiplies rounding errors until
     nothing can be told from its outputs.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
+    model.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the passes
-    model.train()
+        norm.train()  # the norms alone: nothing is dropped, and no training-only branch runs
     with torch.no_grad():
         for x in inputs:
             model(x)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+        norm.eval()

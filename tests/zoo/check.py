@@ -1,0 +1,454 @@
+"""One model through octify: what was converted, and how far the answers are from what they must be.
+
+Runs in a process of its own (``tests.zoo.runner``). Figures of the plan are taken at the model's own input
+size on weights without data; answers are compared at a size where all octave maps are even, if the model
+takes one: there the conversion equals the projected reference to rounding error.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+import octify
+from octify.cli.checks import enlivened
+from octify.errors import OctifyError
+from octify.plan import Plan
+from octify.plan.planner import make_plan
+from octify.plan.resolve import resolve
+from octify.projection import reference
+from octify.report import Report, build_report
+from octify.rewrite import rewrite
+from octify.ruleset import load_rules
+from octify.trace import Traced, trace
+from octify.trace.facts import measure as measure_graph
+from tests.models.zoo import settle
+from tests.zoo.catalogue import Measured, brief, build, measure
+
+EXACT = 1e-9  # in float64, relative to the output's scale: rounding is 1e-13, a wrong coefficient 1e-3
+ODD_SHARE = 0.5  # at odd sizes: of the difference that the projection itself makes
+NOISE_FACTOR = 8.0  # in float32: two computations against the noise of one
+CHECKED_SIDES = (64, 128, 192, 256, 96, 160, 224, 320)
+EVEN_SEARCH_SECONDS = 20.0
+REASONS = 5
+CONVOLUTIONS = ("dense", "grouped", "depthwise", "transposed", "conv1d", "conv2d", "conv3d")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of every model; part of the key under which a result is kept."""
+
+    alpha: float = 0.5
+    rules: str = "everywhere"
+    static: bool = False
+    onnx: bool = False
+    check_size: int = 0  # side of the input for the comparisons; 0 looks for one
+    force: bool = False  # also models that are not mainly convolutions
+
+
+@dataclass
+class Row:
+    """The result of one model. Shares and ratios are of MACs; seconds are of this process's wall clock."""
+
+    name: str
+    family: str = ""
+    status: str = ""
+    detail: str = ""
+    parameters: int = 0
+    inputs: str = ""
+    macs: int = 0
+    conv_macs: int = 0
+    traced: str = ""  # "whole", "with opaque leaves", "by parts"
+    opaque: int = 0
+    opaque_names: list[str] = field(default_factory=list)
+    both: float = 0.0  # share of conv MACs that are octave on both sides, one side, none
+    one: float = 0.0
+    none: float = 0.0
+    conv_ratio: float = 1.0  # conv MACs after / before, paper kernels
+    total_ratio: float = 1.0
+    splits: int = 0
+    merges: int = 0
+    reasons: list[dict[str, Any]] = field(default_factory=list)
+    merge_reasons: dict[str, int] = field(default_factory=dict)
+    check_inputs: str = ""
+    even: bool = True
+    dtype: str = ""
+    alpha0: float | None = None  # largest difference of alpha 0 from the original
+    exact: float | None = None  # exact kernels from the reference, relative to the output's scale
+    noise: float | None = None  # the same for the reference and its rounding errors
+    change: float | None = None  # the reference from the original: what the projection does
+    onnx: float | None = None  # onnxruntime from PyTorch, relative
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_gib: float = 0.0
+
+
+class Stopped(Exception):  # noqa: N818 - not always an error
+    """The model ends here, with this status."""
+
+    def __init__(self, status: str, detail: str = "") -> None:
+        super().__init__(status, detail)
+        self.status, self.detail = status, detail
+
+
+def check(name: str, family: str, options: Options, known: Measured | None = None) -> Row:
+    """Everything that ``options`` ask of the model ``name``. Never raises."""
+    row = Row(name, family)
+    try:
+        _figures(row, options, known)
+        if not options.static:
+            _compare(row, options)
+        row.status = row.status or "ok"
+    except Stopped as stop:
+        row.status, row.detail = stop.status, stop.detail
+    except OctifyError as error:
+        row.status, row.detail = "refused", brief(error)
+    except MemoryError as error:
+        row.status, row.detail = "memory", brief(error)
+    except Exception as error:
+        out_of_memory = "allocate memory" in str(error)
+        row.status = "memory" if out_of_memory else "error"
+        row.detail = brief(error) + ("" if out_of_memory else f" ({_octify_line(error)})")
+    return row
+
+
+def _octify_line(error: BaseException) -> str:
+    """``file:line`` of the innermost frame inside octify, else of the innermost one."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/octify/" in frame.filename] or list(frames)
+    return f"{'/'.join(Path(ours[-1].filename).parts[-3:])}:{ours[-1].lineno}"
+
+
+@contextmanager
+def _timed(row: Row, name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        row.seconds[name] = round(row.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+# -- figures at the model's own size ------------------------------------------------------------------
+
+
+def _figures(row: Row, options: Options, known: Measured | None) -> None:
+    """Trace, plan and rewrite with the paper's kernels; no data is computed."""
+    with _timed(row, "census"):
+        known = known or measure(row.name)
+    row.parameters, row.inputs = known.parameters, known.inputs
+    row.macs, row.conv_macs = known.macs, known.conv_macs
+    if not known.conv_macs and known.problem:
+        raise Stopped("cannot be run", known.problem)
+    if not known.mainly_cnn and not options.force:
+        raise Stopped("not a CNN", f"{known.conv_share:.0%} of its MACs are in convolutions")
+    try:
+        converted = _planned(row, known, options, _without_data(row.name))
+    except Stopped:
+        raise
+    except Exception:  # a model that mixes values with shapes does not run without data
+        converted = _planned(row, known, options, build(row.name))
+    if not converted:
+        raise Stopped("nothing converted", row.reasons[0]["reason"] if row.reasons else "")
+
+
+def _planned(row: Row, known: Measured, options: Options, model: nn.Module) -> bool:
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    inputs = tuple(torch.empty(1, *size, device=device) for size in known.sizes)
+    traced = _traced(row, model, inputs)
+    rules = load_rules(options.rules)
+    with _timed(row, "planning"):
+        plan = make_plan(traced, rules, options.alpha, "paper")
+    with _timed(row, "rewriting"):
+        rewritten = rewrite(traced, plan)
+    with _timed(row, "reporting"):
+        after = measure_graph(rewritten.module, inputs)
+        _summarise(row, traced, plan, build_report(traced, plan, rewritten, after))
+    return any(conv.converted for conv in plan.convs)
+
+
+def _without_data(name: str) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return build(name)
+    except Exception:  # a constructor that reads values
+        return build(name)
+
+
+def _traced(row: Row, model: nn.Module, inputs: Sequence[Tensor]) -> Traced:
+    with _timed(row, "tracing"):
+        try:
+            traced = trace(model, inputs)
+        except OctifyError as error:
+            why = getattr(error, "why", None) or brief(error)
+            where = getattr(error, "where", None)
+            raise Stopped("untraceable", f"{why} ({where})" if where else str(why)) from error
+    row.opaque = len(traced.opaque)
+    row.opaque_names = [f"{leaf.path} ({leaf.kind}): {leaf.reason}" for leaf in traced.opaque[:20]]
+    row.traced = "with opaque leaves" if traced.opaque else "whole"
+    return traced
+
+
+def _summarise(row: Row, traced: Traced, plan: Plan, report: Report) -> None:
+    convs = [layer for layer in report.layers if layer.kind in CONVOLUTIONS]
+    total = row.conv_macs or sum(layer.macs_before for layer in convs)
+    sides = [0, 0, 0]
+    left = {entry.path: entry.reason for entry in report.left_dense}
+    lost: dict[tuple[str, int], list[int]] = {}
+    for layer in convs:
+        octave = bool(layer.alpha_in) + bool(layer.alpha_out)
+        sides[octave] += layer.macs_before
+        if octave < 2:
+            planned = plan.by_path.get(layer.path)
+            reason = left.get(layer.path) or (planned.reason if planned else None) or "(no reason given)"
+            if octave == 1:
+                reason = f"one side ({'in' if layer.alpha_in else 'out'} octave): {reason}"
+            lost.setdefault((reason, octave), []).append(layer.macs_before)
+    hidden = max(total - sum(sides), 0)  # in opaque leaves
+    if hidden:
+        lost["inside what could not be traced", 0] = [hidden]
+    row.both, row.one, row.none = (n / total for n in (sides[2], sides[1], sides[0] + hidden))
+    saved = sum(layer.macs_before - layer.macs_after for layer in convs)
+    row.conv_ratio = 1 - saved / total
+    totals = report.totals
+    row.total_ratio = totals.macs_after / totals.macs_before if totals.macs_before else 1.0
+    row.splits, row.merges = totals.splits, totals.merges
+    ranked = sorted(lost.items(), key=lambda item: -sum(item[1]))
+    row.reasons = [
+        {"reason": reason, "sides": octave, "macs": sum(macs), "share": sum(macs) / total, "convs": len(macs)}
+        for (reason, octave), macs in ranked[:REASONS]
+    ]
+    merges = Counter(b.reason for b in report.boundaries if b.kind == "merge")
+    row.merge_reasons = dict(merges.most_common(REASONS))
+
+
+# -- comparisons --------------------------------------------------------------------------------------
+
+
+def _compare(row: Row, options: Options) -> None:
+    sizes = tuple(tuple(map(int, part.split("x"))) for part in row.inputs.split())
+    with _timed(row, "build"):
+        torch.manual_seed(0)
+        model, _ = enlivened(build(row.name))
+    try:
+        chosen, row.even = _checked_sizes(row, model, sizes, options)
+    except Exception:  # its graph cannot be run without data
+        chosen, row.even = sizes, False
+    row.check_inputs = " ".join("x".join(map(str, size)) for size in chosen)
+    with _timed(row, "settling"):
+        _settle(row, model, chosen)
+    if options.onnx:
+        _compare_onnx(row, model, _inputs(chosen), options)
+    wide, inputs = _widest(row, model, _inputs(chosen))
+    del model
+    _compare_exact(row, wide, inputs, options)
+
+
+def _inputs(sizes: Sequence[Sequence[int]], batch: int = 2, seed: int = 1) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(batch, *size, generator=generator) for size in sizes)
+
+
+def _checked_sizes(
+    row: Row, model: nn.Module, sizes: Sequence[tuple[int, ...]], options: Options
+) -> tuple[tuple[tuple[int, ...], ...], bool]:
+    """Input sizes to compare at, and whether every octave map is even there: the smallest that will do."""
+    with _timed(row, "looking for a size"):
+        maps = _OctaveMaps(model, sizes, options)
+        odd: tuple[tuple[int, ...], ...] | None = None
+        for side in _sides(sizes[0][-1], options.check_size):
+            tried = sizes if side == sizes[0][-1] else tuple((*size[:-2], side, side) for size in sizes)
+            count = maps.odd(tried)
+            if count == 0 and _takes(model, tried):
+                return tuple(tried), True
+            if odd is None and count and _takes(model, tried):
+                odd = tuple(tried)
+        return odd or tuple(sizes), False
+
+
+def _sides(own: int, asked: int) -> Iterator[int]:
+    """Sides of inputs to try: round ones, the model's own, and for a while every even one."""
+    if asked:
+        yield asked
+        return
+    yield from (side for side in CHECKED_SIDES if side <= max(own, 128))
+    if own not in CHECKED_SIDES:
+        yield own
+    end = time.monotonic() + EVEN_SEARCH_SECONDS
+    for side in range(98, 300, 2):
+        if time.monotonic() > end:
+            return
+        if side not in CHECKED_SIDES:
+            yield side
+
+
+class _OctaveMaps:
+    """The octave maps of a model at other sizes than it was traced at, by running its graph without data."""
+
+    def __init__(self, model: nn.Module, sizes: Sequence[Sequence[int]], options: Options) -> None:
+        meta = copy.deepcopy(model).to("meta")
+        traced = trace(meta, tuple(torch.empty(2, *size, device="meta") for size in sizes))
+        resolved = resolve(traced, make_plan(traced, load_rules(options.rules), options.alpha, "exact"))
+        self._module = traced.module
+        self._octave = {n for n in traced.module.graph.nodes if resolved.mask(n.name) is not None}
+
+    def odd(self, sizes: Sequence[Sequence[int]]) -> int | None:
+        """How many have an odd size; None if the model does not take such inputs."""
+        shapes = _Shapes(self._module)
+        try:
+            with torch.no_grad():
+                shapes.run(*(torch.empty(2, *size, device="meta") for size in sizes))
+        except Exception:  # whatever a model raises
+            return None
+        found = [shapes.sizes.get(node, ()) for node in self._octave]
+        return sum(any(n % 2 and n > 1 for n in size[-2:]) for size in found)
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and notes the spatial sizes of its values."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+        self.sizes: dict[fx.Node, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.sizes[n] = tuple(result.shape[2:])
+        return result
+
+
+def _takes(model: nn.Module, sizes: Sequence[Sequence[int]]) -> bool:
+    try:
+        with torch.no_grad():
+            model(*_inputs(sizes, batch=1))
+    except Exception:  # whatever a model raises at a size it was not made for
+        return False
+    return True
+
+
+def _settle(row: Row, model: nn.Module, sizes: Sequence[Sequence[int]]) -> None:
+    if len(sizes) > 1:
+        return
+    try:
+        settle(model, [_inputs(sizes, batch=4, seed=2)[0], _inputs(sizes, batch=4, seed=3)[0]])
+    except Exception as error:
+        row.detail = f"its norms were not settled: {brief(error)}"
+    model.eval()
+
+
+def _widest(row: Row, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """``model`` and ``inputs`` in float64 where the model runs in it, else as they are."""
+    row.dtype = "float64"
+    wide, double = copy.deepcopy(model).double(), tuple(x.double() for x in inputs)
+    try:
+        outputs = _answers(wide, double)
+        if all(y.dtype == torch.float64 for y in outputs if y.is_floating_point()):
+            return wide, double
+    except Exception:  # a hard-coded float32
+        _answers(model, inputs)
+    row.dtype = "float32"
+    return model, inputs
+
+
+def _answers(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Every tensor in the model's output, in order."""
+    with torch.no_grad():
+        return [
+            leaf
+            for leaf in pytree.tree_leaves(model.eval()(*(x.clone() for x in inputs)))
+            if isinstance(leaf, Tensor)
+        ]
+
+
+def distance(these: Sequence[Tensor], those: Sequence[Tensor]) -> float:
+    """Largest difference relative to each output's largest value; infinite where shapes or NaNs differ."""
+    if len(these) != len(those) or any(a.shape != b.shape for a, b in zip(these, those, strict=True)):
+        return math.inf
+    worst = 0.0
+    for a, b in zip(these, those, strict=True):
+        if a.numel() and not torch.equal(a, b):
+            scale = float(b.double().abs().max()) or 1.0
+            error = float((a.double() - b.double()).abs().max()) / scale
+            worst = max(worst, math.inf if math.isnan(error) else error)
+    return worst
+
+
+def _noise(model: nn.Module, inputs: tuple[Tensor, ...], outputs: Sequence[Tensor]) -> float:
+    """What one unit in the last place of the inputs does to the outputs, relative."""
+    nudged = tuple(torch.nextafter(x, torch.full_like(x, math.inf)) for x in inputs)
+    return distance(_answers(model, nudged), outputs)
+
+
+def _float32_noise(model: nn.Module, inputs: tuple[Tensor, ...], outputs: Sequence[Tensor]) -> float:
+    try:
+        wide = _answers(copy.deepcopy(model).double(), tuple(x.double() for x in inputs))
+    except Exception:  # a hard-coded float32
+        return _noise(model, inputs, outputs)
+    return distance(outputs, wide)
+
+
+def _compare_exact(row: Row, model: nn.Module, inputs: tuple[Tensor, ...], options: Options) -> None:
+    with _timed(row, "tracing to compare"):
+        traced = trace(model, inputs)
+    original = _answers(model, inputs)
+    if not all(y.isfinite().all() for y in original) or not any(y.numel() and y.std() > 0 for y in original):
+        raise Stopped("no signal", "the original's outputs are constant or not finite")
+    rules = load_rules(options.rules)
+    row.alpha0 = distance(
+        _answers(rewrite(traced, make_plan(traced, rules, 0.0, "exact")).module, inputs), original
+    )
+    if row.alpha0 > 0:
+        raise Stopped("alpha 0 differs", f"by {row.alpha0:.1e} of the output's scale")
+    plan = make_plan(traced, rules, options.alpha, "exact")
+    oracle = reference(traced, plan)
+    with _timed(row, "running"):
+        wanted = _answers(oracle, inputs)
+        converted = rewrite(traced, plan).module
+        row.exact = distance(_answers(converted, inputs), wanted)
+    row.change = distance(wanted, original)
+    _judge(row, lambda: (_noise if row.dtype == "float64" else _float32_noise)(oracle, inputs, wanted))
+
+
+def _judge(row: Row, noise: Callable[[], float]) -> None:
+    assert row.exact is not None
+    assert row.change is not None
+    if row.change == 0:
+        raise Stopped("no signal", "the projection changes nothing")
+    if row.dtype == "float64" and row.exact <= EXACT:
+        return
+    row.noise = noise()
+    allowed = NOISE_FACTOR * row.noise
+    if row.exact <= allowed and allowed < row.change / 10:
+        return
+    if row.exact <= allowed:
+        raise Stopped("chaotic", f"rounding alone makes {row.noise:.1e} of the output's scale")
+    if row.even:
+        raise Stopped("differs", f"by {row.exact:.1e} of the output's scale, its noise is {row.noise:.1e}")
+    share = row.exact / row.change
+    if share > ODD_SHARE:
+        raise Stopped("differs", f"odd maps, by {row.exact:.1e}, {share:.0%} of what the projection does")
+    row.status, row.detail = "ok, odd", f"differs by {share:.0%} of what the projection does"
+
+
+def _compare_onnx(row: Row, model: nn.Module, inputs: tuple[Tensor, ...], options: Options) -> None:
+    converted = octify.convert(model, inputs, options.alpha, rules=options.rules).model.eval()
+    with _timed(row, "onnx"), tempfile.TemporaryDirectory() as folder:
+        try:
+            result = octify.export_onnx(converted, inputs, Path(folder) / "model.onnx")
+            row.onnx = result.max_rel_error
+        except OctifyError as error:
+            raise Stopped("onnx", brief(error)) from error
