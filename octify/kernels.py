@@ -72,6 +72,18 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class SameAxis(Axis):
+    """An axis padded so that the output has ceil(n / stride) samples at any input length n.
+
+    ``pad_left`` and ``pad_right`` are those of one length. At lengths whose padding differs the octave
+    kernels keep this ``pad_left``: an output then looks at most one sample aside.
+    """
+
+    def output_length(self, length: int) -> int:
+        return -(-length // self.stride)
+
+
+@dataclass(frozen=True)
 class Taps:
     """``y[i] = sum_m rows[m] @ w * x[stride * i + start + dilation * m]``; rows is (new taps, old taps)."""
 
@@ -338,6 +350,22 @@ def _paper_low_to_high(axes: Sequence[Axis]) -> Path:
     # The best U C' for C U is C' = P C U, since P is U's adjoint up to scale and P U = 1.
     fitted = {axis: _fit(pool_conv_up(axis), 1, axis.taps, 1, _low_dilations(axis)) for axis in octave}
     return _joined(_per_axis(axes, fitted), after="up")
+
+
+def unpooled(name: PathName, axes: Sequence[Axis], up: bool = False) -> Path:
+    """The exact path where neither ``P`` nor ``U`` may be moved past the padding.
+
+    High input is never pooled first. With ``up`` low input is brought to full resolution first, for a
+    padding that has no counterpart at half resolution.
+    """
+    octave = _octave_axes(axes)
+    if name == "high_to_high":
+        return _joined([plain(axis) for axis in axes])
+    if name == "low_to_high":
+        return _joined([plain(axis) for axis in axes], before="up")
+    pooled = name == "high_to_low" or up
+    tables = {axis: pool_conv(axis) if pooled else pool_conv_up(axis) for axis in octave}
+    return _joined(_per_axis(axes, tables), before="up" if up and name == "low_to_low" else "")
 
 
 _RULES = {

@@ -135,6 +135,12 @@ class Walk:
         self._blocks.append((start, self._next))
         return np.arange(start, self._next)
 
+    def free(self, channels: int) -> Ids:
+        """New ids that no convolution decides about: low only where they are tied to low ones."""
+        start = self._next
+        self._next += channels
+        return np.arange(start, self._next)
+
     def couple(self, a: Ids, b: Ids) -> Ids:
         """Tie two values channel by channel; where one is dense the other's id stands (it will be split)."""
         both = (a != DENSE) & (b != DENSE)

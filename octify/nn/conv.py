@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.kernels import PATHS, Axis, Path, PathName, Scheme, path
+from octify.kernels import PATHS, Axis, Path, PathName, SameAxis, Scheme, path
 from octify.nn.channels import last_channels, split_indices
 from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample
 from octify.nn.groups import Grouped, Run, UnevenGroups, refuse_scattered
@@ -41,8 +41,9 @@ def axes_of(conv: nn.Module) -> tuple[Axis, ...]:
     # already resolves padding="same".
     pads = conv._reversed_padding_repeated_twice
     dims = len(conv.kernel_size)
+    kind = SameAxis if getattr(conv, "same", False) else Axis
     return tuple(
-        Axis(
+        kind(
             conv.kernel_size[a],
             conv.stride[a],
             pads[2 * (dims - 1 - a)],
@@ -147,9 +148,12 @@ class OctaveConv(nn.Module):
             if not any(run.leads for run in grouped.runs):
                 setattr(self, name, None)
                 continue
-            self.recipes[name] = path(name, self.axes, kernels)
+            self.recipes[name] = self._recipe(name)
             setattr(self, name, self._path_module(conv, name, grouped, outs[target]))
         self.train(conv.training)
+
+    def _recipe(self, name: PathName) -> Path:
+        return path(name, self.axes, self.kernels)
 
     def _path_module(
         self, conv: nn.Module, name: PathName, grouped: Grouped, out: Sequence[int]

@@ -16,6 +16,7 @@ from octify.ops.base import Op, Table
 from octify.ops.concat import OPS as CONCAT
 from octify.ops.conv import OPS as CONV
 from octify.ops.norm import OPS as NORM
+from octify.ops.padding import OPS as PADDING
 from octify.ops.permute import OPS as PERMUTE
 from octify.ops.pool import OPS as POOL
 from octify.ops.reshape import OPS as RESHAPE
@@ -25,6 +26,7 @@ from octify.ops.slicing import OPS as SLICING
 
 BUILT_IN: tuple[Op, ...] = (
     *CONV,
+    *PADDING,
     *NORM,
     *ACTIVATION,
     *ARITHMETIC,

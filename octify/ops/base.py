@@ -40,6 +40,8 @@ class Op:
     views:
         Whether the rule knows values whose channels are not in dimension 1 (``octify.views``).
         Other operations merge them first.
+    any_forward:
+        Whether subclasses that override ``forward`` are handled too: the rules look at what it does.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Op:
     functions: Sequence[Callable[..., Any]] = ()
     methods: Sequence[str] = ()
     views: bool = False
+    any_forward: bool = False
 
 
 class Table:
@@ -78,11 +81,14 @@ class Table:
         return None
 
     def find_module(self, kind: type) -> Op | None:
-        """The family of a module class: its own, or that of a base whose ``forward`` it keeps."""
+        """The family of a module class: its own, or that of a base whose ``forward`` it keeps.
+
+        An ``any_forward`` family takes subclasses with a ``forward`` of their own too.
+        """
         for base in kind.__mro__:
             op = self._modules.get(qualified_name(base))
             if op is not None:
-                return op if base is kind or _same_forward(kind, base) else None
+                return op if base is kind or op.any_forward or _same_forward(kind, base) else None
         return None
 
 

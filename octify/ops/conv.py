@@ -3,17 +3,28 @@
 Dense -> octave uses HH and HL only, octave -> dense HH and LH only, so a convolution absorbs
 the boundary for free. A depthwise convolution computes each channel from itself, so it passes
 the layout on. A grouped one needs the same number of low channels in every group.
+
+A padding that only convolutions read is part of them (``octify.ops.padding``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from torch import fx, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from octify.emitter import Emitter, Value
+from octify.kernels import Scheme
 from octify.layout import DENSE, Ids, Refusal, Walk
-from octify.nn.conv import OCTAVE_CONV
+from octify.nn.conv import OCTAVE_CONV, OctaveConv
+from octify.nn.functional import octave_axes
+from octify.nn.padded import OCTAVE_PADDED
 from octify.ops.base import Op, operand
+from octify.ops.conv_variants import Form, form_of, plain_form
+from octify.ops.padding import Padding, through_padding
 
 
 def is_depthwise(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
@@ -21,27 +32,42 @@ def is_depthwise(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
     return conv.groups > 1 and conv.groups == conv.in_channels
 
 
-def refusal_of(conv: nn.Module) -> str | None:
-    """Why a convolution cannot be rewritten whatever the plan says; None when it can."""
-    assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    padded = any(conv._reversed_padding_repeated_twice)
-    if conv.padding_mode != "zeros" and padded:
-        return f"{conv.padding_mode} padding does not commute with pooling"
-    if conv._forward_hooks or conv._forward_pre_hooks:
+def refusal_of(conv: nn.Module, form: Form | str, before: Padding | None, shape: Sequence[int]) -> str | None:
+    """Why a convolution cannot be rewritten whatever the plan says; None when it can.
+
+    ``shape`` is that of its input, before the padding ``before`` that it takes over.
+    """
+    if _has_foreign_hooks(conv):
         return "it has forward hooks, which a rewritten convolution would lose"
+    if isinstance(form, str):
+        return form
+    halved = octave_axes(len(shape) - 2)
+    circular = "circular" in (form.mode, before[1] if before else "")
+    if circular and any(n % 2 for n, h in zip(shape[2:], halved, strict=True) if h):
+        return "circular padding of an odd size wraps within a 2x2 block"
     return None
+
+
+def _has_foreign_hooks(conv: nn.Module) -> bool:
+    """Hooks other than those by which weight and spectral norm compute the weight."""
+    return bool(conv._forward_hooks) or not all(
+        isinstance(hook, (WeightNorm, SpectralNorm)) for hook in conv._forward_pre_hooks.values()
+    )
 
 
 def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     conv = walk.module(node)
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    source = operand(node)
-    assert isinstance(source, fx.Node)
+    source, pads = through_padding(walk.traced, node)
     ids = walk.ids(source)
     path = str(node.target)
-    reason = walk.untouched.get(path) or walk.tied.get(path) or refusal_of(conv)
+    reason = walk.untouched.get(path) or walk.tied.get(path)
     if ids is None or len(walk.shape(node)) != len(conv.kernel_size) + 2:
         reason = reason or "its input has no batch dimension"
+    form = form_of(conv, walk.shape(operand(node))) if reason is None else reason
+    reason = reason or refusal_of(conv, form, pads, walk.shape(source))
+    if reason is None and not _called_alike(walk, node, (form, pads)):
+        walk.conflicts.add(path)
     if reason is not None or ids is None:
         return Refusal(reason or "")
     if is_depthwise(conv):
@@ -61,12 +87,20 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     return walk.conv(node, ids, out)
 
 
+def _called_alike(walk: Walk, node: fx.Node, here: tuple[Form | str, Padding | None]) -> bool:
+    """Whether the first call of the module pads its input as this one does."""
+    first = walk.traced.calls(str(node.target))[0]
+    if first is node:
+        return True
+    source = through_padding(walk.traced, first)[1]
+    return (form_of(walk.module(node), walk.shape(operand(first))), source) == here
+
+
 def _emit(emitter: Emitter, node: fx.Node) -> Value:
     path = str(node.target)
     planned = emitter.plan.conv(path)
     conv = emitter.module(node)
-    source = operand(node)
-    assert isinstance(source, fx.Node)
+    source, pads = through_padding(emitter.traced, node)
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
     if not planned.low_in and not planned.low_out:
         return Value(emitter.copy(node))
@@ -75,9 +109,26 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     x = emitter.as_mask(source, wanted if planned.low_in else None)
     made = emitter.modules.get(path)
     if made is None:
-        kind = OCTAVE_CONV[len(conv.kernel_size)]
-        made = kind.from_conv(conv, planned.low_in, planned.low_out, planned.kernels)
+        made = octave_conv(
+            conv, emitter.shape(operand(node)), pads, planned.low_in, planned.low_out, planned.kernels
+        )
     return emitter.pair(emitter.call(path, made, x.high, x.low), emitter.mask(node))
 
 
-OPS = (Op("convolution", _layout, _emit, modules=(nn.Conv1d, nn.Conv2d, nn.Conv3d)),)
+def octave_conv(
+    layer: nn.Module,
+    shape: Sequence[int],
+    before: Padding | None,
+    low_in: Sequence[int],
+    low_out: Sequence[int],
+    kernels: Scheme,
+) -> OctaveConv:
+    """The octave form of ``layer``, for an input of ``shape`` that ``before`` has padded."""
+    form = form_of(layer, shape)
+    assert isinstance(form, Form)
+    plain = plain_form(layer, form, shape, before)
+    kinds = OCTAVE_CONV if plain.padding_mode == "zeros" else OCTAVE_PADDED
+    return kinds[len(plain.kernel_size)].from_conv(plain, low_in, low_out, kernels)
+
+
+OPS = (Op("convolution", _layout, _emit, modules=(nn.Conv1d, nn.Conv2d, nn.Conv3d), any_forward=True),)

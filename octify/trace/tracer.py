@@ -11,6 +11,7 @@ import inspect
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ class Traced:
     def submodule(self, node: fx.Node) -> nn.Module | None:
         """The module a ``call_module`` node calls."""
         return self._modules.get(str(node.target)) if node.op == "call_module" else None
+
+    def calls(self, path: str) -> Sequence[fx.Node]:
+        """The nodes that call the module at ``path``, in order of execution."""
+        return self._calls.get(path, ())
+
+    @cached_property
+    def _calls(self) -> Mapping[str, Sequence[fx.Node]]:
+        calls: dict[str, list[fx.Node]] = {}
+        for node in self.module.graph.nodes:
+            if node.op == "call_module":
+                calls.setdefault(str(node.target), []).append(node)
+        return calls
 
 
 class _Tracer(fx.Tracer):
