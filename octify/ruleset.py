@@ -54,7 +54,7 @@ class ConvFacts:
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)  # TOML has types: "yes" is no boolean
 
 
 class Match(_Table):
@@ -122,7 +122,7 @@ class Rule(_Table):
 
     match: Match = Match()
     output: Literal["octave", "dense"] = "octave"
-    alpha: float | None = Field(None, ge=0, le=1)
+    alpha: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     leave: bool = False
     kernels: Literal["paper", "exact"] | None = None
     reason: str | None = None
@@ -146,14 +146,14 @@ class Settings(_Table):
     round_to: int = Field(default=1, ge=1)
     round_narrow_to: int = Field(default=1, ge=1)
     uneven_groups: bool = False
-    boundary_macs_per_element: float = Field(default=0, ge=0)
+    boundary_macs_per_element: float = Field(default=0, ge=0, allow_inf_nan=False)
 
 
 class _File(_Table):
     name: str
     description: str = ""
     settings: Settings = Settings()
-    rule: tuple[Rule, ...] = ()
+    rule: tuple[Rule, ...] = Field(default=(), strict=False)  # TOML's arrays are lists
 
 
 @dataclass(frozen=True)
@@ -219,6 +219,8 @@ def load_rules(name_or_path: str | Path) -> RuleSet:
         source = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RuleError("the rule file cannot be read", where=str(path), why=error.strerror) from None
+    except UnicodeDecodeError as error:
+        raise RuleError("the rule file is not UTF-8 text", where=str(path), why=str(error)) from None
     try:
         data = tomllib.loads(source)
     except tomllib.TOMLDecodeError as error:
@@ -237,15 +239,16 @@ def _located(path: Path, source: str, error: ValidationError) -> RuleError:
     """The first validation error with the line it comes from."""
     first = error.errors()[0]
     keys = [part for part in first["loc"] if not (isinstance(part, str) and part in ("int", "str"))]
-    known = _known_keys(keys)
-    return RuleError(
-        f"{'.'.join(str(key) for key in keys)}: {first['msg']}",
-        where=f"{path}:{_line_of(source, keys)}",
-        why=f"the value is {first['input']!r}"
-        if first["type"] != "extra_forbidden"
-        else "there is no such key",
-        hint=f"use one of: {', '.join(known)}" if first["type"] == "extra_forbidden" else None,
-    )
+    key, kind = ".".join(str(part) for part in keys), first["type"]
+    where = f"{path}:{_line_of(source, keys)}"
+    if kind == "extra_forbidden":
+        known = ", ".join(_known_keys(keys))
+        return RuleError(f"there is no key {key}", where=where, hint=f"use one of: {known}")
+    if kind == "missing":
+        return RuleError(f"{key} is missing", where=where, hint=f'add {keys[-1]} = "..."')
+    hint = "begin every rule with [[rule]]" if keys == ["rule"] else None
+    message = first["msg"].removeprefix("Value error, ")
+    return RuleError(f"{key}: {message}", where=where, why=f"the value is {first['input']!r}", hint=hint)
 
 
 def _known_keys(keys: Sequence[Any]) -> list[str]:
@@ -259,15 +262,19 @@ def _known_keys(keys: Sequence[Any]) -> list[str]:
 
 def _line_of(source: str, keys: Sequence[Any]) -> int:
     """The line of a key, found in its own table of the file."""
-    lines = source.splitlines()
+    lines = [_without_values(line) for line in source.splitlines()]
     start = 0
     if keys and keys[0] == "rule" and len(keys) > 1 and isinstance(keys[1], int):
-        heads = [n for n, line in enumerate(lines) if line.strip().startswith("[[rule]]")]
+        heads = [n for n, line in enumerate(lines) if re.match(r"\s*\[\[\s*rule\s*\]\]", line)]
         start = heads[keys[1]] if keys[1] < len(heads) else 0
     elif keys and keys[0] == "settings":
-        start = next((n for n, line in enumerate(lines) if line.strip() == "[settings]"), 0)
-    name = re.compile(rf"(^|[\s{{,.]){re.escape(str(keys[-1]))}\s*=") if keys else re.compile("$^")
-    for number in range(start, len(lines)):
-        if name.search(lines[number]):
-            return number + 1
-    return start + 1
+        start = next((n for n, line in enumerate(lines) if re.match(r"\s*\[\s*settings\s*\]", line)), 0)
+    name = re.escape(str(keys[-1])) if keys else "$^"
+    found = re.compile(rf"(^|[\s{{,.])[\"']?{name}[\"']?\s*=|^\s*\[[\w.\s]*\b{name}\s*\]")
+    return next((n for n in range(start, len(lines)) if found.search(lines[n])), start) + 1
+
+
+def _without_values(line: str) -> str:
+    """A line of TOML without its comment and its strings, but for those that are keys."""
+    parts = re.compile(r"""("(?:\\.|[^"\\])*"|'[^']*')(\s*=)?|#.*""")
+    return parts.sub(lambda found: found[0] if found[2] else "", line)

@@ -2,7 +2,7 @@
 
 Dense -> octave uses HH and HL only, octave -> dense HH and LH only, so a convolution absorbs
 the boundary for free. A depthwise convolution computes each channel from itself, so it passes
-the layout on. A grouped one needs the same number of low channels in every group.
+the layout on. A grouped one asks for the same number of low channels in every group, and can do without.
 
 A padding that only convolutions read is part of them (``octify.ops.padding``).
 """

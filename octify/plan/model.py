@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,7 +113,7 @@ class Plan:
             document = _Document.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
+            place = ".".join(str(part) for part in first["loc"]) or "the document"
             raise PlanError("the plan is not valid", where=where, why=f"{place}: {first['msg']}") from None
         return document.plan(where)
 
@@ -134,7 +135,7 @@ class Plan:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)  # JSON has types: "8" and true are no channels
 
 
 class _Input(_Strict):
@@ -161,6 +162,9 @@ class _Document(_Strict):
     convolutions: list[_Conv]
 
     def plan(self, where: str | None) -> Plan:
+        for path, count in Counter(conv.path for conv in self.convolutions).items():
+            if count > 1:
+                raise PlanError(f"{path} has {count} entries", where=where, hint="keep one of them")
         for conv in self.convolutions:
             for side, low, channels in (
                 ("low_in", conv.low_in, conv.in_channels),
