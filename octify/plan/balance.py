@@ -70,7 +70,8 @@ class _Ledger:
         return {
             s
             for name, ids in layout.ids.items()
-            if (shape := traced.facts[name].shape) is not None and not is_vector(shape)
+            if (shape := traced.facts[name].shape) is not None
+            and not is_vector(layout.map_shape(name, shape))
             for s in _low_by_set(ids, layout, low)
         }
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from octify.coupling import couple
@@ -194,7 +195,7 @@ def _entry(
     low_in = _indices(mask_of(call.ids_in, choice.low))
     low_out = _indices(mask_of(call.ids_out, choice.low))
     reason = None
-    if is_scattered(module, low_in, low_out):
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and is_scattered(module, low_in, low_out):
         low_in, reason = (), "its low input channels are too scattered over its groups"
     if not low_out:
         reason = reasons.get(call.path) or reason or _dense_reason(call, layout, choice)
