@@ -27,6 +27,12 @@ def is_vector(shape: Sequence[int]) -> bool:
     return all(n == 1 for n in shape[2:])
 
 
+def is_reduced(shape: Sequence[int]) -> bool:
+    """Whether a value was reduced over a spatial axis: a vector, or a strip such as (N, C, H, 1)."""
+    spatial = shape[2:]
+    return is_vector(shape) or any(n == 1 for n in spatial[len(spatial) == 3 :])
+
+
 @dataclass(frozen=True)
 class Value:
     """A value of the rewritten graph.
@@ -58,8 +64,8 @@ class Value:
 class Boundary:
     """A split or merge layer of the rewritten graph.
 
-    ``vector`` ones join or part channels of one sample each (after global pooling) and cost
-    next to nothing; ``reason`` says who needed it.
+    ``vector`` ones join or part values reduced over space (one sample per channel, or a strip of
+    them) and cost next to nothing; ``reason`` says who needed it.
     """
 
     kind: str
@@ -188,9 +194,9 @@ class Emitter:
 
         return self._values[operand].each(branch)
 
-    def join(self, node: fx.Node, vector: Value) -> fx.Node:
-        """The parts of a value of one sample per channel, in channel order."""
-        made = vector.high if vector.mask is None else self._merge(node, vector)
+    def join(self, node: fx.Node, reduced: Value) -> fx.Node:
+        """The parts of a value reduced over space, in channel order."""
+        made = reduced.high if reduced.mask is None else self._merge(node, reduced, reduced=True)
         assert made is not None
         return made
 
@@ -202,10 +208,10 @@ class Emitter:
         """Whether a node's value, or a part of it, has low channels."""
         return self._values[node].octave or any(part.octave for part in self.parts.get(node.name, ()))
 
-    def _merge(self, node: fx.Node, value: Value) -> fx.Node:
+    def _merge(self, node: fx.Node, value: Value, reduced: bool = False) -> fx.Node:
         assert value.mask is not None
         low = [int(c) for c in np.flatnonzero(value.mask)]
-        path = self._boundary("merge", node)
+        path = self._boundary("merge", node, reduced)
         return self.call(path, MergeOctave(len(value.mask), low), value.high, value.low)
 
     def _split(self, node: fx.Node, whole: fx.Node, mask: Mask) -> Value:
@@ -213,7 +219,7 @@ class Emitter:
         split = SplitOctave(len(mask), [int(c) for c in np.flatnonzero(mask)])
         return self.pair(self.call(path, split, whole), mask)
 
-    def _boundary(self, kind: str, node: fx.Node) -> str:
+    def _boundary(self, kind: str, node: fx.Node, reduced: bool = False) -> str:
         count = sum(b.kind == kind for b in self.boundaries)
         path = f"octave_{kind}_{count}"
         consumer = self.consumer
@@ -229,7 +235,7 @@ class Emitter:
                 display_name(consumer),
                 refusal.reason if refusal else default,
                 shape,
-                is_vector(self.resolved.layout.map_shape(node.name, shape)),
+                reduced or is_reduced(self.resolved.layout.map_shape(node.name, shape)),
             )
         )
         return path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,8 +31,11 @@ def low_size(size: Sequence[int]) -> tuple[int, ...]:
 def pool(x: Tensor) -> Tensor:
     """2x average pooling ``P``: (N, C, *size) -> (N, C, *low_size(size)).
 
-    At an odd end the last sample is the mean of what is there, not of padding.
+    At an odd end the last sample is the mean of what is there, not of padding. Means of integers
+    (indices, masks) are fractions, in the default type.
     """
+    if not x.is_floating_point():
+        x = x.to(torch.get_default_dtype())
     size = x.shape[2:]
     octave = octave_axes(len(size))
     window = [2 if halved and n > 1 else 1 for n, halved in zip(size, octave, strict=True)]

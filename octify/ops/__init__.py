@@ -15,10 +15,12 @@ from octify.ops.arithmetic import OPS as ARITHMETIC
 from octify.ops.base import Op, Table
 from octify.ops.concat import OPS as CONCAT
 from octify.ops.conv import OPS as CONV
+from octify.ops.gates import OPS as GATES
 from octify.ops.norm import OPS as NORM
 from octify.ops.padding import OPS as PADDING
 from octify.ops.permute import OPS as PERMUTE
 from octify.ops.pool import OPS as POOL
+from octify.ops.reduction import OPS as REDUCTION
 from octify.ops.reshape import OPS as RESHAPE
 from octify.ops.resize import OPS as RESIZE
 from octify.ops.shape import OPS as SHAPE
@@ -31,10 +33,12 @@ BUILT_IN: tuple[Op, ...] = (
     *ACTIVATION,
     *ARITHMETIC,
     *CONCAT,
+    *GATES,
     *SLICING,
     *RESHAPE,
     *PERMUTE,
     *POOL,
+    *REDUCTION,
     *RESIZE,
     *SHAPE,
 )

@@ -1,19 +1,22 @@
-"""Addition, subtraction, multiplication and division of two values.
+"""Pointwise operations of two or three values: arithmetic, powers, maxima.
 
-Two octave values of the same layout combine per branch. Other operands:
+Octave values of the same layout combine per branch, whatever the operation. So do numbers and
+values of one sample per channel, (N, C, 1, 1). An operand that differs inside a 2x2 block is
+pooled for the low branch, which is exact where the operation is affine in it while the others
+are constant on blocks, as octave values are::
 
-* a number: per branch;
-* one sample per channel (N, C, 1, 1): a gate, parted by channel;
-* one channel (N, 1, H, W): a spatial gate ``s``; the low branch gets ``P(s)``, exact because
-  ``P(U x * s) = x * P(s)`` and ``P(U x + s) = x + P(s)``;
-* a dense map of the same size: split.
+    P(U x + s) = x + P(s)        P(U x * s) = x * P(s)        P(s / U x) = P(s) / x
 
-Division is exact by a number, by a per-channel value, and between octave values.
+Such an operand is a dense map of the result's size (it is split), a spatial gate of one channel
+(N, 1, H, W), or a strip (N, C, H, 1) or (N, C, 1, W) as coordinate attention makes, for which
+``P`` pools along the strip.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,177 +25,217 @@ from torch import fx
 
 from octify.emitter import Emitter, Value
 from octify.layout import DENSE, Ids, Mask, Refusal, Walk
-from octify.nn.functional import pool
+from octify.nn.functional import octave_axes, pool
 from octify.ops.base import Op, operand
 
-# In-place forms are written out of place: a branch may be a view of a dense value others read.
-_PLAIN: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    "add": torch.add,
-    "add_": torch.add,
-    "sub": torch.sub,
-    "sub_": torch.sub,
-    "mul": torch.mul,
-    "mul_": torch.mul,
-    "div": torch.div,
-    "div_": torch.div,
+Operands = tuple[str, ...]
+_TWO: Operands = ("input", "other")
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """A pointwise function; ``affine`` lists the operands it is affine in while the others are constant.
+
+    It is written out of place whatever the model does: a branch may be a view of a dense value
+    that others read.
+    """
+
+    function: Callable[..., Any]
+    operands: Operands
+    affine: tuple[int, ...] = ()
+
+
+_ADD, _SUB = Pointwise(torch.add, _TWO, (0, 1)), Pointwise(torch.sub, _TWO, (0, 1))
+_MUL, _DIV = Pointwise(torch.mul, _TWO, (0, 1)), Pointwise(torch.div, _TWO, (0,))
+_POW = Pointwise(torch.pow, ("input", "exponent"))
+_MAX, _MIN = Pointwise(torch.maximum, _TWO), Pointwise(torch.minimum, _TWO)
+_ADDCMUL = Pointwise(torch.addcmul, ("input", "tensor1", "tensor2"), (0,))
+_ADDCDIV = Pointwise(torch.addcdiv, ("input", "tensor1", "tensor2"), (0,))
+_LERP = Pointwise(torch.lerp, ("input", "end", "weight"), (0, 1))
+
+
+def _python(function: Callable[..., Any], like: Pointwise) -> Pointwise:
+    """The same with a Python operator, which also takes a number first."""
+    return Pointwise(function, like.operands, like.affine)
+
+
+_FUNCTIONS: dict[Callable[..., Any], Pointwise] = {
+    operator.add: _python(operator.add, _ADD),
+    operator.sub: _python(operator.sub, _SUB),
+    operator.mul: _python(operator.mul, _MUL),
+    operator.truediv: _python(operator.truediv, _DIV),
+    operator.pow: _python(operator.pow, _POW),
+    operator.iadd: _python(operator.add, _ADD),
+    operator.isub: _python(operator.sub, _SUB),
+    operator.imul: _python(operator.mul, _MUL),
+    operator.itruediv: _python(operator.truediv, _DIV),
+    operator.ipow: _python(operator.pow, _POW),
+    torch.add: _ADD,
+    torch.sub: _SUB,
+    torch.subtract: _SUB,
+    torch.rsub: Pointwise(torch.rsub, _TWO, (0, 1)),
+    torch.mul: _MUL,
+    torch.multiply: _MUL,
+    torch.div: _DIV,
+    torch.divide: _DIV,
+    torch.true_divide: _DIV,
+    torch.pow: _POW,
+    torch.maximum: _MAX,
+    torch.minimum: _MIN,
+    # torch.max and torch.min of two tensors come here from the reductions.
+    torch.max: _MAX,
+    torch.min: _MIN,
+    torch.addcmul: _ADDCMUL,
+    torch.addcdiv: _ADDCDIV,
+    torch.lerp: _LERP,
 }
-_DIVISIONS = {operator.truediv, torch.div}
+_METHODS: dict[str, Pointwise] = {
+    **dict.fromkeys(("add", "add_"), _ADD),
+    **dict.fromkeys(("sub", "sub_", "subtract"), _SUB),
+    **dict.fromkeys(("mul", "mul_", "multiply"), _MUL),
+    **dict.fromkeys(("div", "div_", "divide", "true_divide"), _DIV),
+    **dict.fromkeys(("pow", "pow_"), _POW),
+    **dict.fromkeys(("maximum", "max"), _MAX),
+    **dict.fromkeys(("minimum", "min"), _MIN),
+    **dict.fromkeys(("addcmul", "addcmul_"), _ADDCMUL),
+    **dict.fromkeys(("addcdiv", "addcdiv_"), _ADDCDIV),
+    **dict.fromkeys(("lerp", "lerp_"), _LERP),
+}
+_BY_REDUCTIONS = (torch.max, torch.min, "max", "min")
 
 
-def _operands(node: fx.Node) -> tuple[Any, Any]:
-    return operand(node, 0), operand(node, 1, "other")
+def _pointwise(node: fx.Node) -> Pointwise:
+    target: Any = node.target
+    return _METHODS[target] if node.op == "call_method" else _FUNCTIONS[target]
+
+
+def _operands(node: fx.Node) -> list[Any]:
+    return [operand(node, i, name) for i, name in enumerate(_pointwise(node).operands)]
 
 
 def _rest(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Further arguments, such as ``alpha`` of ``torch.add``."""
-    return node.args[2:], {key: value for key, value in node.kwargs.items() if key not in ("input", "other")}
+    names = _pointwise(node).operands
+    return node.args[len(names) :], {k: v for k, v in node.kwargs.items() if k not in names}
 
 
-def _aligned(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
-    """``shape`` with leading ones up to ``rank``, as broadcasting sees it."""
-    return (1,) * (rank - len(shape)) + tuple(shape)
+def _shape(walk: Walk | Emitter, node: Any, rank: int) -> tuple[int, ...] | None:
+    """Shape of a tensor operand with leading ones up to ``rank``, as broadcasting sees it."""
+    shape = walk.traced.shape(node) if isinstance(node, fx.Node) else None
+    return None if shape is None else (1,) * (rank - len(shape)) + tuple(shape)
 
 
-def _full(walk: Walk | Emitter, node: Any, out: tuple[int, ...]) -> bool:
-    """Whether an operand has the result's channels and map size."""
-    return isinstance(node, fx.Node) and _shape(walk, node)[1:] == out[1:]
+def _varies(shape: tuple[int, ...]) -> bool:
+    """Whether an operand may differ inside a block."""
+    octave = octave_axes(len(shape) - 2)
+    return any(n != 1 for n, halved in zip(shape[2:], octave, strict=True) if halved)
 
 
-def _shape(walk: Walk | Emitter, node: fx.Node) -> tuple[int, ...]:
-    shape = walk.traced.shape(node)
-    return () if shape is None else shape
-
-
-def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+def layout_pointwise(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+    """Ids of the result: those of its operands of full size, tied channel by channel."""
     out = walk.traced.shape(node)
     dense = walk.dense(node)
     if out is None or dense is None:
         return dense
-    a, b = _operands(node)
-    plain = _PLAIN.get(node.target, node.target)
-    maps = [n for n in (a, b) if _full(walk, n, out)]
-    rest = [n for n in (a, b) if isinstance(n, fx.Node) and n not in maps]
-    if not maps:
-        return _refuse_or_dense(walk, dense, [n for n in (a, b) if isinstance(n, fx.Node)])
-    ids = dense
-    for n in maps:
-        ids = walk.couple(ids, _ids(walk, n, dense))
-    for n in rest:
-        verdict = _broadcast(walk, n, ids, out)
-        if verdict is not None:
-            return verdict
-        if plain in _DIVISIONS and (n is a or not _per_channel(walk, n, out)):
-            return Refusal("division by a map of another shape does not commute with pooling")
-    if plain in _DIVISIONS and not isinstance(a, fx.Node):
-        return ids  # number / octave: elementwise
-    return ids
+    operands = [(i, n, _shape(walk, n, len(out))) for i, n in enumerate(_operands(node))]
+    found = [(i, _ids(walk, n, shape, dense), shape) for i, n, shape in operands if shape is not None]
+    parted = [(ids, shape) for _, ids, shape in found if ids is not None]
+    # Where nothing has full size (strips added to each other) each takes part alike.
+    whole = [ids for ids, shape in parted if shape[2:] == out[2:]] or [ids for ids, _ in parted]
+    if not any(bool((ids != DENSE).any()) for ids in whole):
+        return dense
+    if len(out) > 5:
+        return Refusal("its values have more than three spatial dimensions")
+    result = dense
+    for ids in whole:
+        result = walk.couple(result, ids)
+    for ids, _ in parted:
+        both = (ids != DENSE) & (result != DENSE)
+        if both.any():
+            walk.tie(ids[both], result[both])
+    return _refusal(node, found, result) or result
 
 
-def _ids(walk: Walk, node: fx.Node, dense: Ids) -> Ids:
+def _ids(walk: Walk, node: fx.Node, shape: tuple[int, ...], dense: Ids) -> Ids | None:
+    """Ids of an operand with the result's channels, None for one that is the same in every channel."""
+    if shape[1] != len(dense):
+        return None
     ids = walk.ids(node)
-    return dense if ids is None else ids
+    return ids if ids is not None and len(walk.shape(node)) == len(shape) else dense
 
 
-def _per_channel(walk: Walk | Emitter, node: fx.Node, out: tuple[int, ...]) -> bool:
-    return all(n == 1 for n in _aligned(_shape(walk, node), len(out))[2:])
+def _refusal(
+    node: fx.Node, found: list[tuple[int, Ids | None, tuple[int, ...]]], result: Ids
+) -> Refusal | None:
+    pointwise = _pointwise(node)
+    rounded = node.kwargs.get("rounding_mode") is not None
+    for position, ids, shape in found:
+        if (position in pointwise.affine and not rounded) or not _varies(shape):
+            continue
+        if ids is None or bool(((ids == DENSE) & (result != DENSE)).any()):
+            name = getattr(pointwise.function, "__name__", "it")
+            return Refusal(f"{name} with a full-resolution operand does not commute with pooling")
+    return None
 
 
-def _broadcast(walk: Walk, node: fx.Node, ids: Ids, out: tuple[int, ...]) -> Refusal | None:
-    """Check, and couple, an operand smaller than the result."""
-    shape = _aligned(_shape(walk, node), len(out))
-    spatial = shape[2:]
-    gate = walk.ids(node)
-    if shape[1] == out[1] and all(n == 1 for n in spatial):
-        if gate is not None and len(gate) == len(ids):
-            both = (gate != DENSE) & (ids != DENSE)
-            if both.any():
-                walk.tie(gate[both], ids[both])
-        return None
-    if shape[1] == 1 and (spatial == out[2:] or all(n == 1 for n in spatial)):
-        return None
-    return Refusal("its operands broadcast along one spatial dimension")
-
-
-def _refuse_or_dense(walk: Walk, dense: Ids, nodes: list[fx.Node]) -> Ids | Refusal:
-    coupled = any(i is not None and bool((i != DENSE).any()) for i in map(walk.ids, nodes))
-    return Refusal("its operands broadcast against each other") if coupled else dense
-
-
-def _emit(emitter: Emitter, node: fx.Node) -> Value:
+def emit_pointwise(emitter: Emitter, node: fx.Node) -> Value:
+    """The function on the high and on the low parts of its operands."""
     mask = emitter.mask(node)
     if mask is None:  # an operand is octave but the result is not: it was left dense
         return Value(emitter.copy(node))
-    out = emitter.shape(node)
-    function = _PLAIN.get(node.target, node.target)
+    rank = len(emitter.shape(node))
+    function = _pointwise(node).function
     args, kwargs = _rest(node)
-    sides = [_side(emitter, n, mask, out) for n in _operands(node)]
-    (a_high, a_low), (b_high, b_low) = sides
-    high = None if mask.all() else emitter.function(function, a_high, b_high, *args, **kwargs)
-    return Value(high, emitter.function(function, a_low, b_low, *args, **kwargs), mask)
+    sides = [side(emitter, n, mask, rank) for n in _operands(node)]
+    high = None if mask.all() else emitter.function(function, *(high for high, _ in sides), *args, **kwargs)
+    low = emitter.function(function, *(low for _, low in sides), *args, **kwargs)
+    return Value(high, low, mask)
 
 
-def _side(emitter: Emitter, node: Any, mask: Mask, out: tuple[int, ...]) -> tuple[Any, Any]:
-    """What stands for an operand in the high and in the low branch."""
-    if not isinstance(node, fx.Node) or emitter.traced.shape(node) in (None, ()):
+def side(emitter: Emitter, node: Any, mask: Mask, rank: int) -> tuple[Any, Any]:
+    """What stands for an operand in the high and in the low branch of a value with ``mask``."""
+    shape = _shape(emitter, node, rank)
+    if shape is None or not emitter.traced.shape(node):
         number = emitter.dense(node) if isinstance(node, fx.Node) else node
         return number, number
-    if _full(emitter, node, out):
+    own_rank = len(emitter.shape(node))
+    if shape[1] != len(mask):
+        dense = _lifted(emitter, node, shape)
+        return dense, emitter.function(pool, dense) if _varies(shape) else dense
+    if own_rank == rank and node.op != "get_attr":
         value = emitter.as_mask(node, mask)
         return value.high, value.low
-    shape = _aligned(emitter.shape(node), len(out))
-    if shape[1] == 1:
-        dense = emitter.dense(node)
-        spatial = any(n != 1 for n in shape[2:])
-        return dense, emitter.function(pool, dense) if spatial else dense
-    return _parted(emitter, node, mask, len(out))
+    # A parameter, or a value such as (C, 1, 1) whose channels are not in dimension 1.
+    lifted = _lifted(emitter, node, shape)
+    high, low = (_picked(emitter, node, lifted, chosen) for chosen in (~mask, mask))
+    return high, emitter.function(pool, low) if _varies(shape) else low
 
 
-def _parted(emitter: Emitter, node: fx.Node, mask: Mask, rank: int) -> tuple[Any, Any]:
-    """A per-channel operand, parted into the channels of each branch."""
-    value = emitter.value(node)
-    shape = emitter.shape(node)
-    if len(shape) == rank:
-        parted = emitter.as_mask(node, mask)
-        return parted.high, parted.low
-    # A parameter such as (C, 1, 1): its channels are not in dimension 1.
-    assert value.high is not None
-    lifted = emitter.function(torch.reshape, value.high, _aligned(shape, rank))
-    branches = [_picked(emitter, node, lifted, chosen) for chosen in (~mask, mask)]
-    return branches[0], branches[1]
+def _lifted(emitter: Emitter, node: fx.Node, shape: tuple[int, ...]) -> fx.Node:
+    """The dense operand with leading dimensions of one sample up to the result's rank."""
+    dense = emitter.dense(node)
+    missing = len(shape) - len(emitter.shape(node))
+    return emitter.function(operator.getitem, dense, (None,) * missing + (...,)) if missing else dense
 
 
 def _picked(emitter: Emitter, node: fx.Node, lifted: fx.Node, chosen: Mask) -> fx.Node | None:
     """The chosen channels of a parameter; not by a module, which a FLOP counter could not hook."""
-    if not chosen.any():
-        return None
+    return picked(emitter, node, lifted, chosen, 1) if chosen.any() else None
+
+
+def picked(emitter: Emitter, node: fx.Node, source: fx.Node, chosen: Mask, dim: int) -> fx.Node:
+    """``source`` (made from ``node``) at the ``chosen`` positions of ``dim``."""
     path = f"octave_index_{node.name}_{len(emitter.modules)}"
     emitter.modules[path] = torch.from_numpy(np.flatnonzero(chosen))
-    return emitter.function(torch.index_select, lifted, 1, emitter.graph.get_attr(path))
+    return emitter.function(torch.index_select, source, dim, emitter.graph.get_attr(path))
 
 
 OPS = (
     Op(
         "arithmetic",
-        _layout,
-        _emit,
-        functions=(
-            operator.add,
-            operator.sub,
-            operator.mul,
-            operator.truediv,
-            operator.iadd,
-            operator.isub,
-            operator.imul,
-            operator.itruediv,
-            torch.add,
-            torch.sub,
-            torch.mul,
-            torch.div,
-        ),
-        methods=("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_"),
+        layout_pointwise,
+        emit_pointwise,
+        functions=tuple(f for f in _FUNCTIONS if f not in _BY_REDUCTIONS),
+        methods=tuple(m for m in _METHODS if m not in _BY_REDUCTIONS),
     ),
 )

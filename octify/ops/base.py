@@ -36,7 +36,7 @@ class Op:
         Module classes, or their qualified names when the library may be missing. A subclass
         is handled too unless it overrides ``forward``.
     functions, methods:
-        Functions and tensor method names.
+        Functions, or their qualified names when the library may be missing; tensor method names.
     views:
         Whether the rule knows values whose channels are not in dimension 1 (``octify.views``).
         Other operations merge them first.
@@ -48,7 +48,7 @@ class Op:
     layout: LayoutRule
     emit: EmitRule
     modules: Sequence[type[nn.Module] | str] = ()
-    functions: Sequence[Callable[..., Any]] = ()
+    functions: Sequence[Callable[..., Any] | str] = ()
     methods: Sequence[str] = ()
     views: bool = False
     any_forward: bool = False
@@ -59,7 +59,7 @@ class Table:
 
     def __init__(self, ops: Sequence[Op]) -> None:
         self._modules: dict[str, Op] = {}
-        self._functions: dict[Callable[..., Any], Op] = {}
+        self._functions: dict[Callable[..., Any] | str, Op] = {}
         self._methods: dict[str, Op] = {}
         for op in ops:
             for kind in op.modules:
@@ -75,7 +75,9 @@ class Table:
             module = traced.submodule(node)
             return None if module is None else self.find_module(type(module))
         if node.op == "call_function":
-            return self._functions.get(node.target)  # type: ignore[arg-type]
+            function: Any = node.target
+            name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
+            return self._functions.get(function) or self._functions.get(name)
         if node.op == "call_method":
             return self._methods.get(str(node.target))
         return None

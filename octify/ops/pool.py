@@ -7,11 +7,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.fx.node import map_arg
 
 from octify.emitter import Emitter, Value, is_vector
 from octify.layout import DENSE, Ids, Refusal, Walk
-from octify.nn.functional import low_mean
 from octify.nn.pool import OctaveAvgPool, OctaveMaxPool
+from octify.nn.reduction import Reduction, low_reduced
+from octify.nn.resample import AsWritten, low_adaptive
 from octify.ops.base import Op, operand
 
 _MAX_KEYS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
@@ -28,13 +30,20 @@ def _settings(node: fx.Node, module: nn.Module | None, keys: tuple[str, ...]) ->
 
 def _passes(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     module = walk.traced.submodule(node)
+    ids = walk.ids(operand(node))
+    if ids is None or not bool((ids != DENSE).any()):
+        return walk.dense(node)
     indices = getattr(module, "return_indices", False) or node.kwargs.get("return_indices", False)
     if indices:
         return Refusal("it returns the indices of its maxima")
-    return walk.ids(operand(node))
+    if len(node.all_input_nodes) > 1 and not is_vector(walk.shape(node)):
+        return Refusal("its window is computed")
+    return ids
 
 
 def _emit_max(emitter: Emitter, node: fx.Node) -> Value:
+    if len(node.all_input_nodes) > 1:
+        return _reduced(emitter, node, "amax")
     settings = _settings(node, emitter.traced.submodule(node), _MAX_KEYS)
     settings.pop("return_indices", None)
     made = OctaveMaxPool(len(emitter.shape(node)) - 2, scheme=emitter.plan.kernels, **settings)
@@ -42,6 +51,8 @@ def _emit_max(emitter: Emitter, node: fx.Node) -> Value:
 
 
 def _emit_avg(emitter: Emitter, node: fx.Node) -> Value:
+    if len(node.all_input_nodes) > 1:  # the window is the map, as its computed size says
+        return _reduced(emitter, node, "mean")
     settings = _settings(node, emitter.traced.submodule(node), _AVG_KEYS)
     made = OctaveAvgPool(len(emitter.shape(node)) - 2, scheme=emitter.plan.kernels, **settings)
     return _emit_module(emitter, node, made)
@@ -54,66 +65,42 @@ def _emit_module(emitter: Emitter, node: fx.Node, made: nn.Module) -> Value:
     return emitter.pair(emitter.call(path, made, x.high, x.low), x.mask)
 
 
-def _reduces_to_vector(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
-    """Global pooling: ids pass to (N, C, 1, 1); (N, C) is dense, its two parts are joined."""
-    ids = walk.ids(operand(node))
-    shape = walk.traced.shape(node)
-    if ids is None or shape is None:
-        return walk.dense(node)
-    if len(shape) == len(walk.shape(operand(node))) and is_vector(shape):
-        return ids
-    return Refusal("it pools to a map, not to one sample per channel") if bool((ids != DENSE).any()) else ids
-
-
-def _emit_adaptive_avg(emitter: Emitter, node: fx.Node) -> Value:
-    return _mean(emitter, node, operand(node))
-
-
-def _mean(emitter: Emitter, node: fx.Node, source: fx.Node) -> Value:
-    """Mean over all positions with kept dimensions, the high branch by the original node."""
-    x = emitter.value(source)
-    high = None if x.high is None else emitter.copy(node, lambda _: x.high)  # type: ignore[arg-type, return-value]
-    low = emitter.function(low_mean, x.low, x.high)
-    return Value(high, low, x.mask)
-
-
-def _emit_adaptive_max(emitter: Emitter, node: fx.Node) -> Value:
-    return emitter.per_branch(node, operand(node))
-
-
-def _mean_dims(walk: Walk | Emitter, node: fx.Node) -> tuple[set[int], bool]:
-    shape = walk.traced.shape(operand(node)) or ()
-    dims = operand(node, 1, "dim")
-    dims = range(len(shape)) if dims is None else dims if isinstance(dims, (tuple, list)) else (dims,)
-    return {d % max(1, len(shape)) for d in dims}, bool(operand(node, 2, "keepdim"))
-
-
-def _layout_mean(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+def _reduced(emitter: Emitter, node: fx.Node, kind: Reduction) -> Value:
+    """Pooling to one sample per channel, the high branch by the original node."""
     source = operand(node)
+    dims = list(range(2, len(emitter.shape(source))))
+    x = emitter.value(source)
+    return Value(_high(emitter, node), emitter.function(low_reduced, x.low, x.high, kind, dims), x.mask)
+
+
+def _high(emitter: Emitter, node: fx.Node) -> fx.Node | None:
+    source = operand(node)
+    high = emitter.value(source).high
+    return None if high is None else emitter.copy(node, lambda n: high if n is source else emitter.dense(n))
+
+
+def _layout_adaptive(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+    module, source = walk.traced.submodule(node), operand(node)
     ids = walk.ids(source)
-    if ids is None:
+    if ids is None or not bool((ids != DENSE).any()) or len(walk.shape(source)) != len(walk.shape(node)):
         return walk.dense(node)
-    dims, keepdim = _mean_dims(walk, node)
-    spatial = set(range(2, len(walk.shape(source))))
-    if dims == spatial:
-        return ids if keepdim else None
-    return (
-        Refusal("it averages over other dimensions than all positions")
-        if bool((ids != DENSE).any())
-        else (walk.dense(node))
-    )
+    if getattr(module, "return_indices", False) or node.kwargs.get("return_indices", False):
+        return Refusal("it returns the indices of its maxima")
+    return ids
 
 
-def _emit_mean(emitter: Emitter, node: fx.Node) -> Value:
-    source = operand(node)
-    if _mean_dims(emitter, node)[1]:
-        return _mean(emitter, node, source)
-    x = emitter.value(source)
-    # Averaged with kept dimensions, joined in channel order, then flattened.
-    spatial = list(range(2, len(emitter.shape(source))))
-    high = None if x.high is None else emitter.function(torch.mean, x.high, spatial, True)
-    vector = Value(high, emitter.function(low_mean, x.low, x.high), x.mask)
-    return Value(emitter.function(torch.flatten, emitter.join(node, vector), 1))
+def _emit_adaptive(emitter: Emitter, node: fx.Node, kind: Reduction) -> Value:
+    if is_vector(emitter.shape(node)):
+        return _reduced(emitter, node, kind)
+    x = emitter.value(operand(node))
+    module = emitter.traced.submodule(node)
+    given: Any = operand(node, 1, "output_size") if module is None else module.output_size
+    size = map_arg(given, emitter.dense)
+    return Value(_high(emitter, node), emitter.function(low_adaptive, x.low, x.high, kind, size), x.mask)
+
+
+def _emit_as_written(emitter: Emitter, node: fx.Node) -> Value:
+    return _emit_module(emitter, node, AsWritten(emitter.module(node), emitter.plan.kernels))
 
 
 _MAX_MODULES = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
@@ -144,18 +131,30 @@ OPS = (
         functions=(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
     ),
     Op(
-        "global average pooling",
-        _reduces_to_vector,
-        _emit_adaptive_avg,
+        "adaptive average pooling",
+        _layout_adaptive,
+        lambda emitter, node: _emit_adaptive(emitter, node, "mean"),
         modules=_ADAPTIVE_AVG,
         functions=(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
     ),
     Op(
-        "global max pooling",
-        _reduces_to_vector,
-        _emit_adaptive_max,
+        "adaptive max pooling",
+        _layout_adaptive,
+        lambda emitter, node: _emit_adaptive(emitter, node, "amax"),
         modules=_ADAPTIVE_MAX,
         functions=(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
     ),
-    Op("mean", _layout_mean, _emit_mean, functions=(torch.mean,), methods=("mean",)),
+    Op(
+        "other pooling",
+        _passes,
+        _emit_as_written,
+        modules=(
+            nn.LPPool1d,
+            nn.LPPool2d,
+            nn.LPPool3d,
+            "timm.layers.median_pool.MedianPool2d",
+            "timm.layers.pool2d_same.AvgPool2dSame",
+            "timm.layers.pool2d_same.MaxPool2dSame",
+        ),
+    ),
 )
