@@ -1,8 +1,9 @@
 """Resizing and adaptive pooling of octave values.
 
-Both work on one axis at a time, so their low branch does too: along each axis the low input is
-upsampled, resized as the original does, and pooled, ``P R U`` with ``R`` the resize of that axis.
-That is exact for every mode and factor, and never holds more than one axis at full resolution.
+Interpolation and means work on one axis at a time, so their low branch does too: along each axis
+the low input is upsampled, resized as the original does, and pooled, ``P R U`` with ``R`` the
+resize of that axis. That is exact for every mode and factor, and never holds more than one axis at
+full resolution.
 
 Twofold linear interpolation has a short form. Its taps are 1/4 and 3/4, so along an axis::
 
@@ -144,6 +145,8 @@ def low_resized(low: Tensor, high: Tensor | None, scheme: Scheme, *settings: Any
     if scheme == "paper":
         direct = Resize(low_size(out), None, resize.mode, resize.align_corners, None, resize.antialias)
         return direct.apply(low)
+    if resize.antialias:  # one axis at a time, PyTorch's kernels do not give quite the same
+        return pool(resize.apply(upsample(low, size)))
     for axis, halved in enumerate(octave_axes(len(size))):
         if not halved:
             low = resize.apply(low, axis)
@@ -165,27 +168,44 @@ def low_adaptive(low: Tensor, high: Tensor | None, kind: Any, output_size: Any) 
     """The low branch of adaptive pooling (``kind``: mean or amax) to ``output_size``.
 
     An axis that keeps its length is left alone and one that is pooled to one sample is reduced.
-    Equal windows that pair up commute with ``P``; everything else is ``P R U``.
+    Means over equal windows that pair up commute with ``P``; everything else is ``P R U``.
     """
     size = dense_size(high, low)
     given = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * len(size)
-    for axis, (n, wanted, halved) in enumerate(zip(size, given, octave_axes(len(size)), strict=True)):
-        out = n if wanted is None else int(wanted)
-        if out == n:
-            continue
-        if out == 1:
-            low = low_reduced(low, high, kind, [axis + 2])
-            continue
-        half = n % 2 == 0 and n % out == 0 and out % 2 == 0 and kind == "mean"
-        here = out // 2 if half and halved else out
-        step = partial(_adaptive_axis, axis=axis, length=here, kind=kind)
-        low = step(low) if half or not halved else along_axis(low, axis, n, step)
-    return low
+    out = [n if wanted is None else int(wanted) for n, wanted in zip(size, given, strict=True)]
+    single = [axis + 2 for axis, (n, wanted) in enumerate(zip(size, out, strict=True)) if wanted == 1 < n]
+    if single:
+        low = low_reduced(low, high, kind, single)
+    left = [axis for axis, (n, wanted) in enumerate(zip(size, out, strict=True)) if wanted not in (1, n)]
+    if kind == "mean":
+        for axis in left:
+            low = _mean_axis(low, axis, size[axis], out[axis])
+        return low
+    if not left:
+        return low
+    # Maxima along one axis do not commute with means along another: all at once.
+    octave = octave_axes(len(size))
+    wide = upsample(low, [size[a] if a in left and octave[a] else n for a, n in enumerate(low.shape[2:])])
+    pooled: Tensor = _ADAPTIVE[kind][len(size)](
+        wide, [out[a] if a in left else n for a, n in enumerate(wide.shape[2:])]
+    )
+    for axis in left:
+        pooled = _pool_axis(pooled, axis) if octave[axis] else pooled
+    return pooled
 
 
-def _adaptive_axis(x: Tensor, axis: int, length: int, kind: str) -> Tensor:
+def _mean_axis(low: Tensor, axis: int, n: int, out: int) -> Tensor:
+    """Adaptive average pooling of an axis from ``n`` to ``out`` samples, low branch to low branch."""
+    if not octave_axes(low.ndim - 2)[axis]:
+        return _adaptive_axis(low, axis, out)
+    if n % 2 == 0 and n % out == 0 and out % 2 == 0:
+        return _adaptive_axis(low, axis, out // 2)
+    return along_axis(low, axis, n, partial(_adaptive_axis, axis=axis, length=out))
+
+
+def _adaptive_axis(x: Tensor, axis: int, length: int) -> Tensor:
     size = [length if i == axis else n for i, n in enumerate(x.shape[2:])]
-    y: Tensor = _ADAPTIVE[kind][x.ndim - 2](x, size)
+    y: Tensor = _ADAPTIVE["mean"][x.ndim - 2](x, size)
     return y
 
 

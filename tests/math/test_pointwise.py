@@ -186,6 +186,7 @@ def test_glu_over_positions_is_refused() -> None:
 
 def test_a_glu_of_a_dense_and_an_octave_half_is_right() -> None:
     """The two halves come from convolutions of which one is left alone."""
+
     class Halves(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -47,7 +47,7 @@ def test_over_channels(
 ) -> None:
     count, low = channels
     if len(low) == count:
-        size = [2 * n if len(size) < 3 or i else n for i, n in enumerate(size)]
+        size = [2 * n + 2 if len(size) < 3 or i else n for i, n in enumerate(size)]
     x = projected(noise(2, count, *size), low)
     correction = data.draw(st.sampled_from([0.0, 1.0]))
     assert_same(channel_reduced(*parted(x, low), kind, correction), dense(x, kind, (1,), correction), EXACT)
@@ -226,7 +226,7 @@ class Between(nn.Module):
         "coord_attn.StripAttn",
         "eca.EcaModule",
         "eca.CecaModule",
-            "squeeze_excite.SEModule",
+        "squeeze_excite.SEModule",
         "squeeze_excite.EffectiveSEModule",
     ],
 )
