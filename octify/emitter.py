@@ -19,7 +19,7 @@ from octify.nn.boundary import MergeOctave, SplitOctave
 from octify.nn.views import from_map, to_map
 from octify.plan.model import Plan
 from octify.trace import Traced
-from octify.views import sizes, standard_roles
+from octify.views import map_shape, sizes, standard_roles
 
 
 def is_vector(shape: Sequence[int]) -> bool:
@@ -139,7 +139,7 @@ class Emitter:
         key = (node, roles, b"" if mask is None else mask.tobytes())
         if key not in self._relaid:
             whole = self.as_map(node, roles)
-            made = self.spread(node, Value(whole)) if mask is None else self._split(node, whole, mask)
+            made = self.spread(node, Value(whole)) if mask is None else self._split(node, whole, mask, roles)
             self._relaid[key] = made
         return self._relaid[key]
 
@@ -211,15 +211,17 @@ class Emitter:
     def _merge(self, node: fx.Node, value: Value, reduced: bool = False) -> fx.Node:
         assert value.mask is not None
         low = [int(c) for c in np.flatnonzero(value.mask)]
+        reduced = reduced or is_reduced(map_shape(self.roles(node), self.shape(node)))
         path = self._boundary("merge", node, reduced)
         return self.call(path, MergeOctave(len(value.mask), low), value.high, value.low)
 
-    def _split(self, node: fx.Node, whole: fx.Node, mask: Mask) -> Value:
-        path = self._boundary("split", node)
+    def _split(self, node: fx.Node, whole: fx.Node, mask: Mask, roles: str) -> Value:
+        shape = map_shape(roles, self.traced.shape(node) or ())
+        path = self._boundary("split", node, is_reduced(shape))
         split = SplitOctave(len(mask), [int(c) for c in np.flatnonzero(mask)])
         return self.pair(self.call(path, split, whole), mask)
 
-    def _boundary(self, kind: str, node: fx.Node, reduced: bool = False) -> str:
+    def _boundary(self, kind: str, node: fx.Node, reduced: bool) -> str:
         count = sum(b.kind == kind for b in self.boundaries)
         path = f"octave_{kind}_{count}"
         consumer = self.consumer
@@ -235,7 +237,7 @@ class Emitter:
                 display_name(consumer),
                 refusal.reason if refusal else default,
                 shape,
-                reduced or is_reduced(self.resolved.layout.map_shape(node.name, shape)),
+                reduced,
             )
         )
         return path

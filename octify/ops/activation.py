@@ -105,9 +105,9 @@ def _others(node: fx.Node, source: fx.Node) -> list[fx.Node]:
 
 def _layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     source = operand(node)
-    if isinstance(source, fx.Node) and walk.coupled(source) and node.target not in _LIKE:
-        if any(math.prod(walk.traced.shape(n) or ()) != 1 for n in _others(node, source)):
-            return Refusal("its settings differ from position to position")
+    maps = [n for n in _others(node, source) if math.prod(walk.traced.shape(n) or ()) != 1]
+    if maps and node.target not in _LIKE and any(map(walk.coupled, node.all_input_nodes)):
+        return Refusal("its settings differ from position to position")
     return walk.view(source)
 
 

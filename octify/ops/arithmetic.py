@@ -9,11 +9,12 @@ are constant on blocks, as octave values are::
 
 Such an operand is a dense map of the result's size (it is split), a spatial gate of one channel
 (N, 1, H, W), or a strip (N, C, H, 1) or (N, C, 1, W) as coordinate attention makes, for which
-``P`` pools along the strip.
+``P`` pools along the strip. The channels of all may be in other dimensions (``octify.views``).
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from torch import fx
 from octify.emitter import Emitter, Value
 from octify.layout import DENSE, Ids, Mask, Refusal, Walk
 from octify.nn.functional import octave_axes, pool
+from octify.nn.views import to_map
 from octify.ops.base import Op, operand
+from octify.views import View, sizes, standard_roles
 
 Operands = tuple[str, ...]
 _TWO: Operands = ("input", "other")
@@ -125,54 +128,81 @@ def _shape(walk: Walk | Emitter, node: Any, rank: int) -> tuple[int, ...] | None
     return None if shape is None else (1,) * (rank - len(shape)) + tuple(shape)
 
 
-def _varies(shape: tuple[int, ...]) -> bool:
-    """Whether an operand may differ inside a block."""
-    octave = octave_axes(len(shape) - 2)
-    return any(n != 1 for n, halved in zip(shape[2:], octave, strict=True) if halved)
+def _varies(size: tuple[int, ...]) -> bool:
+    """Whether an operand of spatial ``size`` may differ inside a block."""
+    return any(n != 1 for n, halved in zip(size, octave_axes(len(size)), strict=True) if halved)
 
 
-def layout_pointwise(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+@dataclass(frozen=True, eq=False)
+class _Operand:
+    """A tensor operand as the map that the result's roles make of it.
+
+    ids:
+        None where it is the same in every channel.
+    """
+
+    position: int
+    ids: Ids | None
+    size: tuple[int, ...]
+
+
+def layout_pointwise(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     """Ids of the result: those of its operands of full size, tied channel by channel."""
     out = walk.traced.shape(node)
     dense = walk.dense(node)
-    if out is None or dense is None:
-        return dense
-    operands = [(i, n, _shape(walk, n, len(out))) for i, n in enumerate(_operands(node))]
-    found = [(i, _ids(walk, n, shape, dense), shape) for i, n, shape in operands if shape is not None]
-    parted = [(ids, shape) for _, ids, shape in found if ids is not None]
+    views = [walk.view(n) for n in _operands(node) if isinstance(n, fx.Node) and walk.coupled(n)]
+    all_roles = [v.roles for v in views if v is not None and out is not None and len(v.roles) == len(out)]
+    if out is None or dense is None or not all_roles:
+        return Refusal("it broadcasts channels over other dimensions") if views else dense
+    roles = all_roles[0]
+    if len(all_roles) < len(views) or any(other != roles for other in all_roles):
+        return Refusal("the channels of its operands are in different dimensions")
+    size = sizes(roles, out, "S")
+    if not 1 <= len(size) <= 3:
+        return Refusal("its values do not have one to three spatial dimensions")
+    found = _found(walk, node, roles, out)
+    if isinstance(found, Refusal):
+        return found
     # Where nothing has full size (strips added to each other) each takes part alike.
-    whole = [ids for ids, shape in parted if shape[2:] == out[2:]] or [ids for ids, _ in parted]
-    if not any(bool((ids != DENSE).any()) for ids in whole):
-        return dense
-    if len(out) > 5:
-        return Refusal("its values have more than three spatial dimensions")
-    result = dense
+    parted = [(o.ids, o.size) for o in found if o.ids is not None]
+    whole = [ids for ids, own in parted if own == size] or [ids for ids, _ in parted]
+    result = np.full(math.prod(sizes(roles, out, "C")), DENSE)
     for ids in whole:
         result = walk.couple(result, ids)
     for ids, _ in parted:
         both = (ids != DENSE) & (result != DENSE)
         if both.any():
             walk.tie(ids[both], result[both])
-    return _refusal(node, found, result) or result
+    refusal = _refusal(node, found, result)
+    return refusal or View(roles, result.reshape(sizes(roles, out, "C")))
 
 
-def _ids(walk: Walk, node: fx.Node, shape: tuple[int, ...], dense: Ids) -> Ids | None:
-    """Ids of an operand with the result's channels, None for one that is the same in every channel."""
-    if shape[1] != len(dense):
-        return None
-    ids = walk.ids(node)
-    return ids if ids is not None and len(walk.shape(node)) == len(shape) else dense
-
-
-def _refusal(
-    node: fx.Node, found: list[tuple[int, Ids | None, tuple[int, ...]]], result: Ids
-) -> Refusal | None:
-    pointwise = _pointwise(node)
-    rounded = node.kwargs.get("rounding_mode") is not None
-    for position, ids, shape in found:
-        if (position in pointwise.affine and not rounded) or not _varies(shape):
+def _found(walk: Walk, node: fx.Node, roles: str, out: tuple[int, ...]) -> list[_Operand] | Refusal:
+    found = []
+    full = sizes(roles, out, "C")
+    for position, n in enumerate(_operands(node)):
+        shape = _shape(walk, n, len(out))
+        if shape is None:
             continue
-        if ids is None or bool(((ids == DENSE) & (result != DENSE)).any()):
+        channels, size = sizes(roles, shape, "C"), sizes(roles, shape, "S")
+        ids: Ids | None = None
+        if channels == full:
+            view = walk.view(n)
+            same = view is not None and view.roles == roles
+            ids = view.flat if same and view is not None else np.full(math.prod(full), DENSE)
+        elif any(c != 1 for c in channels):
+            return Refusal("an operand broadcasts over some of the channel dimensions")
+        found.append(_Operand(position, ids, size))
+    return found
+
+
+def _refusal(node: fx.Node, found: list[_Operand], result: Ids) -> Refusal | None:
+    pointwise = _pointwise(node)
+    affine = () if node.kwargs.get("rounding_mode") is not None else pointwise.affine
+    for given in found:
+        if given.position in affine or not _varies(given.size):
+            continue
+        if given.ids is None or bool(((given.ids == DENSE) & (result != DENSE)).any()):
             name = getattr(pointwise.function, "__name__", "it")
             return Refusal(f"{name} with a full-resolution operand does not commute with pooling")
     return None
@@ -183,39 +213,38 @@ def emit_pointwise(emitter: Emitter, node: fx.Node) -> Value:
     mask = emitter.mask(node)
     if mask is None:  # an operand is octave but the result is not: it was left dense
         return Value(emitter.copy(node))
-    rank = len(emitter.shape(node))
+    roles = emitter.roles(node)
     function = _pointwise(node).function
     args, kwargs = _rest(node)
-    sides = [side(emitter, n, mask, rank) for n in _operands(node)]
+    sides = [side(emitter, n, mask, roles) for n in _operands(node)]
     high = None if mask.all() else emitter.function(function, *(high for high, _ in sides), *args, **kwargs)
     low = emitter.function(function, *(low for _, low in sides), *args, **kwargs)
     return Value(high, low, mask)
 
 
-def side(emitter: Emitter, node: Any, mask: Mask, rank: int) -> tuple[Any, Any]:
+def side(emitter: Emitter, node: Any, mask: Mask, roles: str) -> tuple[Any, Any]:
     """What stands for an operand in the high and in the low branch of a value with ``mask``."""
-    shape = _shape(emitter, node, rank)
+    shape = _shape(emitter, node, len(roles))
     if shape is None or not emitter.traced.shape(node):
         number = emitter.dense(node) if isinstance(node, fx.Node) else node
         return number, number
-    own_rank = len(emitter.shape(node))
-    if shape[1] != len(mask):
-        dense = _lifted(emitter, node, shape)
-        return dense, emitter.function(pool, dense) if _varies(shape) else dense
-    if own_rank == rank and node.op != "get_attr":
-        value = emitter.as_mask(node, mask)
+    parted = math.prod(sizes(roles, shape, "C")) == len(mask)
+    if parted and emitter.shape(node) == shape and node.op != "get_attr":
+        value = emitter.as_mask(node, mask, roles)
         return value.high, value.low
+    whole = _lifted(emitter, node, shape, roles)
     # A parameter, or a value such as (C, 1, 1) whose channels are not in dimension 1.
-    lifted = _lifted(emitter, node, shape)
-    high, low = (_picked(emitter, node, lifted, chosen) for chosen in (~mask, mask))
-    return high, emitter.function(pool, low) if _varies(shape) else low
+    high, low = ((_picked(emitter, node, whole, chosen) if parted else whole) for chosen in (~mask, mask))
+    return high, emitter.function(pool, low) if _varies(sizes(roles, shape, "S")) else low
 
 
-def _lifted(emitter: Emitter, node: fx.Node, shape: tuple[int, ...]) -> fx.Node:
-    """The dense operand with leading dimensions of one sample up to the result's rank."""
-    dense = emitter.dense(node)
+def _lifted(emitter: Emitter, node: fx.Node, shape: tuple[int, ...], roles: str) -> fx.Node:
+    """The dense operand as a map, with leading dimensions of one sample up to the result's rank."""
+    whole = emitter.dense(node)
     missing = len(shape) - len(emitter.shape(node))
-    return emitter.function(operator.getitem, dense, (None,) * missing + (...,)) if missing else dense
+    if missing:
+        whole = emitter.function(operator.getitem, whole, (None,) * missing + (...,))
+    return whole if roles == standard_roles(len(roles)) else emitter.function(to_map, whole, roles)
 
 
 def _picked(emitter: Emitter, node: fx.Node, lifted: fx.Node, chosen: Mask) -> fx.Node | None:
@@ -237,5 +266,6 @@ OPS = (
         emit_pointwise,
         functions=tuple(f for f in _FUNCTIONS if f not in _BY_REDUCTIONS),
         methods=tuple(m for m in _METHODS if m not in _BY_REDUCTIONS),
+        views=True,
     ),
 )

@@ -37,7 +37,7 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
         return Value(emitter.copy(node))
     if emitter.shape(gate) == emitter.shape(like):
         return emitter.as_mask(gate, mask)
-    high, low = side(emitter, gate, mask, len(emitter.shape(node)))
+    high, low = side(emitter, gate, mask, emitter.roles(node))
     whole = emitter.as_mask(like, mask)
     return Value(
         None if whole.high is None else emitter.function(Tensor.expand_as, high, whole.high),

@@ -108,7 +108,7 @@ def _of_two(walk: Walk | Emitter, node: fx.Node) -> bool:
     return _name(node) in ("max", "min") and isinstance(other, fx.Node)
 
 
-def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+def _layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     if _of_two(walk, node):
         return layout_pointwise(walk, node)
     source = operand(node)
