@@ -24,7 +24,7 @@ from octify.report import Report, build_report, profile_report
 from octify.rewrite import rewrite
 from octify.ruleset import load_rules
 from octify.trace import Traced, trace
-from octify.trace.facts import measure
+from octify.trace.parts import assemble, measure_nodes
 
 __all__ = ["ExportResult", "Result", "convert", "export_onnx", "inspect", "load", "profile", "reference"]
 
@@ -37,14 +37,15 @@ class Result:
     """A converted model.
 
     model:
-        An ordinary ``nn.Module`` (a GraphModule) in the original's training mode.
+        An ordinary ``nn.Module`` in the original's training mode: a GraphModule, or, where the
+        original cannot be traced as a whole, a copy of it with converted parts.
     plan:
         What was done; replayable on the same model.
     report:
         What it won, what it left and why.
     """
 
-    model: fx.GraphModule
+    model: nn.Module
     plan: Plan
     report: Report
 
@@ -125,8 +126,14 @@ def _apply(traced: Traced, plan: Plan, tell: Progress) -> Result:
     tell("rewriting")
     rewritten = rewrite(traced, plan)
     tell("reporting")
-    after = measure(rewritten.module, [spec.example() for spec in traced.inputs])
-    return Result(rewritten.module, plan, build_report(traced, plan, rewritten, after))
+    after = measure_nodes(traced, rewritten.module)
+    return Result(_whole(traced, rewritten.module, plan), plan, build_report(traced, plan, rewritten, after))
+
+
+def _whole(traced: Traced, module: fx.GraphModule, plan: Plan) -> nn.Module:
+    """What ``module``, made from the traced graph, is to the user: itself, or parts to be put in place."""
+    converted = frozenset(conv.path for conv in plan.convs if conv.converted)
+    return module if traced.parts is None else assemble(traced, module, converted)
 
 
 def inspect(
@@ -151,10 +158,11 @@ def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module
 
     A conversion with ``kernels="exact"`` equals it to rounding error.
     """
-    return projected_reference(trace(model, example_inputs), plan)
+    traced = trace(model, example_inputs)
+    return _whole(traced, projected_reference(traced, plan), plan)
 
 
-def load(directory: str | Path, model: nn.Module) -> fx.GraphModule:
+def load(directory: str | Path, model: nn.Module) -> nn.Module:
     """The converted model saved in ``directory``.
 
     Parameters
@@ -173,7 +181,8 @@ def load(directory: str | Path, model: nn.Module) -> fx.GraphModule:
     """
     folder = Path(directory)
     plan = Plan.load(folder / "plan.json")
-    converted = rewrite(trace(model, [spec.example() for spec in plan.inputs]), plan).module
+    traced = trace(model, [spec.example() for spec in plan.inputs])
+    converted = _whole(traced, rewrite(traced, plan).module, plan)
     weights = folder / "weights.safetensors"
     try:
         state = load_file(weights)

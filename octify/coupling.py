@@ -39,16 +39,20 @@ def _walk(
 ) -> Walk:
     walk = Walk(traced, dense_outputs, left, tied)
     known = table()
+    alone = _alone(traced)
     for node in traced.module.graph.nodes:
         op = known.find(traced, node)
-        if node.op in ("placeholder", "get_attr"):
+        if str(node.target) in alone:
+            walk.record(node, Refusal(alone[str(node.target)]))
+        elif node.op in ("placeholder", "get_attr"):
             walk.record(node, walk.dense(node))
         elif op is not None and not op.views and walk.reads_view(node):
             walk.record(node, Refusal("its channels are not in dimension 1"))
         elif op is not None:
             walk.record(node, op.layout(walk, node))
         elif node.op == "output":
-            walk.record(node, Refusal("it is an output of the model"))
+            whose = "the model" if traced.parts is None else "a part of the model"
+            walk.record(node, Refusal(f"it is an output of {whose}"))
         elif any(map(walk.coupled, node.all_input_nodes)):
             walk.record(node, Refusal(_no_rule(traced, node)))
         else:
@@ -59,7 +63,7 @@ def _walk(
 def _tied_weights(traced: Traced) -> dict[str, str]:
     """Paths of modules whose parameters another module holds too, with the reason to leave them."""
     owners: dict[int, dict[int, str]] = {}
-    for path, module in traced.module.named_modules():
+    for path, module in traced.whole.named_modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), {})[id(module)] = path
     return {
@@ -68,6 +72,15 @@ def _tied_weights(traced: Traced) -> dict[str, str]:
         if len(paths) > 1
         for path in paths.values()
     }
+
+
+def _alone(traced: Traced) -> dict[str, str]:
+    """Paths of layers that untraceable code calls itself, with the reason to leave them."""
+    if traced.parts is None:
+        return {}
+    where = traced.parts.failure.where
+    reason = "it is called by code that cannot be traced" + (f" ({where})" if where else "")
+    return {part.path: reason for part in traced.parts.members if part.alone}
 
 
 def _no_rule(traced: Traced, node: fx.Node) -> str:

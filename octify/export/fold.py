@@ -33,7 +33,8 @@ from octify.errors import TraceError
 from octify.export.norm import Norm, has_hooks, is_one_of, norm_of
 from octify.nn import OctaveChannelwise, OctaveConv
 from octify.nn.groups import UnevenGroups
-from octify.trace.tracer import _fixed_arguments, _trace_with_automatic_leaves
+from octify.trace.arguments import Arguments, NotPlainError
+from octify.trace.tracer import symbolic_trace
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FOLDABLE: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
@@ -102,14 +103,15 @@ def _graph_of(model: nn.Module, example_inputs: Sequence[Any] | None) -> fx.Grap
     """``model`` as a GraphModule over the same submodules; None if it cannot be traced."""
     if isinstance(model, fx.GraphModule):
         return model
-    if example_inputs is None:
+    inputs = example_inputs
+    if inputs is None:
         parameters = inspect.signature(model.forward).parameters.values()
-        given = len([p for p in parameters if p.default is p.empty])
-    else:
-        given = len(example_inputs)
+        # One tensor of no known size for every parameter that must be given.
+        inputs = [torch.empty(0) for p in parameters if p.default is p.empty]
     try:
-        return _trace_with_automatic_leaves(model, given, _fixed_arguments(model, given))[0]
-    except TraceError:
+        arguments = Arguments.of(model, inputs, {})
+        return symbolic_trace(model, arguments, sizes="anywhere" if example_inputs else "nowhere").module
+    except (TraceError, TypeError, NotPlainError):
         return None
 
 

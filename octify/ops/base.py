@@ -11,7 +11,7 @@ from torch import fx, nn
 from octify.emitter import Emitter, Value
 from octify.layout import Ids, Refusal, Walk
 from octify.trace.leaves import qualified_name
-from octify.trace.tracer import Traced
+from octify.trace.model import Traced
 from octify.views import View
 
 LayoutRule = Callable[[Walk, fx.Node], Ids | View | Refusal | None]

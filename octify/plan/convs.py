@@ -63,14 +63,22 @@ def _after_convolution(traced: Traced) -> dict[str, bool]:
     after: dict[str, bool] = {}
     for node in traced.module.graph.nodes:
         is_conv = isinstance(traced.submodule(node), (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-        after[node.name] = is_conv or any(after[n.name] for n in node.all_input_nodes)
+        inner = node.op == "placeholder" and not traced.reads_input(node)
+        after[node.name] = inner or is_conv or any(after[n.name] for n in node.all_input_nodes)
     return after
+
+
+def _input_size(traced: Traced) -> int:
+    """The smaller side of the first image; of the largest one where parts see it at several sizes."""
+    placeholders = [n for n in traced.module.graph.find_nodes(op="placeholder") if traced.reads_input(n)]
+    shapes = [shape for n in placeholders if (shape := traced.shape(n)) is not None and len(shape) >= 3]
+    sizes = [min(shape[2:]) for shape in shapes] or [1]
+    return sizes[0] if traced.parts is None else max(sizes)
 
 
 def collect(traced: Traced, layout: Layout) -> list[Conv]:
     """The convolutions that the layout walk accepted, in order of execution."""
-    sizes = [spec.shape[2:] for spec in traced.inputs if len(spec.shape) >= 3]
-    whole = min(sizes[0]) if sizes else 1
+    whole = _input_size(traced)
     after = _after_convolution(traced)
     by_name = {node.name: node for node in traced.module.graph.nodes}
     calls: dict[str, list[ConvNode]] = {}

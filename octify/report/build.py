@@ -13,7 +13,7 @@ from octify.ops.conv import is_depthwise
 from octify.plan.model import ConvPlan, Plan
 from octify.report.model import BoundaryRow, LayerRow, Left, Report, Totals
 from octify.rewrite import Rewritten
-from octify.trace import Facts, Traced
+from octify.trace import Facts, Opaque, Traced
 
 UNCALIBRATED = (
     "the converted model is not calibrated: a trained network loses accuracy, the more the larger alpha is. "
@@ -39,18 +39,14 @@ def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mappin
     warnings = []
     if converted:
         warnings.append(UNCALIBRATED)
-    warnings += [
-        f"{leaf.path} ({leaf.kind}) could not be traced and is run as it is: {leaf.reason}"
-        + (f" ({leaf.where})" if leaf.where else "")
-        for leaf in traced.opaque
-    ]
+    warnings += _tracing_warnings(traced)
     return Report(
         type(traced.module).__name__,
         plan.alpha,
         plan.rules,
         plan.kernels,
         tuple(spec.shape for spec in traced.inputs),
-        _totals(sides, kinds.count("split"), kinds.count("merge"), converted + len(left), converted),
+        _totals(traced, sides, kinds.count("split"), kinds.count("merge"), converted + len(left), converted),
         _rows(traced, sides),
         tuple(left),
         tuple(BoundaryRow(b.kind, b.after, b.before, b.reason) for b in boundaries),
@@ -62,28 +58,64 @@ def profile_report(traced: Traced) -> Report:
     """The costs of a model as it is: before and after are the same."""
     known = cost(traced.module, traced.facts)
     sides = _Sides(known, known, None)
-    count = sum(isinstance(module, _ConvNd) for module in traced.module.modules())
+    count = len(_convolutions(traced))
     return Report(
         type(traced.module).__name__,
         None,
         None,
         None,
         tuple(spec.shape for spec in traced.inputs),
-        _totals(sides, 0, 0, count, 0),
+        _totals(traced, sides, 0, 0, count, 0),
         _rows(traced, sides),
         (),
         (),
-        tuple(f"{leaf.path} ({leaf.kind}) could not be traced: {leaf.reason}" for leaf in traced.opaque),
+        tuple(_tracing_warnings(traced)),
     )
 
 
-def _totals(sides: _Sides, splits: int, merges: int, convolutions: int, converted: int) -> Totals:
+def _tracing_warnings(traced: Traced) -> list[str]:
+    """What was not traced, or not for all sizes."""
+    told = []
+    if traced.parts is not None:
+        failure = traced.parts.failure
+        names = ", ".join(part.path for part in traced.parts.members if not part.alone)
+        told.append(
+            f"{failure.kind} {failure.reason}{_at(failure)}; these parts of it were traced one by one, and "
+            f"the code between them is run as it is: {names}"
+        )
+        if traced.parts.stopped:
+            told.append(
+                "the run that looked for the parts' inputs stopped early, and what it did not reach is run "
+                f"as it is: {traced.parts.stopped}"
+            )
+    told += [
+        f"{leaf.path} ({leaf.kind}) could not be traced and is run as it is: {leaf.reason}{_at(leaf)}"
+        for leaf in traced.opaque
+    ]
+    told += [
+        f"{leaf.path or 'the model'} ({leaf.kind}) asks for sizes and is fixed to the height and width of "
+        f"the example{_at(leaf)}"
+        for leaf in traced.fixed_sizes
+    ]
+    return told
+
+
+def _at(leaf: Opaque) -> str:
+    return f" ({leaf.where})" if leaf.where else ""
+
+
+def _totals(
+    traced: Traced, sides: _Sides, splits: int, merges: int, convolutions: int, converted: int
+) -> Totals:
     before, after = sides.before, sides.after
+    # Of a model in parts: what the code between them multiplies and holds.
+    macs = traced.parts.rest_macs if traced.parts else 0
+    parameters = sum(p.numel() for p in traced.whole.parameters()) - before.parameters
     return Totals(
-        before.macs,
-        after.macs,
-        before.parameters,
-        after.parameters,
+        before.macs + macs,
+        after.macs + macs,
+        before.parameters + parameters,
+        after.parameters + parameters,
         before.activation_bytes,
         after.activation_bytes,
         splits,
@@ -101,7 +133,15 @@ def _rows(traced: Traced, sides: _Sides) -> tuple[LayerRow, ...]:
         known = sides.before.layers[place]
         if known.macs and place not in rows:
             rows[place] = _row(traced, node, sides)
-    return tuple(rows.values())
+    return (*rows.values(), *_rest(traced))
+
+
+def _rest(traced: Traced) -> list[LayerRow]:
+    """What functions called by untraceable code multiply, as one row."""
+    macs = traced.parts.rest_macs if traced.parts else 0
+    name = "(code between the parts)"
+    row = LayerRow(name, "functions", (), (), 0, 0, (), 0.0, 0.0, None, macs, macs, 0, 0, 0, 0)
+    return [row] if macs else []
 
 
 def _row(traced: Traced, node: fx.Node, sides: _Sides) -> LayerRow:
@@ -157,9 +197,7 @@ _FUNCTIONAL = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose
 def _left_dense(traced: Traced, plan: Plan) -> list[Left]:
     """Every convolution that stays dense on both sides: planned, hidden, unused or functional."""
     left = []
-    for path, module in traced.module.named_modules():
-        if not isinstance(module, _ConvNd):
-            continue
+    for path in _convolutions(traced):
         planned = plan.by_path.get(path)
         if planned is None:
             left.append(Left(path, _unplanned_reason(path, traced)))
@@ -172,12 +210,23 @@ def _left_dense(traced: Traced, plan: Plan) -> list[Left]:
     return left
 
 
+def _convolutions(traced: Traced) -> list[str]:
+    """Paths of all convolutions of the model, each once: where the graph calls it, if it does."""
+    called = {str(node.target) for node in traced.module.graph.find_nodes(op="call_module")}
+    paths: dict[int, str] = {}
+    for path, module in traced._modules.items():
+        if isinstance(module, _ConvNd) and (path in called or id(module) not in paths):
+            paths[id(module)] = path
+    return list(paths.values())
+
+
 def _unplanned_reason(path: str, traced: Traced) -> str:
     for leaf in traced.opaque:
         if path.startswith(f"{leaf.path}."):
-            where = f" ({leaf.where})" if leaf.where else ""
-            return f"it is inside {leaf.path}, which {leaf.reason}{where}"
-    return "it is not used in eval mode"
+            return f"it is inside {leaf.path}, which {leaf.reason}{_at(leaf)}"
+    if traced.parts and traced.parts.stopped:
+        return f"it was not called before the model stopped: {traced.parts.stopped}"
+    return "it is not called in eval mode"
 
 
 def _reason(planned: ConvPlan, plan: Plan) -> str:

@@ -1,104 +1,151 @@
 """FX tracing that keeps every convolution and norm whole and never gives up on a submodule.
 
-A submodule that cannot be traced becomes an opaque leaf (dense in, dense out), the trace is
-retried, and the leaf is named with the user's file and line.
+Plain symbolic tracing comes first. Where it fails, the model is traced again with values known on fake
+tensors (``octify.trace.sizes``): a submodule that fails then has its sizes told, and one that still fails
+becomes an opaque leaf (dense in, dense out), named with the user's file and line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+import os
+import textwrap
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
 
 from octify.errors import TraceError
-from octify.trace.facts import Facts, InputSpec, MeasureError, measure
+from octify.trace.arguments import Arguments
 from octify.trace.leaves import is_kept_whole
+from octify.trace.model import Opaque, Traced
+from octify.trace.sizes import RecordBatch, SizedTracer
 
-_TORCH = str(Path(torch.__file__).parent)
-_MOST_OPAQUE = 200
+__all__ = ["Opaque", "Symbolic", "Traced", "first_line", "symbolic_trace", "user_line"]
 
+Sizing = Literal["anywhere", "inside", "nowhere"]
 
-@dataclass(frozen=True)
-class Opaque:
-    """A submodule that could not be traced, run as it is."""
-
-    path: str
-    kind: str
-    reason: str
-    where: str | None
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, which begins like it
+_OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
 
 
 @dataclass(frozen=True)
-class Traced:
-    """A traced model: the data of the "trace" arrow.
+class Symbolic:
+    """A graph without facts.
 
-    ``module`` is a GraphModule over a deep copy of the user's model, in eval mode; ``facts``
-    is keyed by node name.
+    root:
+        The copy of the model that was traced: the graph's module holds its submodules, not all of them.
+    output:
+        The form of the module's result, where the graph's own is the flat tuple of its leaves.
     """
 
     module: fx.GraphModule
-    inputs: tuple[InputSpec, ...]
-    facts: Mapping[str, Facts]
-    opaque: tuple[Opaque, ...] = ()
-    training: bool = False
-    _modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
-
-    def shape(self, node: fx.Node) -> tuple[int, ...] | None:
-        """Shape of a node's tensor at the example inputs; None if it yields no single tensor."""
-        return self.facts[node.name].shape
-
-    def submodule(self, node: fx.Node) -> nn.Module | None:
-        """The module a ``call_module`` node calls."""
-        return self._modules.get(str(node.target)) if node.op == "call_module" else None
-
-    def calls(self, path: str) -> Sequence[fx.Node]:
-        """The nodes that call the module at ``path``, in order of execution."""
-        return self._calls.get(path, ())
-
-    @cached_property
-    def _calls(self) -> Mapping[str, Sequence[fx.Node]]:
-        calls: dict[str, list[fx.Node]] = {}
-        for node in self.module.graph.nodes:
-            if node.op == "call_module":
-                calls.setdefault(str(node.target), []).append(node)
-        return calls
+    root: nn.Module
+    opaque: tuple[Opaque, ...]
+    fixed_sizes: tuple[Opaque, ...]
+    output: pytree.TreeSpec | None
 
 
-class _Tracer(fx.Tracer):
-    """Symbolic tracing with octify's leaves, remembering where it failed."""
+@dataclass(frozen=True)
+class _Treatment:
+    """Paths of modules that plain tracing cannot enter: what was seen, by path."""
 
-    def __init__(self, opaque: frozenset[str]) -> None:
-        super().__init__()
-        self.opaque = opaque
-        self.failed: str | None = None
+    opaque: dict[str, Opaque]
+    sized: dict[str, Opaque]
+
+
+class _Tracer(SizedTracer):
+    """Symbolic tracing of one call, with octify's leaves.
+
+    ``explores``: a submodule that fails is added to the treatment, and tracing goes on. The graph is
+    then of no use, for the failed attempt has left its nodes in it.
+    """
+
+    def __init__(
+        self, arguments: Arguments, treatment: _Treatment, mode: Any, *, flat: bool, explores: bool
+    ) -> None:
+        super().__init__(mode)
+        self.arguments = arguments
+        self.treatment = treatment
+        self.flat = flat
+        self.explores = explores
+        self.output: pytree.TreeSpec | None = None
+        self._entered = [""]
+
+    @property
+    def sizes_known(self) -> bool:
+        return any(path in self.treatment.sized for path in self._entered)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.opaque or is_kept_whole(m)
+        return module_qualified_name in self.treatment.opaque or is_kept_whole(m)
 
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """Placeholders for the tensors of the call alone: everything else is as the call has it."""
+        placeholders = []
+        for name, spec in zip(self.arguments.names, self.arguments.inputs, strict=True):
+            placeholders.append(self.create_proxy("placeholder", name, (), {}))
+            self.set_value(placeholders[-1], spec.shape, getattr(torch, spec.dtype))
+        args, kwargs = self.arguments.filled(self.root, placeholders)
+
+        def call(root: nn.Module) -> Any:
+            result = root.forward(*args, **kwargs)
+            if not self.flat:
+                return result
+            leaves, self.output = pytree.tree_flatten(result)
+            return tuple(leaves)
+
+        return call, [self.root]
+
+    def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
+        if self.computing:
+            return forward(*args, **kwargs)
+        path = self.path_of_module(m)
+        try:
+            return self._enter(path, m, forward, args, kwargs)
+        except Exception as error:
+            if not self.explores:
+                raise
+            seen = _seen(path, m, error)
+        if self._mode is not None and not self.sizes_known and path not in self.treatment.sized:
+            self.treatment.sized[path] = seen
+            try:
+                return self._enter(path, m, forward, args, kwargs)
+            except Exception as error:
+                seen = _seen(path, m, error)
+                del self.treatment.sized[path]
+        self.treatment.opaque[path] = seen
+        return self._enter(path, m, forward, args, kwargs)
+
+    def _enter(self, path: str, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
+        stack = self.module_stack.copy()
+        self._entered.append(path)
         try:
             return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            if self.failed is None:
-                self.failed = self.path_of_module(m)
-            raise
+        finally:
+            self._entered.pop()
+            self.module_stack = stack
+
+
+def _seen(path: str, module: nn.Module, error: Exception) -> Opaque:
+    return Opaque(
+        path, type(module).__name__, f"cannot be traced: {why_untraceable(error)}", user_line(error)
+    )
 
 
 def user_line(error: BaseException) -> str | None:
     """``file:line`` of the innermost frame of ``error`` outside PyTorch and octify."""
-    octify = str(Path(__file__).parent.parent)
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((_TORCH, octify, "<"))
+        if not frame.filename.startswith((_TORCH, _OCTIFY, "<"))
     ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
 
@@ -106,127 +153,127 @@ def user_line(error: BaseException) -> str | None:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return textwrap.shorten(text.splitlines()[0], 200) if text else type(error).__name__
 
 
-def _fixed_arguments(model: nn.Module, given: int) -> dict[str, Any]:
-    """The defaults of forward's arguments beyond the example inputs."""
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters[:given]):
-        return {}
-    rest = [
-        p
-        for p in parameters[given:]
-        if p.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    ]
-    missing = [p.name for p in rest if p.default is inspect.Parameter.empty]
-    if missing:
-        raise TraceError(
-            f"the model's forward needs more inputs: {', '.join(missing)}",
-            where=_forward_line(model),
-            why=f"{given} example input(s) were given",
-            hint="give one example input for each, for instance --input 1x3x224x224 twice",
-        )
-    if given > len(parameters):
-        raise TraceError(
-            f"the model's forward takes {len(parameters)} input(s), {given} were given",
-            where=_forward_line(model),
-        )
-    return {p.name: p.default for p in rest}
+# What FX says at length, in the words of the user's code.
+_PLAIN_WORDS = {
+    "symbolically traced variables cannot be used": "its control flow depends on a tensor",
+    "Proxy object cannot be iterated": "it loops over a tensor's entries",
+}
 
 
-def _forward_line(model: nn.Module) -> str | None:
+def why_untraceable(error: BaseException) -> str:
+    """Why tracing failed, in a line."""
+    text = first_line(error)
+    plain = next((words for start, words in _PLAIN_WORDS.items() if text.startswith(start)), None)
+    return plain or f"{type(error).__name__}: {text}"
+
+
+def forward_line(model: nn.Module) -> str | None:
+    """``file:line`` of the model's ``forward``."""
     code = getattr(type(model).forward, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else None
 
 
-def _drop_fixed_placeholders(graph: fx.Graph, inputs: int) -> None:
-    """Remove the placeholders (and FX's checks of them) that fixed arguments leave behind."""
-    for placeholder in graph.find_nodes(op="placeholder")[inputs:]:
-        doomed = [placeholder]
-        for node in doomed:
-            doomed += [user for user in node.users if user not in doomed]
-        for node in reversed(doomed):
-            graph.erase_node(node)
+def arguments_of(model: nn.Module, inputs: Sequence[Tensor]) -> Arguments:
+    """The example inputs as positional arguments. TraceError when ``forward`` takes more or fewer."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(inputs) > len(places) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise TraceError(
+            f"the model's forward takes {len(places)} input(s), {len(inputs)} were given",
+            where=forward_line(model),
+        )
+    rest = [*places[len(inputs) :], *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]
+    missing = [p.name for p in rest if p.default is p.empty]
+    if missing:
+        raise TraceError(
+            f"the model's forward needs more inputs: {', '.join(missing)}",
+            where=forward_line(model),
+            why=f"{len(inputs)} example input(s) were given",
+            hint="give one example input for each, for instance --input 1x3x224x224 twice",
+        )
+    return Arguments.of(model, inputs, {})
 
 
-def _trace_once(model: nn.Module, inputs: int, fixed: dict[str, Any], tracer: _Tracer) -> fx.GraphModule:
-    graph = tracer.trace(model, concrete_args=fixed or None)
-    _drop_fixed_placeholders(graph, inputs)
-    module = fx.GraphModule(tracer.root, graph, class_name=type(model).__name__)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module
+def with_same_tensors(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` that holds the very same parameters and buffers.
+
+    Tracing leaves proxies in the caches of some models; each attempt gets a clean copy.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def _trace_with_automatic_leaves(
-    model: nn.Module, inputs: int, fixed: dict[str, Any]
-) -> tuple[fx.GraphModule, list[Opaque]]:
-    opaque: list[Opaque] = []
-    while True:
-        tracer = _Tracer(frozenset(leaf.path for leaf in opaque))
-        try:
-            return _trace_once(model, inputs, fixed, tracer), opaque
-        except Exception as error:
-            path = tracer.failed
-            if not path or len(opaque) >= _MOST_OPAQUE:
-                raise TraceError(
-                    f"{type(model).__name__} cannot be traced",
-                    where=user_line(error) or _forward_line(model),
-                    why=f"{type(error).__name__}: {first_line(error)}",
-                    hint="convert the part of the model that is a plain CNN (its backbone), or rewrite that "
-                    "line so that it does not depend on the values of tensors",
-                ) from error
-            kind = type(model.get_submodule(path)).__name__
-            opaque.append(Opaque(path, kind, f"cannot be traced: {first_line(error)}", user_line(error)))
-
-
-def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced:
-    """Trace ``model`` on a deep copy in eval mode and measure it at ``example_inputs``.
+def symbolic_trace(
+    model: nn.Module, arguments: Arguments, *, flat: bool = False, sizes: Sizing = "anywhere"
+) -> Symbolic:
+    """The graph of ``model`` called with ``arguments``.
 
     Parameters
     ----------
     model:
-        Any module whose forward takes tensors; it is left untouched.
-    example_inputs:
-        A tensor or a sequence of tensors, on any device including ``meta``.
+        In the mode (eval) to be traced in. It is left as it is; the graph's module shares its tensors.
+    flat:
+        The graph returns the flat tuple of the result's leaves.
+    sizes:
+        Where control flow may be decided by the arguments' sizes: ``"anywhere"``, ``"inside"`` (in
+        submodules, not in the model's own forward), or ``"nowhere"`` (they are not real ones).
 
     Raises
     ------
     TraceError
-        The root cannot be traced, or the model rejects the inputs (with the module's path).
+        ``forward`` itself cannot be traced, whatever becomes of its submodules.
     """
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    fixed = _fixed_arguments(model, len(inputs))
-    duplicate = copy.deepcopy(model).eval()
-    module, opaque = _trace_with_automatic_leaves(duplicate, len(inputs), fixed)
+    failure: Exception
     try:
-        facts = measure(module, inputs)
-    except MeasureError as error:
-        raise _rejected(module, inputs, error) from error
-    return Traced(
-        module,
-        tuple(InputSpec.of(t) for t in inputs),
-        facts,
-        tuple(opaque),
-        model.training,
-        dict(module.named_modules(remove_duplicate=False)),
+        return _attempt(model, arguments, _Treatment({}, {}), None, flat=flat)
+    except Exception as error:
+        failure = error
+    tellings: list[dict[str, Opaque]] = [{}]
+    if sizes == "anywhere":
+        tellings.append({"": _seen("", model, failure)})
+    for told in tellings:
+        treatment = _Treatment({}, told)
+        mode = None if sizes == "nowhere" else FakeTensorMode(allow_non_fake_inputs=True)
+        try:
+            _attempt(model, arguments, treatment, mode, flat=flat, explores=True)
+            return _attempt(model, arguments, treatment, mode, flat=flat)
+        except Exception as error:
+            failure = error
+    raise TraceError(
+        f"{type(model).__name__} cannot be traced",
+        where=user_line(failure) or forward_line(model),
+        why=why_untraceable(failure),
+        hint="convert the part of the model that is a plain CNN (its backbone), or rewrite that "
+        "line so that it does not depend on the values of tensors",
+    ) from failure
+
+
+def _attempt(
+    model: nn.Module,
+    arguments: Arguments,
+    treatment: _Treatment,
+    mode: Any,
+    *,
+    flat: bool,
+    explores: bool = False,
+) -> Symbolic:
+    tracer = _Tracer(arguments, treatment, mode, flat=flat, explores=explores)
+    clean = with_same_tensors(model)
+    with contextlib.nullcontext() if mode is None else RecordBatch(tracer):
+        graph = tracer.trace(clean)
+    _drop_assertions(graph)
+    module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return Symbolic(
+        module, clean, tuple(treatment.opaque.values()), tuple(treatment.sized.values()), tracer.output
     )
 
 
-def _rejected(module: fx.GraphModule, inputs: Sequence[Tensor], error: MeasureError) -> TraceError:
-    """The error for inputs that the model does not take, at the node that failed."""
-    node = error.node
-    shapes = " and ".join("x".join(map(str, t.shape)) for t in inputs)
-    place = None
-    if node is not None:
-        stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
-        path = str(node.target) if node.op == "call_module" else (stack[-1] if stack else "")
-        kind = type(module.get_submodule(path)).__name__ if node.op == "call_module" else str(node.target)
-        place = f"{path or 'the model itself'} ({kind})"
-    return TraceError(
-        f"the model rejects an input of {shapes}",
-        where=place,
-        why=first_line(error.cause),
-        hint="give the size it was made for, for instance --input 1x3x224x224",
-    )
+def _drop_assertions(graph: fx.Graph) -> None:
+    """Erase recorded checks: the converted model would have to merge whole maps to ask for their shapes."""
+    for node in graph.find_nodes(op="call_function", target=torch._assert):
+        graph.erase_node(node)

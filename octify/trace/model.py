@@ -1,0 +1,138 @@
+"""What tracing found: the data of the "trace" arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from octify.trace.arguments import Arguments
+from octify.trace.facts import Facts, InputSpec
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """A module that could not be traced as it should: it is run as it is, or its sizes are fixed.
+
+    path:
+        Empty for the model itself.
+    where:
+        The user's ``file:line``, if it is known.
+    """
+
+    path: str
+    kind: str
+    reason: str
+    where: str | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module of a model that cannot be traced as a whole, with a graph of its own.
+
+    arguments:
+        How it is called, at its largest input.
+    output:
+        The form of its result; the graph's own result is the flat tuple of leaves.
+    calls:
+        How often it is called at which input sizes in one run of the model.
+    inside:
+        Path inside the part of every module and parameter its graph uses, by path in the model.
+    alone:
+        It is one convolution or linear layer that untraceable code calls: counted, and left as it is.
+    """
+
+    path: str
+    arguments: Arguments
+    output: pytree.TreeSpec | None
+    calls: Mapping[tuple[InputSpec, ...], int]
+    inside: Mapping[str, str]
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model whose root cannot be traced: its parts, in the order of the graph's outputs.
+
+    shell:
+        A deep copy of the model, in eval mode; what is not a part runs as it is.
+    failure:
+        Why and where the root cannot be traced.
+    stopped:
+        Why the run that was to call every part ended early, if it did.
+    rest_macs:
+        MACs of functions that the untraceable code calls itself.
+    """
+
+    shell: nn.Module
+    members: tuple[Part, ...]
+    failure: Opaque
+    stopped: str | None
+    rest_macs: int
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced model.
+
+    module:
+        A GraphModule over a deep copy of the user's model, in eval mode. Of a model in parts: the
+        graphs of all parts side by side, each with its own placeholders and a tuple of results.
+    inputs:
+        The model's example inputs.
+    facts:
+        By node name; MACs and bytes of a part are those of all its calls.
+    opaque:
+        Submodules that are run as they are.
+    fixed_sizes:
+        Modules whose graph holds for the example's height and width only.
+    parts:
+        None for a model that was traced as a whole.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[InputSpec, ...]
+    facts: Mapping[str, Facts]
+    opaque: tuple[Opaque, ...] = ()
+    training: bool = False
+    _modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
+    fixed_sizes: tuple[Opaque, ...] = ()
+    parts: Parts | None = None
+
+    @property
+    def whole(self) -> nn.Module:
+        """The module that holds everything the graph uses, and more where the graph is of parts."""
+        return self.module if self.parts is None else self.parts.shell
+
+    def reads_input(self, placeholder: fx.Node) -> bool:
+        """Whether a placeholder is one of the model's inputs, and not a feature map inside it.
+
+        In a model in parts, what has as many channels as an input is taken for one (resized, say).
+        """
+        shape = self.shape(placeholder) or ()
+        return self.parts is None or (
+            len(shape) > 1 and shape[1] in {s.shape[1] for s in self.inputs if len(s.shape) > 1}
+        )
+
+    def shape(self, node: fx.Node) -> tuple[int, ...] | None:
+        """Shape of a node's tensor at the example inputs; None if it yields no single tensor."""
+        return self.facts[node.name].shape
+
+    def submodule(self, node: fx.Node) -> nn.Module | None:
+        """The module a ``call_module`` node calls."""
+        return self._modules.get(str(node.target)) if node.op == "call_module" else None
+
+    def calls(self, path: str) -> Sequence[fx.Node]:
+        """The nodes that call the module at ``path``, in order of execution."""
+        return self._calls.get(path, ())
+
+    @cached_property
+    def _calls(self) -> Mapping[str, Sequence[fx.Node]]:
+        calls: dict[str, list[fx.Node]] = {}
+        for node in self.module.graph.nodes:
+            if node.op == "call_module":
+                calls.setdefault(str(node.target), []).append(node)
+        return calls

@@ -1,0 +1,325 @@
+"""A model whose own ``forward`` cannot be traced, in parts.
+
+Going down from the root, a submodule that can be traced becomes a part; one that cannot is gone into. The
+inputs of the parts are those of their calls in one run of the model. Their graphs stand side by side in one
+graph, so that planning, rewriting and reporting see a single one; ``assemble`` puts what became of them back
+into the model, whose own code stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from octify.errors import TraceError
+from octify.trace.arguments import Arguments
+from octify.trace.facts import Facts, InputSpec, MeasureError, measure
+from octify.trace.leaves import is_kept_whole
+from octify.trace.model import Opaque, Part, Parts, Traced
+from octify.trace.observe import Call, observe
+from octify.trace.tracer import Symbolic, symbolic_trace
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A part before its graph stands among the others; no graph of its own where it is ``alone``."""
+
+    path: str
+    arguments: Arguments
+    calls: Mapping[tuple[InputSpec, ...], int]
+    symbolic: Symbolic | None
+
+
+def in_parts(
+    model: nn.Module, inputs: Sequence[Tensor], failure: TraceError, *, training: bool
+) -> Traced | None:
+    """Trace the parts of ``model`` (octify's own copy); None when there is none.
+
+    ``failure`` says why it is not traced as a whole.
+    """
+    seen = observe(model, inputs)
+    found = list(_Search(model, seen.calls).below(""))
+    if not any(part.symbolic is not None for part in found):
+        return None
+    reason = f"cannot be traced: {failure.why}"
+    parts = Parts(model, (), Opaque("", type(model).__name__, reason, failure.where), seen.stopped, 0)
+    module, parts = _side_by_side(parts, found)
+    facts = measure_parts(parts, module)
+    counted = sum(known.macs for known in facts.values())
+    return Traced(
+        module,
+        tuple(InputSpec.of(t) for t in inputs),
+        facts,
+        tuple(leaf for part in found if part.symbolic for leaf in _rooted(part.path, part.symbolic.opaque)),
+        training,
+        dict(model.named_modules(remove_duplicate=False)),
+        tuple(
+            leaf for part in found if part.symbolic for leaf in _rooted(part.path, part.symbolic.fixed_sizes)
+        ),
+        replace(parts, rest_macs=max(0, seen.macs - counted)),
+    )
+
+
+def share_in_parts(traced: Traced) -> float:
+    """Share of the MACs that are in parts, not in what untraceable code calls itself."""
+    assert traced.parts is not None
+    alone = {part.path for part in traced.parts.members if part.alone}
+    macs = sum(known.macs for known in traced.facts.values())
+    nodes = traced.module.graph.nodes
+    lonely = sum(traced.facts[node.name].macs for node in nodes if node.target in alone)
+    return (macs - lonely) / max(1, macs + traced.parts.rest_macs)
+
+
+def _rooted(path: str, leaves: Sequence[Opaque]) -> list[Opaque]:
+    return [replace(leaf, path=".".join(filter(None, (path, leaf.path)))) for leaf in leaves]
+
+
+class _Search:
+    """Finds the largest traceable submodules that multiply."""
+
+    def __init__(self, model: nn.Module, calls: Sequence[Call]) -> None:
+        self._model = model
+        self._calls = calls
+        self._by_path: dict[str, list[Call]] = {}
+        for call in calls:
+            self._by_path.setdefault(call.path, []).append(call)
+        self._paths = {id(module): path for path, module in model.named_modules()}
+
+    def below(self, path: str) -> Iterator[_Found]:
+        """The parts among the children of the module at ``path`` and theirs."""
+        for child in self._model.get_submodule(path).children():
+            own = self._paths[id(child)]
+            parent = own.rpartition(".")[0]
+            if parent == path:  # a shared module is looked at once, at its first place
+                yield from self._at(own, child)
+
+    def _at(self, path: str, module: nn.Module) -> Iterator[_Found]:
+        calls = self._by_path.get(path, [])
+        if calls and not any(call.macs for call in calls):
+            return
+        part = self._part(path, module, calls) if calls else None
+        if part is not None:
+            yield part
+        elif not is_kept_whole(module):
+            yield from self.below(path)
+
+    def _part(self, path: str, module: nn.Module, calls: Sequence[Call]) -> _Found | None:
+        known = [call.arguments for call in calls if call.arguments is not None]
+        if len(known) < len(calls):
+            return None
+        largest = max(known, key=lambda arguments: sum(_size(spec) for spec in arguments.inputs))
+        sizes = Counter(arguments.inputs for arguments in known)
+        if is_kept_whole(module):
+            return _Found(path, largest, sizes, None)
+        one_form = all(arguments.form == largest.form for arguments in known)
+        if not one_form or self._is_entered_elsewhere(path, module):
+            return None
+        try:
+            symbolic = symbolic_trace(module, largest, flat=True)
+            measure(symbolic.module, [spec.example() for spec in largest.inputs])
+        except (TraceError, MeasureError):
+            return None
+        if symbolic.fixed_sizes and len(sizes) > 1:
+            return None
+        return _Found(path, largest, sizes, symbolic)
+
+    def _is_entered_elsewhere(self, path: str, module: nn.Module) -> bool:
+        """Whether code outside the module calls something inside it, which must then stay what it is."""
+        inside = {self._paths[id(m)] for m in module.modules()} - {path}
+        return any(call.path in inside and path not in call.within for call in self._calls)
+
+
+def _size(spec: InputSpec) -> int:
+    size = 1
+    for n in spec.shape:
+        size *= n
+    return size
+
+
+def _side_by_side(parts: Parts, found: Sequence[_Found]) -> tuple[fx.GraphModule, Parts]:
+    """One graph of all parts: their placeholders, and one tuple of results for each."""
+    shell = parts.shell
+    paths = {id(module): path for path, module in shell.named_modules()}
+    graph = fx.Graph()
+    members, results = [], []
+    for part in found:
+        if part.symbolic is None:
+            placeholders = tuple(_named(graph.placeholder(name)) for name in part.arguments.names)
+            results.append((graph.call_module(part.path, placeholders),))
+            members.append(Part(part.path, part.arguments, None, part.calls, {}, alone=True))
+            continue
+        inside: dict[str, str] = {}
+        made: dict[fx.Node, fx.Node] = {}
+        for node in part.symbolic.module.graph.nodes:
+            if node.op == "output":
+                results.append(fx.map_arg(node.args[0], made.__getitem__))
+                continue
+            made[node] = graph.node_copy(node, made.__getitem__)
+            if node.op == "placeholder":
+                _named(made[node])
+            elif node.op in ("call_module", "get_attr"):
+                own = str(node.target)
+                target = _path_in_model(shell, part, own, paths)
+                inside[target] = own
+                made[node].target = target
+        assert part.symbolic.output is not None
+        members.append(Part(part.path, part.arguments, part.symbolic.output, part.calls, inside))
+    graph.output(tuple(results))
+    module = fx.GraphModule(shell, graph, class_name=type(shell).__name__)
+    module.graph.lint()
+    return module, replace(parts, members=tuple(members))
+
+
+def _named(placeholder: fx.Node) -> fx.Node:
+    """``placeholder`` with a name that no other part's has."""
+    placeholder.target = placeholder.name
+    return placeholder
+
+
+def _path_in_model(shell: nn.Module, part: _Found, own: str, paths: Mapping[int, str]) -> str:
+    """The path in the model of what a part's graph calls ``own``: one path for a module, whoever uses it."""
+    assert part.symbolic is not None
+    holder_path, _, name = own.rpartition(".")
+    rooted = f"{part.path}.{own}"
+    try:
+        holder = shell.get_submodule(rooted.rpartition(".")[0])
+    except AttributeError:
+        holder = None
+    if holder is not None and name in holder._modules:
+        return paths[id(holder._modules[name])]
+    if holder is not None and not hasattr(holder, name):
+        # A constant that tracing made: it goes where the part's graph looks for it.
+        value = getattr(part.symbolic.module.get_submodule(holder_path), name)
+        holder.register_buffer(name, value)
+    return rooted
+
+
+# The graph of all parts, and of what became of it. ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """One part's nodes in the graph of all, in order, and its results."""
+
+    nodes: tuple[fx.Node, ...]
+    results: Any
+
+
+def _slices(parts: Parts, graph: fx.Graph) -> list[_Slice]:
+    """For every part its placeholders and all that its results depend on."""
+    (output,) = graph.find_nodes(op="output")
+    placeholders = iter(graph.find_nodes(op="placeholder"))
+    found = []
+    for part, results in zip(parts.members, output.args[0], strict=True):
+        wanted = {next(placeholders) for _ in part.arguments.inputs}
+        fx.map_arg(results, wanted.add)
+        for node in reversed(graph.nodes):
+            if node in wanted:
+                wanted.update(node.all_input_nodes)
+        found.append(_Slice(tuple(node for node in graph.nodes if node in wanted), results))
+    return found
+
+
+def measure_nodes(traced: Traced, module: fx.GraphModule) -> Mapping[str, Facts]:
+    """Facts of ``module``, made from the traced graph, as ``traced.facts`` are those of the graph itself."""
+    if traced.parts is None:
+        return measure(module, [spec.example() for spec in traced.inputs])
+    return measure_parts(traced.parts, module)
+
+
+def measure_parts(parts: Parts, module: fx.GraphModule) -> dict[str, Facts]:
+    """Facts of all nodes: shapes at the largest inputs, MACs and bytes of all calls of a run together."""
+    sizes = [[part.arguments.inputs, *(set(part.calls) - {part.arguments.inputs})] for part in parts.members]
+    owner = {node.name: i for i, each in enumerate(_slices(parts, module.graph)) for node in each.nodes}
+    totals: dict[str, Facts] = {}
+    for turn in range(max(len(each) for each in sizes)):
+        # Every part at its next size; one that has no more is run again, and not counted.
+        inputs = [each[turn] if turn < len(each) else each[0] for each in sizes]
+        measured = measure(module, [spec.example() for specs in inputs for spec in specs])
+        counts = [
+            part.calls[specs] if turn < len(each) else 0
+            for part, specs, each in zip(parts.members, inputs, sizes, strict=True)
+        ]
+        for name, known in measured.items():
+            count = counts[owner[name]] if name in owner else 0
+            earlier = totals.get(name, Facts(known.shape, 0, 0))
+            totals[name] = replace(
+                earlier,
+                macs=earlier.macs + count * known.macs,
+                new_bytes=earlier.new_bytes + count * known.new_bytes,
+            )
+    return totals
+
+
+def assemble(traced: Traced, module: fx.GraphModule, converted: frozenset[str]) -> nn.Module:
+    """The model with ``module``, the rewritten graph of its parts, in their places.
+
+    Every submodule keeps its class, its attributes and its path: a rewritten leaf stands where the original
+    stood, and a part's ``forward`` is its new graph.
+
+    Parameters
+    ----------
+    converted:
+        Paths of the convolutions that were rewritten. A part without any stays as it is.
+    """
+    parts = traced.parts
+    assert parts is not None
+    shell = parts.shell
+    known = dict(shell.named_modules(remove_duplicate=False))
+    active = [
+        (part, each)
+        for part, each in zip(parts.members, _slices(parts, module.graph), strict=True)
+        if not converted.isdisjoint(part.inside)
+    ]
+    # What a deep copy finds in its memo it does not copy.
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*shell.parameters(), *shell.buffers())}
+    for _, each in active:
+        for node in each.nodes:
+            if node.op == "call_module" and str(node.target) in known:
+                memo[id(known[str(node.target)])] = module.get_submodule(str(node.target))
+    model = copy.deepcopy(shell, memo)
+    for part, each in active:
+        _install(model.get_submodule(part.path), part, each, module)
+    return model.train(traced.training)
+
+
+def _install(host: nn.Module, part: Part, own: _Slice, module: fx.GraphModule) -> None:
+    """Make ``own`` the forward of ``host``, which becomes an instance of a subclass of its class."""
+    graph = fx.Graph()
+    made: dict[fx.Node, fx.Node] = {}
+    for node in own.nodes:
+        made[node] = graph.node_copy(node, made.__getitem__)
+        if node.op in ("call_module", "get_attr"):
+            target = str(node.target)
+            if target not in part.inside:
+                _add(host, target, attrgetter(target)(module))
+            made[node].target = part.inside.get(target, target)
+    graph.output(fx.map_arg(own.results, made.__getitem__))
+    run = type(fx.GraphModule(host, graph)).forward
+    original, form = type(host), part.output
+    assert form is not None
+
+    @functools.wraps(original.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        results = run(self, *part.arguments.tensors(self, args, kwargs))
+        return pytree.tree_unflatten(list(results), form)
+
+    host.__dict__.pop("forward", None)
+    members = {"forward": forward, "__module__": original.__module__, "__doc__": original.__doc__}
+    host.__class__ = type(original.__name__, (original,), members)
+
+
+def _add(host: nn.Module, name: str, made: Any) -> None:
+    """A split, merge or pooling layer of the rewriter's, or a table of indices."""
+    if isinstance(made, nn.Module):
+        host.add_module(name, made)
+    else:
+        host.register_buffer(name, made)

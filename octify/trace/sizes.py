@@ -1,0 +1,265 @@
+"""Proxies that know their sizes, for code whose control flow depends on them.
+
+Plain symbolic tracing gives up at ``if x.shape[2] % 2``. Here every value is also computed on fake
+tensors while it is traced, and where the tracer says so a proxy answers questions about its sizes with
+numbers. They become constants of the graph, except the first dimension, the batch: it decides like a
+number, and is recorded as ``x.size(0)`` wherever it is passed on.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+
+class Batch(int):
+    """The size of a first dimension: a number that remembers the graph's node for it."""
+
+    proxy: fx.Proxy
+
+    @classmethod
+    def of(cls, value: int, proxy: fx.Proxy) -> Batch:
+        """``value``, recorded as ``proxy``."""
+        made = cls(value)
+        made.proxy = proxy
+        return made
+
+    def __fx_create_arg__(self, tracer: fx.Tracer) -> fx.Node:
+        return self.proxy.node
+
+
+def _recorded(name: str) -> Callable[[Batch, Any], Any]:
+    plain = getattr(int, name)
+    swapped = name.startswith("__r")
+    function: Callable[[Any, Any], Any] = getattr(operator, name.replace("__r", "__", 1) if swapped else name)
+
+    def method(self: Batch, other: Any) -> Any:
+        if isinstance(other, fx.Proxy) or not isinstance(other, int):
+            return function(other, self.proxy) if swapped else function(self.proxy, other)
+        theirs = other.proxy if isinstance(other, Batch) else other
+        made = function(theirs, self.proxy) if swapped else function(self.proxy, theirs)
+        return Batch.of(plain(self, other), made)
+
+    return method
+
+
+for _name in ("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__floordiv__"):
+    setattr(Batch, _name, _recorded(_name))
+
+
+class Sizes(tuple[Any, ...]):
+    """A shape: a `Batch`, then numbers."""
+
+    def numel(self) -> Any:
+        """The product of all sizes."""
+        product: Any = 1
+        for size in self:
+            product = size * product
+        return product
+
+    def __getitem__(self, index: Any) -> Any:
+        picked = super().__getitem__(index)
+        return Sizes(picked) if isinstance(index, slice) else picked
+
+    def __fx_create_arg__(self, tracer: fx.Tracer) -> Any:
+        return tuple(tracer.create_arg(size) for size in self)
+
+
+class SizedProxy(fx.Proxy):
+    """A proxy that answers questions about sizes where its tracer knows them."""
+
+    def _known(self) -> Any:
+        tracer: Any = self.tracer
+        return tracer.known(self)
+
+    def _tensor(self) -> Tensor | None:
+        known = self._known()
+        return known if isinstance(known, Tensor) else None
+
+    @property
+    def __class__(self) -> type:
+        """``isinstance(x, Tensor)`` is true of a proxy of a tensor."""
+        return fx.Proxy if self._tensor() is None else Tensor
+
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        raise TypeError("a proxy's class cannot be changed")
+
+    @property
+    def shape(self) -> Any:
+        """The tensor's sizes."""
+        known = self._tensor()
+        return fx.Proxy.__getattr__(self, "shape") if known is None else self._sizes(known)
+
+    def size(self, dim: int | None = None) -> Any:
+        """The tensor's sizes, or one of them."""
+        known = self._tensor()
+        if known is None:
+            return self.tracer.create_proxy(
+                "call_method", "size", (self, *(() if dim is None else (dim,))), {}
+            )
+        sizes = self._sizes(known)
+        return sizes if dim is None else sizes[dim]
+
+    def _sizes(self, known: Tensor) -> Sizes:
+        sizes = [int(size) for size in known.shape]
+        if not sizes:
+            return Sizes()
+        first = self.tracer.create_proxy("call_method", "size", (self, 0), {})
+        return Sizes([Batch.of(sizes[0], first), *sizes[1:]])
+
+    def _answer(self, name: str, ask: Callable[[Tensor], Any]) -> Any:
+        known = self._tensor()
+        return fx.Proxy.__getattr__(self, name) if known is None else ask(known)
+
+    @property
+    def ndim(self) -> Any:
+        """The number of dimensions."""
+        return self._answer("ndim", lambda known: known.ndim)
+
+    @property
+    def dim(self) -> Any:
+        """The method that tells the number of dimensions."""
+        return self._answer("dim", lambda known: known.dim)
+
+    @property
+    def dtype(self) -> Any:
+        """The tensor's dtype."""
+        return self._answer("dtype", lambda known: known.dtype)
+
+    @property
+    def is_floating_point(self) -> Any:
+        """The method that tells whether the dtype is a floating one."""
+        return self._answer("is_floating_point", lambda known: known.is_floating_point)
+
+    def __index__(self) -> int:
+        known = self._known()
+        if isinstance(known, int):
+            return int(known)
+        raise TypeError("symbolically traced variables cannot be used as integers")
+
+    def __len__(self) -> int:
+        known = self._known()
+        if isinstance(known, (tuple, list)):
+            return len(known)
+        return super().__len__()
+
+
+class RecordBatch(TorchFunctionMode):
+    """Records functions of numbers or constants that are given a `Batch` or a proxy.
+
+    ``torch.zeros(batch, 3)`` has no proxy of a tensor to be recorded by, and would make a constant.
+    """
+
+    def __init__(self, tracer: SizedTracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        own = any(issubclass(kind, fx.Proxy) for kind in types)
+        if own or self._tracer.computing or not any(_is_open(leaf) for leaf in tree_leaves((args, kwargs))):
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if args and isinstance(args[0], Tensor) and getattr(Tensor, name, None) is func:
+            return self._tracer.create_proxy("call_method", name, args, kwargs)
+        return self._tracer.create_proxy("call_function", func, args, kwargs)
+
+
+def _is_open(leaf: Any) -> bool:
+    return type(leaf) in (Batch, fx.proxy.Attribute, SizedProxy) or (
+        type(leaf) is Sizes and any(type(size) is Batch for size in leaf)
+    )
+
+
+class SizedTracer(fx.Tracer):
+    """A tracer whose values are computed on fake tensors as they are traced.
+
+    ``sizes_known`` says whether proxies answer at this place of the model.
+    """
+
+    def __init__(self, mode: Any) -> None:
+        super().__init__()
+        self._mode = mode
+        self._values: dict[fx.Node, Any] = {}
+        self.computing = False
+
+    @property
+    def sizes_known(self) -> bool:
+        """Whether sizes are told here; a subclass decides."""
+        return False
+
+    def known(self, proxy: fx.Proxy) -> Any:
+        """The fake value of ``proxy``; None where it is unknown, or not to be told here."""
+        return self._values.get(proxy.node) if self._mode is not None and self.sizes_known else None
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return super().proxy(node) if self._mode is None else SizedProxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        # By type: a proxy of a tensor passes for one, and would be taken for a constant.
+        return a.node if type(a) is SizedProxy else super().create_arg(a)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
+        if self._mode is not None and kind != "placeholder":
+            value = self._computed(proxy.node)
+            if value is not None:
+                self._values[proxy.node] = value
+        return proxy
+
+    def set_value(self, proxy: fx.Proxy, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """Tell what a placeholder is."""
+        if self._mode is not None:
+            with self._mode:
+                self._values[proxy.node] = torch.empty(shape, dtype=dtype)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self.computing else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        known = self.known(obj)
+        return known if isinstance(known, bool) else super().to_bool(obj)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        known = self.known(obj)
+        if not isinstance(known, (tuple, list)):
+            # A tensor's first dimension is the batch, whose size must stay open.
+            return super().iter(obj)
+        return iter(
+            [self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in range(len(known))]
+        )
+
+    def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
+        return forward(*args, **kwargs) if self.computing else super().call_module(m, forward, args, kwargs)
+
+    def _has(self, node: fx.Node) -> bool:
+        if node not in self._values and node.op == "get_attr":  # a constant, which has no proxy
+            self._values[node] = operator.attrgetter(str(node.target))(self.root)
+        return node in self._values
+
+    def _computed(self, node: fx.Node) -> Any:
+        """The node's value on fake tensors; None if it cannot be had."""
+        if self.computing or not all(self._has(n) for n in node.all_input_nodes):
+            return None
+        args = fx.map_arg(node.args, self._values.__getitem__)
+        kwargs = fx.map_arg(node.kwargs, self._values.__getitem__)
+        self.computing = True
+        try:
+            with self._mode, torch.no_grad():
+                if node.op == "call_function":
+                    return node.target(*args, **kwargs)  # type: ignore[operator]
+                if node.op == "call_method":
+                    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                found = operator.attrgetter(str(node.target))(self.root)
+                return found(*args, **kwargs) if node.op == "call_module" else found
+        except Exception:  # a value that only real data has
+            return None
+        finally:
+            self.computing = False

@@ -1,0 +1,84 @@
+"""``trace``: a model to its graph, or to the graphs of its parts, with the facts of every node."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from torch import Tensor, fx, nn
+
+from octify.errors import TraceError
+from octify.trace.facts import MeasureError, measure
+from octify.trace.model import Traced
+from octify.trace.parts import in_parts, share_in_parts
+from octify.trace.tracer import arguments_of, first_line, symbolic_trace
+
+_ENOUGH = 0.9  # of the MACs: parts that reach so much are preferred to a graph for one size
+
+
+def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced:
+    """Trace ``model`` on a deep copy in eval mode and measure it at ``example_inputs``.
+
+    A model whose own ``forward`` cannot be traced is traced in parts: the largest of its submodules
+    that can be (``octify.trace.parts``).
+
+    Parameters
+    ----------
+    model:
+        Any module whose forward takes tensors; it is left untouched.
+    example_inputs:
+        A tensor or a sequence of tensors, on any device including ``meta``.
+
+    Raises
+    ------
+    TraceError
+        Neither the model nor any part of it can be traced, or it rejects the inputs (with the
+        module's path).
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    arguments = arguments_of(model, inputs)
+    duplicate = copy.deepcopy(model).eval()
+    try:
+        symbolic = symbolic_trace(duplicate, arguments, sizes="inside")
+    except TraceError as failure:
+        parts = in_parts(duplicate, inputs, failure, training=model.training)
+        # Parts keep the sizes open; a graph for one size alone is for what they do not reach.
+        if parts is not None and share_in_parts(parts) >= _ENOUGH:
+            return parts
+        try:
+            symbolic = symbolic_trace(duplicate, arguments)
+        except TraceError:
+            if parts is None:
+                raise
+            return parts
+    try:
+        facts = measure(symbolic.module, inputs)
+    except MeasureError as error:
+        raise _rejected(symbolic.module, inputs, error) from error
+    return Traced(
+        symbolic.module,
+        arguments.inputs,
+        facts,
+        symbolic.opaque,
+        model.training,
+        dict(symbolic.root.named_modules(remove_duplicate=False)),
+        symbolic.fixed_sizes,
+    )
+
+
+def _rejected(module: fx.GraphModule, inputs: Sequence[Tensor], error: MeasureError) -> TraceError:
+    """The error for inputs that the model does not take, at the node that failed."""
+    node = error.node
+    shapes = " and ".join("x".join(map(str, t.shape)) for t in inputs)
+    place = None
+    if node is not None:
+        stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+        path = str(node.target) if node.op == "call_module" else (stack[-1] if stack else "")
+        kind = type(module.get_submodule(path)).__name__ if node.op == "call_module" else str(node.target)
+        place = f"{path or 'the model itself'} ({kind})"
+    return TraceError(
+        f"the model rejects an input of {shapes}",
+        where=place,
+        why=first_line(error.cause),
+        hint="give the size it was made for, for instance --input 1x3x224x224",
+    )
