@@ -2,8 +2,8 @@
 
 Plain symbolic tracing gives up at ``if x.shape[2] % 2``. Here every value is also computed on fake
 tensors while it is traced, and where the tracer says so a proxy answers questions about its sizes with
-numbers. They become constants of the graph, except the first dimension, the batch: it decides like a
-number, and is recorded as ``x.size(0)`` wherever it is passed on.
+numbers. They become constants of the graph, except the first dimension, the batch: it is recorded as
+``x.size(0)``, and nothing that depends on it is told.
 """
 
 from __future__ import annotations
@@ -18,43 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 
-class Batch(int):
-    """The size of a first dimension: a number that remembers the graph's node for it."""
-
-    proxy: fx.Proxy
-
-    @classmethod
-    def of(cls, value: int, proxy: fx.Proxy) -> Batch:
-        """``value``, recorded as ``proxy``."""
-        made = cls(value)
-        made.proxy = proxy
-        return made
-
-    def __fx_create_arg__(self, tracer: fx.Tracer) -> fx.Node:
-        return self.proxy.node
-
-
-def _recorded(name: str) -> Callable[[Batch, Any], Any]:
-    plain = getattr(int, name)
-    swapped = name.startswith("__r")
-    function: Callable[[Any, Any], Any] = getattr(operator, name.replace("__r", "__", 1) if swapped else name)
-
-    def method(self: Batch, other: Any) -> Any:
-        if isinstance(other, fx.Proxy) or not isinstance(other, int):
-            return function(other, self.proxy) if swapped else function(self.proxy, other)
-        theirs = other.proxy if isinstance(other, Batch) else other
-        made = function(theirs, self.proxy) if swapped else function(self.proxy, theirs)
-        return Batch.of(plain(self, other), made)
-
-    return method
-
-
-for _name in ("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__floordiv__"):
-    setattr(Batch, _name, _recorded(_name))
-
-
 class Sizes(tuple[Any, ...]):
-    """A shape: a `Batch`, then numbers."""
+    """A shape: a proxy of the batch, then numbers."""
 
     def numel(self) -> Any:
         """The product of all sizes."""
@@ -112,7 +77,7 @@ class SizedProxy(fx.Proxy):
         if not sizes:
             return Sizes()
         first = self.tracer.create_proxy("call_method", "size", (self, 0), {})
-        return Sizes([Batch.of(sizes[0], first), *sizes[1:]])
+        return Sizes([first, *sizes[1:]])
 
     def _answer(self, name: str, ask: Callable[[Tensor], Any]) -> Any:
         known = self._tensor()
@@ -152,7 +117,7 @@ class SizedProxy(fx.Proxy):
 
 
 class RecordBatch(TorchFunctionMode):
-    """Records functions of numbers or constants that are given a `Batch` or a proxy.
+    """Records functions of numbers or constants that are given a proxy of a number.
 
     ``torch.zeros(batch, 3)`` has no proxy of a tensor to be recorded by, and would make a constant.
     """
@@ -173,9 +138,7 @@ class RecordBatch(TorchFunctionMode):
 
 
 def _is_open(leaf: Any) -> bool:
-    return type(leaf) in (Batch, fx.proxy.Attribute, SizedProxy) or (
-        type(leaf) is Sizes and any(type(size) is Batch for size in leaf)
-    )
+    return type(leaf) in (Sizes, SizedProxy, fx.proxy.Attribute)
 
 
 class SizedTracer(fx.Tracer):
@@ -188,6 +151,7 @@ class SizedTracer(fx.Tracer):
         super().__init__()
         self._mode = mode
         self._values: dict[fx.Node, Any] = {}
+        self._batches: set[fx.Node] = set()  # nodes of numbers that depend on a first dimension
         self.computing = False
 
     @property
@@ -196,8 +160,10 @@ class SizedTracer(fx.Tracer):
         return False
 
     def known(self, proxy: fx.Proxy) -> Any:
-        """The fake value of ``proxy``; None where it is unknown, or not to be told here."""
-        return self._values.get(proxy.node) if self._mode is not None and self.sizes_known else None
+        """The fake value of ``proxy``; None where it is unknown, or not to be told (here)."""
+        if self._mode is None or not self.sizes_known or proxy.node in self._batches:
+            return None
+        return self._values.get(proxy.node)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return super().proxy(node) if self._mode is None else SizedProxy(node, self)
@@ -212,7 +178,19 @@ class SizedTracer(fx.Tracer):
             value = self._computed(proxy.node)
             if value is not None:
                 self._values[proxy.node] = value
+                if not isinstance(value, Tensor) and self._depends_on_batch(proxy.node):
+                    self._batches.add(proxy.node)
         return proxy
+
+    def _depends_on_batch(self, node: fx.Node) -> bool:
+        source = self._values.get(node.all_input_nodes[0]) if node.all_input_nodes else None
+        if isinstance(source, Tensor):
+            if node.target in ("size", getattr) and len(node.args) > 1:
+                return node.args[1] in (0, -source.ndim, "shape")
+            return node.target in ("size", "numel", "nelement")
+        if isinstance(source, torch.Size) and node.target is operator.getitem:
+            return not isinstance(node.args[1], int) or node.args[1] in (0, -len(source))
+        return any(n in self._batches for n in node.all_input_nodes)
 
     def set_value(self, proxy: fx.Proxy, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         """Tell what a placeholder is."""
@@ -225,7 +203,17 @@ class SizedTracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         known = self.known(obj)
-        return known if isinstance(known, bool) else super().to_bool(obj)
+        if isinstance(known, bool):
+            return known
+        # The batch of one value is the batch of another, whatever it is.
+        node = obj.node
+        if (
+            node.target is operator.eq
+            and all(n in self._batches for n in node.args)
+            and self._values.get(node)
+        ):
+            return True
+        return super().to_bool(obj)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         known = self.known(obj)
