@@ -113,7 +113,7 @@ class Path:
     """
 
     before: Literal["", "pool", "up"]
-    after: Literal["", "up"]
+    after: Literal["", "up", "pool"]
     transposed: bool
     starts: tuple[int, ...]
     strides: tuple[int, ...]

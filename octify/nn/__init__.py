@@ -2,6 +2,12 @@
 
 from octify.nn.boundary import MergeOctave, SplitOctave
 from octify.nn.conv import OctaveConv, OctaveConv1d, OctaveConv2d, OctaveConv3d
+from octify.nn.conv_transpose import (
+    OctaveConvTranspose,
+    OctaveConvTranspose1d,
+    OctaveConvTranspose2d,
+    OctaveConvTranspose3d,
+)
 from octify.nn.norm import OctaveBatchNorm2d, OctaveChannelwise
 
 __all__ = [
@@ -12,5 +18,9 @@ __all__ = [
     "OctaveConv1d",
     "OctaveConv2d",
     "OctaveConv3d",
+    "OctaveConvTranspose",
+    "OctaveConvTranspose1d",
+    "OctaveConvTranspose2d",
+    "OctaveConvTranspose3d",
     "SplitOctave",
 ]

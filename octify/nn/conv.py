@@ -136,7 +136,7 @@ class OctaveConv(nn.Module):
         assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.groups, self.kernels = conv.groups, kernels
-        self.axes = axes_of(conv)
+        self.axes = self._axes(conv)
         ins = dict(zip(("high", "low"), split_indices(conv.in_channels, low_in), strict=True))
         outs = dict(zip(("high", "low"), split_indices(conv.out_channels, low_out), strict=True))
         self.low_in, self.low_out = ins["low"], outs["low"]
@@ -151,6 +151,9 @@ class OctaveConv(nn.Module):
             self.recipes[name] = self._recipe(name)
             setattr(self, name, self._path_module(conv, name, grouped, outs[target]))
         self.train(conv.training)
+
+    def _axes(self, conv: nn.Module) -> tuple[Axis, ...]:
+        return axes_of(conv)
 
     def _recipe(self, name: PathName) -> Path:
         return path(name, self.axes, self.kernels)

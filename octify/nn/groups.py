@@ -14,6 +14,7 @@ from itertools import groupby
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from octify.errors import PlanError
 
@@ -49,7 +50,7 @@ class Grouped:
     @classmethod
     def of(cls, conv: nn.Module, into: Sequence[int], out: Sequence[int]) -> Grouped:
         """Input channels ``into`` and output channels ``out`` (both ascending) of an ``nn.Conv*d``."""
-        assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        assert isinstance(conv, _ConvNd)
         groups = conv.groups
         return cls(_by_group(into, conv.in_channels, groups), _by_group(out, conv.out_channels, groups))
 
@@ -94,7 +95,7 @@ def _take(weight: Tensor, dim: int, channels: Sequence[int]) -> Tensor:
 
 def is_scattered(conv: nn.Module, low_in: Sequence[int], low_out: Sequence[int]) -> bool:
     """Whether some path of ``conv`` in octave form would take more than ``MAX_RUNS`` convolutions."""
-    assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    assert isinstance(conv, _ConvNd)
     if conv.groups == 1:
         return False
     ins, outs = _branches(conv.in_channels, low_in), _branches(conv.out_channels, low_out)

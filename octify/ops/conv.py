@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -27,7 +28,7 @@ from octify.ops.conv_variants import Form, form_of, plain_form
 from octify.ops.padding import Padding, through_padding
 
 
-def is_depthwise(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
+def is_depthwise(conv: _ConvNd) -> bool:
     """One input channel per group (and maybe several outputs)."""
     return conv.groups > 1 and conv.groups == conv.in_channels
 
@@ -70,6 +71,13 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
         walk.conflicts.add(path)
     if reason is not None or ids is None:
         return Refusal(reason or "")
+    return convolved_ids(walk, node, ids)
+
+
+def convolved_ids(walk: Walk, node: fx.Node, ids: Ids) -> Ids | Refusal:
+    """Ids of a convolution's output, plain or transposed, for an input with ``ids``."""
+    conv, path = walk.module(node), str(node.target)
+    assert isinstance(conv, _ConvNd)
     if is_depthwise(conv):
         if path in walk.dense_outputs:
             return Refusal("its output is kept dense")

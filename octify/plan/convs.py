@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from octify.emitter import is_vector
+from octify.kernels_transpose import path_share
 from octify.layout import ConvNode, Layout
+from octify.nn.conv_transpose import transposed_axes
 from octify.ops.conv import is_depthwise
 from octify.ruleset import ConvFacts
 from octify.trace import Traced
@@ -25,7 +27,7 @@ class Conv:
     """
 
     path: str
-    module: nn.Conv1d | nn.Conv2d | nn.Conv3d
+    module: _ConvNd
     calls: tuple[ConvNode, ...]
     macs: int
     size: int
@@ -47,6 +49,8 @@ class Conv:
         """MACs under the paper's scheme over the dense MACs (Chen et al. 2019, table 1)."""
         if self.vector:
             return 1.0
+        if isinstance(self.module, _ConvTransposeNd):
+            return self._transposed_share(alpha_in, alpha_out)
         quarter = 0.25 if len(self.module.kernel_size) > 1 else 0.5
         if self.depthwise:
             return 1 - alpha_in * (1 - quarter)
@@ -57,12 +61,27 @@ class Conv:
             + quarter * ((1 - alpha_in) * alpha_out + alpha_in * alpha_out)
         )
 
+    def _transposed_share(self, alpha_in: float, alpha_out: float) -> float:
+        """As ``share``: every path by its taps (``octify.kernels_transpose``), under both schemes."""
+        axes = transposed_axes(self.module)
+        to_high, to_low, low = (
+            path_share(name, axes) for name in ("low_to_high", "high_to_low", "low_to_low")
+        )
+        if self.depthwise:
+            return 1 - alpha_in * (1 - low)
+        return (
+            (1 - alpha_in) * (1 - alpha_out)
+            + to_high * alpha_in * (1 - alpha_out)
+            + to_low * (1 - alpha_in) * alpha_out
+            + low * alpha_in * alpha_out
+        )
+
 
 def _after_convolution(traced: Traced) -> dict[str, bool]:
     """For every node, whether it depends on some convolution."""
     after: dict[str, bool] = {}
     for node in traced.module.graph.nodes:
-        is_conv = isinstance(traced.submodule(node), (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        is_conv = isinstance(traced.submodule(node), _ConvNd)
         inner = node.op == "placeholder" and not traced.reads_input(node)
         after[node.name] = inner or is_conv or any(after[n.name] for n in node.all_input_nodes)
     return after
@@ -90,7 +109,7 @@ def collect(traced: Traced, layout: Layout) -> list[Conv]:
         shapes = [shape for node in nodes if (shape := traced.shape(node)) is not None]
         size = max(min(shape[2:]) for shape in shapes)
         module = traced.submodule(nodes[0])
-        assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        assert isinstance(module, _ConvNd)
         found.append(
             Conv(
                 path,

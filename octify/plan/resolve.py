@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from octify.coupling import couple
 from octify.errors import PlanError
@@ -50,7 +50,7 @@ def _check_fits(traced: Traced, plan: Plan) -> None:
                 f"the model has {found}",
                 hint="use the model the plan was made for",
             )
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        if isinstance(module, _ConvNd):
             refuse_scattered(module, conv.low_in, conv.low_out, conv.path)
 
 
