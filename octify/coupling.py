@@ -38,23 +38,21 @@ def _walk(
     traced: Traced, dense_outputs: frozenset[str], left: Mapping[str, str], tied: Mapping[str, str]
 ) -> Walk:
     walk = Walk(traced, dense_outputs, left, tied)
-    known = table()
     alone = _alone(traced)
     for node in traced.module.graph.nodes:
-        op = known.find(traced, node)
+        op = table(walk.reads_view(node)).find(traced, node)
         if str(node.target) in alone:
             walk.record(node, Refusal(alone[str(node.target)]))
         elif node.op in ("placeholder", "get_attr"):
             walk.record(node, walk.dense(node))
-        elif op is not None and not op.views and walk.reads_view(node):
-            walk.record(node, Refusal("its channels are not in dimension 1"))
         elif op is not None:
             walk.record(node, op.layout(walk, node))
         elif node.op == "output":
             whose = "the model" if traced.parts is None else "a part of the model"
             walk.record(node, Refusal(f"it is an output of {whose}"))
         elif any(map(walk.coupled, node.all_input_nodes)):
-            walk.record(node, Refusal(_no_rule(traced, node)))
+            beyond = " of a value whose channels are not in dimension 1" if walk.reads_view(node) else ""
+            walk.record(node, Refusal(_no_rule(traced, node) + beyond))
         else:
             walk.record(node, walk.dense(node))
     return walk

@@ -273,6 +273,11 @@ class Layout:
         """Shape (N, C, *size) of a value of ``shape``, wherever its channels are."""
         return map_shape(self.roles(name, shape), shape) if name in self.views else tuple(shape)
 
+    def reads_view(self, node: fx.Node) -> bool:
+        """Whether an operand can have low channels that are not in dimension 1."""
+        names = [n.name for n in node.all_input_nodes if n.name in self.views]
+        return any(bool((self.ids[name] != DENSE).any()) for name in names)
+
     def mask(self, name: str, low: Mask) -> Mask | None:
         """Low channels of the value ``name``, given the low classes; None where it is dense."""
         ids = self.ids.get(name)

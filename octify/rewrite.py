@@ -31,10 +31,9 @@ def rewrite(traced: Traced, plan: Plan) -> Rewritten:
     """
     resolved = resolve(traced, plan)
     emitter = Emitter(traced, plan, resolved)
-    known = table()
     for node in traced.module.graph.nodes:
         emitter.consumer = node
-        op = known.find(traced, node)
+        op = table(resolved.layout.reads_view(node)).find(traced, node)
         refused = node.name in resolved.layout.refusals
         octave = emitter.mask(node) is not None or any(emitter.is_octave(n) for n in node.all_input_nodes)
         dense = op is None or refused or not octave

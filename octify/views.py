@@ -58,6 +58,8 @@ def regrouped(roles: str, before: Sequence[int], after: Sequence[int]) -> str | 
     Reshaping keeps row-major order, so it is enough that every spatial dimension comes back
     whole and that between them the channel dimensions have the same product.
     """
+    if tuple(after) == tuple(before):
+        return roles
     if not after or before[0] != after[0] or 1 in sizes(roles, before, "S"):
         return None
     made, rest = "N", list(after[1:])

@@ -19,8 +19,10 @@ from octify.ops.conv_transpose import OPS as CONV_TRANSPOSE
 from octify.ops.gates import OPS as GATES
 from octify.ops.norm import OPS as NORM
 from octify.ops.padding import OPS as PADDING
+from octify.ops.parts import OPS as PARTS
 from octify.ops.permute import OPS as PERMUTE
 from octify.ops.pool import OPS as POOL
+from octify.ops.rearrange import OPS as REARRANGE
 from octify.ops.reduction import OPS as REDUCTION
 from octify.ops.reshape import OPS as RESHAPE
 from octify.ops.resize import OPS as RESIZE
@@ -36,6 +38,8 @@ BUILT_IN: tuple[Op, ...] = (
     *ARITHMETIC,
     *CONCAT,
     *GATES,
+    *REARRANGE,
+    *PARTS,
     *SLICING,
     *RESHAPE,
     *PERMUTE,
@@ -46,11 +50,20 @@ BUILT_IN: tuple[Op, ...] = (
 )
 
 
-@lru_cache(maxsize=1)
-def table() -> Table:
-    """All known operations: third-party ones first, then the built-in."""
+# Rules that are others where an operand's channels are not in dimension 1.
+ON_VIEWS: tuple[Op, ...] = ()
+
+
+@lru_cache(maxsize=2)
+def table(views: bool = False) -> Table:
+    """All known operations: third-party ones first, then the built-in.
+
+    With ``views`` those that know values whose channels are not in dimension 1.
+    """
     extra: list[Op] = []
     for point in entry_points(group="octify.ops"):
         found = point.load()
         extra += found if isinstance(found, (tuple, list)) else [found]
+    if views:
+        return Table([op for op in (*extra, *ON_VIEWS, *BUILT_IN) if op.views])
     return Table((*extra, *BUILT_IN))

@@ -1,4 +1,8 @@
-"""Concatenation along channels: the branches are concatenated, low channels keep their offsets."""
+"""Concatenating and stacking: the branches are concatenated along their channels.
+
+Low channels keep their places in each operand. Where the operands are joined along anything but
+the first of several channel dimensions, the channels of each branch are put in their new order.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from torch import fx
 from octify.emitter import Emitter, Value
 from octify.layout import DENSE, Ids, Refusal, Walk
 from octify.ops.base import Op, operand
+from octify.ops.moves import taken
+from octify.views import View, map_shape, sizes, standard_roles
 
 
 def _tensors(node: fx.Node) -> list[Any]:
@@ -18,37 +24,104 @@ def _tensors(node: fx.Node) -> list[Any]:
 
 
 def _dim(node: fx.Node) -> Any:
-    dim = operand(node, 1, "dim")
-    return 0 if dim is None else dim
+    for name in ("dim", "axis"):
+        dim = operand(node, 1, name)
+        if dim is not None:
+            return dim
+    return 0
 
 
-def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
-    dense = walk.dense(node)
-    tensors = _tensors(node)
-    ids = [walk.ids(n) if isinstance(n, fx.Node) else None for n in tensors]
-    if dense is None or any(i is None for i in ids):
-        return dense
-    rank = len(walk.shape(node))
-    if _dim(node) in (1, 1 - rank):
-        return np.concatenate([i for i in ids if i is not None])
-    coupled = any(i is not None and bool((i != DENSE).any()) for i in ids)
-    return Refusal("it concatenates along another dimension than channels") if coupled else dense
+def _stacks(node: fx.Node) -> bool:
+    return node.target is torch.stack
+
+
+def _roles(walk: Walk, node: fx.Node) -> str | None:
+    """The roles that all operands with low channels have; None if they differ."""
+    tensors = [n for n in _tensors(node) if isinstance(n, fx.Node)]
+    views = [view for n in tensors if (view := walk.view(n)) is not None]
+    found = {view.roles for view in views if bool((view.ids != DENSE).any())} or {
+        view.roles for view in views
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _joined(node: fx.Node, roles: str, ids: list[Ids]) -> View | str:
+    """The ids of the operands joined along the node's dimension, or why that cannot be."""
+    dim = _dim(node)
+    if not isinstance(dim, int):
+        return "it joins along a computed dimension"
+    stacks = _stacks(node)
+    dim %= len(roles) + stacks
+    if stacks:
+        if dim == 0:
+            return "it adds a dimension before the batch"
+        axis = roles[:dim].count("C")
+        return View(f"{roles[:dim]}C{roles[dim:]}", np.stack(ids, axis))
+    if roles[dim] != "C":
+        return "it concatenates along another dimension than channels"
+    return View(roles, np.concatenate(ids, roles[:dim].count("C")))
+
+
+def _layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
+    dense, tensors = walk.dense(node), _tensors(node)
+    if dense is None or not all(isinstance(n, fx.Node) and walk.view(n) is not None for n in tensors):
+        coupled = any(isinstance(n, fx.Node) and walk.coupled(n) for n in tensors)
+        return Refusal("it joins the value with one of unknown layout") if coupled else dense
+    roles = _roles(walk, node)
+    made: View | str = "its operands have their channels in different dimensions"
+    if roles is not None:
+        made = _joined(node, roles, [_ids(walk, n, roles) for n in tensors])
+    if isinstance(made, str):
+        return Refusal(made) if any(map(walk.coupled, tensors)) else dense
+    return made
+
+
+def _ids(walk: Walk, node: fx.Node, roles: str) -> Ids:
+    view = walk.view(node)
+    assert view is not None
+    # A dense value is taken to have the roles of the others.
+    return view.ids if view.roles == roles else np.full(sizes(roles, walk.shape(node), "C"), DENSE)
 
 
 def _emit(emitter: Emitter, node: fx.Node) -> Value:
-    mask = emitter.mask(node)
-    if mask is None:
+    if emitter.mask(node) is None:
         return Value(emitter.copy(node))
-    values = [emitter.value(n) for n in _tensors(node)]
-    highs = [v.high for v in values if v.high is not None]
-    lows = [v.low for v in values if v.low is not None]
-    return Value(_joined(emitter, highs), _joined(emitter, lows), mask)
+    tensors = _tensors(node)
+    octave = [n for n in tensors if emitter.value(n).octave]
+    roles = emitter.roles(octave[0]) if octave else standard_roles(len(emitter.shape(tensors[0])))
+    values, numbers, count = [], [], 0
+    for n in tensors:
+        value = emitter.value(n)
+        values.append(value if value.octave else Value(emitter.as_map(n, roles)))
+        channels = sizes(roles, emitter.shape(n), "C")
+        total = map_shape(roles, emitter.shape(n))[1]
+        numbers.append(count + np.arange(total).reshape(channels))
+        count += total
+    masks = [
+        np.zeros(n.size, bool) if v.mask is None else v.mask for v, n in zip(values, numbers, strict=True)
+    ]
+    whole = Value(
+        _concatenated(emitter, [v.high for v in values if v.high is not None]),
+        _concatenated(emitter, [v.low for v in values if v.low is not None]),
+        np.concatenate(masks),
+    )
+    made = _joined(node, roles, numbers)
+    assert not isinstance(made, str)
+    return taken(emitter, whole, made.flat)
 
 
-def _joined(emitter: Emitter, nodes: list[fx.Node]) -> fx.Node | None:
+def _concatenated(emitter: Emitter, nodes: list[fx.Node]) -> fx.Node | None:
     if len(nodes) < 2:
         return nodes[0] if nodes else None
     return emitter.function(torch.cat, nodes, 1)
 
 
-OPS = (Op("concatenation", _layout, _emit, functions=(torch.cat, torch.concat, torch.concatenate)),)
+OPS = (
+    Op(
+        "concatenation",
+        _layout,
+        _emit,
+        functions=(torch.cat, torch.concat, torch.concatenate, torch.stack),
+        views=True,
+    ),
+)

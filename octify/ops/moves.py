@@ -16,24 +16,24 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value, is_vector
+from octify.emitter import Emitter, Value
 from octify.layout import Ids, Refusal, Walk
 from octify.nn.channels import Gather
 from octify.ops.base import EmitRule, LayoutRule, operand
-from octify.views import View, map_shape, sizes
+from octify.views import View, sizes
 
 
 @dataclass(frozen=True, eq=False)
 class Move:
     """Roles of the result, and the operand's channel that each of its channels is.
 
-    swapped:
-        Whether the two spatial axes change places.
+    within:
+        What happens to the branches besides: a move of positions that commutes with ``P`` and ``U``.
     """
 
     roles: str
     source: Ids
-    swapped: bool = False
+    within: Callable[[Emitter, Value], Value] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +60,10 @@ MoveRule = Callable[[Site], Move | str]
 """A move, or why the operand must be dense."""
 
 
-def _site(
+def site_of(
     walk: Walk | Emitter, node: fx.Node, roles: str, before: tuple[int, ...], after: tuple[int, ...]
 ) -> Site:
+    """A value of shape ``before`` and what ``node`` makes of it."""
     channels = sizes(roles, before, "C")
     numbers = np.arange(np.prod(channels, dtype=np.int64)).reshape(channels)
     return Site(node, walk.traced.submodule(node), View(roles, numbers), before, after)
@@ -77,9 +78,7 @@ def layout_of(rule: MoveRule) -> LayoutRule:
         if view is None or after is None:
             return walk.dense(node)
         before = walk.shape(source)
-        move: Move | str = "it has one sample per channel"
-        if not is_vector(map_shape(view.roles, before)):
-            move = rule(_site(walk, node, view.roles, before, after))
+        move = rule(site_of(walk, node, view.roles, before, after))
         if isinstance(move, str):
             return Refusal(move) if walk.coupled(source) else walk.dense(node)
         return View(move.roles, view.flat[move.source])
@@ -95,12 +94,10 @@ def emit_of(rule: MoveRule) -> EmitRule:
         value, before = emitter.value(source), emitter.shape(source)
         if value.mask is None:
             return Value(emitter.copy(node))
-        move = rule(_site(emitter, node, emitter.roles(source), before, emitter.shape(node)))
+        move = rule(site_of(emitter, node, emitter.roles(source), before, emitter.shape(node)))
         assert not isinstance(move, str)
         moved = taken(emitter, value, move.source.ravel())
-        if move.swapped:
-            moved = moved.each(lambda branch: emitter.function(torch.transpose, branch, 2, 3))
-        return emitter.spread(node, moved)
+        return emitter.spread(node, moved if move.within is None else move.within(emitter, moved))
 
     return emit
 

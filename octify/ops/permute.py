@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from octify.emitter import Emitter, Value
 from octify.ops.base import Op, operand
 from octify.ops.moves import Move, MoveRule, Site, emit_of, layout_of
 from octify.views import View
@@ -28,11 +29,16 @@ def _permuted(order: Sequence[int], view: View) -> Move | str:
         return "it moves the batch dimension"
     roles = view.roles
     spatial = [dim for dim in order if roles[dim] == "S"]
-    swapped = spatial != sorted(spatial)
-    if swapped and len(spatial) != 2:
+    exchanged = spatial != sorted(spatial)
+    if exchanged and len(spatial) != 2:
         return "it exchanges axes of which only some are halved"
     axes = [roles[:dim].count("C") for dim in order if roles[dim] == "C"]
-    return Move("".join(roles[dim] for dim in order), view.ids.transpose(axes), swapped)
+    made = "".join(roles[dim] for dim in order)
+    return Move(made, view.ids.transpose(axes), _exchange_axes if exchanged else None)
+
+
+def _exchange_axes(emitter: Emitter, value: Value) -> Value:
+    return value.each(lambda branch: emitter.function(torch.transpose, branch, 2, 3))
 
 
 def _permute(site: Site) -> Move | str:

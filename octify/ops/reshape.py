@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from octify.emitter import Emitter, Value
-from octify.nn.views import view_shape
 from octify.ops.base import Op, operand
 from octify.ops.moves import Move, MoveRule, Site, emit_of, layout_of
+from octify.ops.rearrange import shape_of
 from octify.views import regrouped, sizes
 
 _BATCH = "it mixes the batch with other dimensions"
@@ -63,12 +63,7 @@ def _emit_as_other(emitter: Emitter, node: fx.Node) -> Value:
     source, other = operand(node), operand(node, 1, "other")
     if emitter.value(source).octave:
         return emit_of(_regroup)(emitter, node)
-    value, roles = emitter.value(other), emitter.roles(other)
-    if not value.octave:
-        return Value(emitter.copy(node))
-    channels = sizes(roles, emitter.shape(other), "C")
-    shape = emitter.function(view_shape, value.high, value.low, roles, channels)
-    return Value(emitter.function(torch.reshape, emitter.dense(source), shape))
+    return Value(emitter.function(torch.reshape, emitter.dense(source), shape_of(emitter, other)))
 
 
 _flatten = _beyond_batch("start_dim", 0)

@@ -1,12 +1,17 @@
-"""Channel slicing: chunk, split and x[:, a:b] take a range of each branch.
+"""Indexing: channels are taken from each branch, windows of the map at both resolutions.
 
-Branches keep their channels in the original order, so a range of the original channels is
-a range of each branch.
+Branches keep their channels in the original order, so a range of the channels is a range of each
+branch. A window of the map that begins at an even position is one of the low branch too,
+
+    (U x)[2a:] = U x[a:]        P (U x)[i::2] = P x        P y[2a:] = (P y)[a:]
+
+and every second position of a low channel is the channel itself, at what is then full resolution.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,99 +19,120 @@ import torch
 from torch import Tensor, fx
 
 from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.layout import Ids, Refusal, Walk
+from octify.nn.functional import octave_axes
+from octify.nn.windows import low_window
 from octify.ops.base import Op, operand
-from octify.views import View, standard_roles
+from octify.ops.moves import Move, Site, emit_of, layout_of
+from octify.views import View
+
+_COMPUTED = "it indexes with computed values"
 
 
-def _dim(node: fx.Node, rank: int) -> int:
-    dim = operand(node, 2, "dim")
-    return 0 if dim is None else int(dim) % rank
-
-
-def _lengths(node: fx.Node, channels: int) -> list[int] | None:
-    """Channel counts of the parts of a chunk or split; None when they are not numbers."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    given = operand(node, 1, "chunks" if name == "chunk" else "split_size_or_sections")
-    if given is None:
-        given = node.kwargs.get("split_size")
-    if isinstance(given, (list, tuple)):
-        return [int(n) for n in given] if all(isinstance(n, int) for n in given) else None
-    if not isinstance(given, int):
-        return None
-    each = -(-channels // given) if name == "chunk" else given
-    return [min(each, channels - start) for start in range(0, channels, each)]
-
-
-def _layout_parts(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
-    source = operand(node)
-    ids = walk.ids(source)
-    if ids is None:
-        return None
-    lengths = _lengths(node, len(ids)) if _dim(node, len(walk.shape(source))) == 1 else None
-    if lengths is not None and not all(_picks_one(user) for user in node.users):
-        return _refusal(ids, "its parts are used together")
-    if lengths is None:
-        return _refusal(ids, "it splits along another dimension than channels")
-    stops = np.cumsum(lengths)
-    parts = [ids[stop - n : stop] for n, stop in zip(lengths, stops, strict=True)]
-    walk.set_parts(node, [View(standard_roles(len(walk.shape(source))), part) for part in parts])
-    return None
-
-
-def _picks_one(user: fx.Node) -> bool:
-    return user.target is operator.getitem and isinstance(user.args[1], int)
-
-
-def _refusal(ids: Ids, reason: str) -> Refusal | None:
-    return Refusal(reason) if bool((ids != DENSE).any()) else None
-
-
-def _ranged(value: Value, emitter: Emitter, start: int, stop: int) -> Value:
-    """Channels ``start`` to ``stop`` of a value."""
-    if value.mask is None:
-        assert value.high is not None
-        return Value(_narrow(emitter, value.high, start, stop))
-    part = value.mask[start:stop]
-    below, inside = int(value.mask[:start].sum()), int(part.sum())
-    high_start, high_count = start - below, (stop - start) - inside
-    return Value(
-        _narrow(emitter, value.high, high_start, high_start + high_count) if high_count else None,
-        _narrow(emitter, value.low, below, below + inside) if inside else None,
-        part if inside else None,
-    )
-
-
-def _narrow(emitter: Emitter, node: fx.Node | None, start: int, stop: int) -> fx.Node:
-    assert node is not None
-    return emitter.function(torch.narrow, node, 1, start, stop - start)
-
-
-def _emit_parts(emitter: Emitter, node: fx.Node) -> Value:
-    source = operand(node)
-    value = emitter.value(source)
-    lengths = _lengths(node, emitter.shape(source)[1])
-    assert lengths is not None
-    stops = np.cumsum(lengths)
-    emitter.parts[node.name] = [
-        _ranged(value, emitter, int(stop) - n, int(stop)) for n, stop in zip(lengths, stops, strict=True)
+def _items(index: Any, rank: int) -> list[Any]:
+    """One item for every dimension, and None for every new one."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    missing = rank - sum(item is not None and item is not Ellipsis for item in items)
+    places = [i for i, item in enumerate(items) if item is Ellipsis] or [len(items)]
+    return [
+        *items[: places[0]],
+        *[slice(None)] * missing,
+        *[item for item in items[places[0] :] if item is not Ellipsis],
     ]
-    return Value(None)
 
 
-def _channel_slice(index: Any, channels: int) -> tuple[int, int] | None:
-    """(start, stop) of ``x[:, a:b]`` and ``x[:, a:b, ...]``; None for any other index."""
-    if not isinstance(index, tuple) or len(index) < 2:
+def _whole(item: Any) -> bool:
+    return isinstance(item, slice) and item == slice(None)
+
+
+def _getitem(site: Site) -> Move | str:
+    """``x[...]`` with integers, slices, new axes and lists of channels."""
+    ids, roles, windows = site.view.ids, "", []
+    axis = dim = 0
+    for item in _items(site.node.args[1], site.rank):
+        if item is None:
+            if not roles:
+                return "it adds a dimension before the batch"
+            ids, axis, roles = np.expand_dims(ids, axis), axis + 1, roles + "C"
+            continue
+        role, size = site.view.roles[dim], site.before[dim]
+        dim += 1
+        if role == "N":
+            if not _whole(item):
+                return "it picks samples of the batch"
+        elif role == "S":
+            if not isinstance(item, slice):
+                return "it picks one position"
+            windows.append(item)
+        else:
+            wanted = site.after[len(roles)] if isinstance(item, slice) else 0
+            picked = _channels(item, size, wanted)
+            if picked is None:
+                return _COMPUTED
+            ids = np.take(ids, picked, axis)
+            axis += not isinstance(item, int)
+        roles += "" if isinstance(item, int) else role
+    return _windowed(site, roles, ids, windows)
+
+
+def _channels(item: Any, size: int, wanted: int) -> Any:
+    """Positions that an index takes of ``size``; None where it is computed.
+
+    One end of a slice may be computed: ``wanted`` is how many it takes.
+    """
+    if isinstance(item, int):
+        return item
+    if isinstance(item, (list, tuple)) and all(isinstance(i, int) for i in item):
+        return np.array(item, dtype=np.int64)
+    if not isinstance(item, slice):
         return None
-    whole = slice(None)
-    chosen = index[1]
-    others_whole = all(i is Ellipsis or i == whole for i in (index[0], *index[2:]))
-    if not others_whole or not isinstance(chosen, slice) or chosen.step not in (None, 1):
+    start, stop = item.start, item.stop
+    if isinstance(item.step, fx.Node) or (isinstance(start, fx.Node) and isinstance(stop, fx.Node)):
         return None
-    if any(isinstance(i, fx.Node) for i in (chosen.start, chosen.stop)):
-        return None
-    start, stop, _ = chosen.indices(channels)
-    return (start, stop) if stop > start else None
+    if isinstance(start, fx.Node):
+        stop = size if stop is None else stop % size if stop < 0 else min(stop, size)
+        return np.arange(stop - wanted, stop) if item.step in (None, 1) else None
+    if isinstance(stop, fx.Node):
+        start = slice(start, None).indices(size)[0]
+        step = item.step or 1
+        return start + step * np.arange(wanted)
+    taken = np.arange(size)[item]
+    return taken if len(taken) else None
+
+
+def _windowed(site: Site, roles: str, ids: Ids, windows: Sequence[slice]) -> Move | str:
+    """The move with windows along the spatial axes, if they are no obstacle."""
+    if all(map(_whole, windows)):
+        return Move(roles, ids)
+    halved = octave_axes(len(windows))
+    steps = [1 if w.step is None else w.step for w in windows]
+    starts = [0 if w.start is None else w.start for w in windows]
+    if not all(isinstance(n, int) for n in (*starts, *steps)):
+        return _COMPUTED
+    ours = [(a, s) for a, s, half in zip(starts, steps, halved, strict=True) if half]
+    sizes = [n for role, n in zip(site.view.roles, site.before, strict=True) if role == "S"]
+    if any(a < 0 and n % 2 for a, n in zip(starts, sizes, strict=True)):
+        return "it counts positions from the end of an odd size"
+    if all(s == 1 for _, s in ours):
+        if any(a % 2 for a, _ in ours):
+            return "its window begins at an odd position"
+    elif any(s % 2 for _, s in ours):
+        return "it takes every second position along one axis only, or one of an odd number"
+    after = [n for role, n in zip(roles, site.after, strict=True) if role == "S"]
+    return Move(roles, ids, _window(site.node, windows, after, starts, steps))
+
+
+def _window(
+    node: fx.Node, windows: Sequence[slice], size: Sequence[int], starts: Sequence[int], steps: Sequence[int]
+) -> Callable[[Emitter, Value], Value]:
+    def within(emitter: Emitter, value: Value) -> Value:
+        index = fx.node.map_arg((slice(None), slice(None), *windows), emitter.dense)
+        high = None if value.high is None else emitter.function(operator.getitem, value.high, index)
+        if value.low is None:
+            return Value(high)
+        return Value(high, emitter.function(low_window, value.low, high, size, starts, steps), value.mask)
+
+    return within
 
 
 def _layout_getitem(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
@@ -116,13 +142,7 @@ def _layout_getitem(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     if parts is not None:
         assert isinstance(index, int)
         return parts[index]
-    ids = walk.ids(source)
-    if ids is None:
-        return walk.dense(node)
-    chosen = _channel_slice(index, len(ids))
-    if chosen is not None:
-        return ids[chosen[0] : chosen[1]]
-    return _refusal(ids, "it indexes other dimensions than channels") or walk.dense(node)
+    return layout_of(_getitem)(walk, node)
 
 
 def _emit_getitem(emitter: Emitter, node: fx.Node) -> Value:
@@ -131,36 +151,77 @@ def _emit_getitem(emitter: Emitter, node: fx.Node) -> Value:
     parts = emitter.parts.get(source.name)
     if parts is not None:
         assert isinstance(index, int)
-        return parts[index]
-    value = emitter.value(source)
-    chosen = _channel_slice(index, emitter.shape(source)[1])
-    assert chosen is not None
-    return _ranged(value, emitter, *chosen)
+        return emitter.spread(node, parts[index])
+    return emit_of(_getitem)(emitter, node)
 
 
-def _layout_narrow(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
-    ids = walk.ids(operand(node))
-    if ids is None:
-        return walk.dense(node)
-    dim, start, length = (operand(node, i, name) for i, name in ((1, "dim"), (2, "start"), (3, "length")))
-    if dim == 1 and isinstance(start, int) and isinstance(length, int):
-        return ids[start : start + length]
-    return _refusal(ids, "it narrows another dimension than channels") or walk.dense(node)
+def _along(site: Site, dim: Any, pick: Callable[[int], Any]) -> Move | str:
+    """Take positions ``pick(size)`` along a channel dimension."""
+    if not isinstance(dim, int) or site.view.roles[dim] != "C":
+        return "it picks along another dimension than channels"
+    roles, axis = site.view.roles, site.view.roles[: dim % site.rank].count("C")
+    chosen = pick(site.before[dim])
+    if chosen is None:
+        return _COMPUTED
+    if np.ndim(chosen) == 0:
+        roles = roles[: dim % site.rank] + roles[dim % site.rank + 1 :]
+    return Move(roles, np.take(site.view.ids, chosen, axis))
 
 
-def _emit_narrow(emitter: Emitter, node: fx.Node) -> Value:
-    start, length = operand(node, 2, "start"), operand(node, 3, "length")
-    return _ranged(emitter.value(operand(node)), emitter, start, start + length)
+def _narrow(site: Site) -> Move | str:
+    dim, start, length = (
+        operand(site.node, i, name) for i, name in ((1, "dim"), (2, "start"), (3, "length"))
+    )
+    if not isinstance(start, int):
+        return _COMPUTED
+    whole = np.arange
+    length = length if isinstance(length, int) else site.after[dim]
+    return _along(site, dim, lambda size: whole(size)[start:][:length])
+
+
+def _select(site: Site) -> Move | str:
+    dim, index = operand(site.node, 1, "dim"), operand(site.node, 2, "index")
+    return _along(site, dim, lambda _: index if isinstance(index, int) else None)
+
+
+def _index_select(site: Site) -> Move | str:
+    dim, index = operand(site.node, 1, "dim"), operand(site.node, 2, "index")
+    return _along(site, dim, lambda _: constant(index))
+
+
+def constant(node: Any) -> Ids | None:
+    """The numbers of an integer tensor that the model holds, such as a buffer of channel indices."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr" or node.graph.owning_module is None:
+        return None
+    found = operator.attrgetter(str(node.target))(node.graph.owning_module)
+    whole = isinstance(found, Tensor) and not found.is_floating_point() and not found.is_meta
+    return found.detach().cpu().numpy().astype(np.int64) if whole else None
 
 
 OPS = (
+    Op("indexing", _layout_getitem, _emit_getitem, functions=(operator.getitem,), views=True),
     Op(
-        "channel parts",
-        _layout_parts,
-        _emit_parts,
-        functions=(torch.chunk, torch.split, torch.functional.split),
-        methods=("chunk", "split"),
+        "narrow",
+        layout_of(_narrow),
+        emit_of(_narrow),
+        functions=(torch.narrow, Tensor.narrow),
+        methods=("narrow",),
+        views=True,
     ),
-    Op("indexing", _layout_getitem, _emit_getitem, functions=(operator.getitem,)),
-    Op("narrow", _layout_narrow, _emit_narrow, functions=(torch.narrow, Tensor.narrow), methods=("narrow",)),
+    Op(
+        "select",
+        layout_of(_select),
+        emit_of(_select),
+        functions=(torch.select, Tensor.select),
+        methods=("select",),
+        views=True,
+    ),
+    Op(
+        "index_select",
+        layout_of(_index_select),
+        emit_of(_index_select),
+        functions=(torch.index_select, Tensor.index_select),
+        methods=("index_select",),
+        views=True,
+    ),
 )
