@@ -23,6 +23,9 @@ _BATCH = "it mixes the batch with other dimensions"
 def _regroup(site: Site) -> Move | str:
     if site.after[:1] != site.before[:1]:
         return _BATCH
+    if site.view.roles.count("S") == 1 and site.view.ids.size == 1:
+        # As channel attention by a convolution along channels makes it: no map, and nothing to halve.
+        return "it reads one sequence as something else"
     roles = regrouped(site.view.roles, site.before, site.after)
     if roles is None:
         return "it joins or splits positions of the map"
