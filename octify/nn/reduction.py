@@ -83,6 +83,11 @@ def channel_reduced(
     return torch.maximum(a, b) if kind == "amax" else torch.minimum(a, b)
 
 
+def group_reduced(x: Tensor, kind: Reduction, groups: int, correction: float = 1.0) -> Tensor:
+    """(N, groups * C, *size) over the groups: (N, C, *size), from channels c, C + c, 2 C + c, ..."""
+    return _over_channels(torch.unflatten(x, 1, (groups, -1)), kind, correction).squeeze(1)
+
+
 def channel_extreme(high: Tensor | None, low: Tensor | None, kind: Reduction, keepdim: bool) -> Extreme:
     """``channel_reduced`` as ``torch.max(x, 1)`` returns it; the indices are left out."""
     values = channel_reduced(high, low, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -103,6 +104,14 @@ def _emit_as_written(emitter: Emitter, node: fx.Node) -> Value:
     return _emit_module(emitter, node, AsWritten(emitter.module(node), emitter.plan.kernels))
 
 
+def _emit_blur(emitter: Emitter, node: fx.Node) -> Value:
+    """timm's ``BlurPool2d``: one fixed filter, kept once for every channel; once is enough for any number."""
+    blur: Any = copy.deepcopy(emitter.module(node))
+    blur.channels = None
+    blur.register_buffer("filt", blur.filt[:1].clone(), persistent=False)
+    return _emit_module(emitter, node, AsWritten(blur, emitter.plan.kernels))
+
+
 _MAX_MODULES = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _AVG_MODULES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _ADAPTIVE_AVG = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
@@ -144,6 +153,7 @@ OPS = (
         modules=_ADAPTIVE_MAX,
         functions=(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
     ),
+    Op("blurred pooling", _passes, _emit_blur, modules=("timm.layers.blur_pool.BlurPool2d",)),
     Op(
         "other pooling",
         _passes,

@@ -3,15 +3,17 @@
 Over spatial dimensions the result of an octave value is octave again: one sample per channel, or
 a strip (N, C, H, 1), whose low part is half as long. Without ``keepdim`` its parts, which are
 small, are joined. Over channels the result is a dense map of one channel (see nn/reduction.py),
-as the spatial gates of CBAM need.
+as the spatial gates of CBAM need. Over groups of channels, (N, groups, C / groups, H, W) as split
+attention has them, the groups get one layout and each branch is reduced.
 """
 
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import fx
@@ -24,11 +26,13 @@ from octify.nn.reduction import (
     channel_extreme,
     channel_normalized,
     channel_reduced,
+    group_reduced,
     low_reduced,
 )
+from octify.nn.views import from_map
 from octify.ops.arithmetic import emit_pointwise, layout_pointwise
 from octify.ops.base import Op, operand
-from octify.views import View, standard_roles
+from octify.views import View, sizes, standard_roles
 
 _KINDS: dict[str, Reduction] = {
     "mean": "mean",
@@ -52,14 +56,29 @@ class _Call:
     """A reduction as it was called: over which dimensions, and what it returns."""
 
     kind: Reduction
+    roles: str
     dims: tuple[int, ...]
     keepdim: bool
     correction: float
     with_indices: bool
 
+    def _having(self, role: str) -> tuple[int, ...]:
+        return tuple(d for d in self.dims if self.roles[d] == role)
+
     @property
     def spatial(self) -> tuple[int, ...]:
-        return tuple(d for d in self.dims if d >= 2)
+        """Reduced spatial dimensions, as dimensions of the map (N, C, *size)."""
+        return tuple(2 + self.roles[:d].count("S") for d in self._having("S"))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return self._having("C")
+
+    @property
+    def over_groups(self) -> bool:
+        """Whether it reduces the first of several channel dimensions, and nothing else."""
+        first = self.roles.find("C")
+        return self.dims == (first,) and self.roles.count("C") > 1 and not self.with_indices
 
 
 def _name(node: fx.Node) -> str:
@@ -78,8 +97,8 @@ def _keyword(node: fx.Node, index: int, *names: str) -> Any:
     return next((node.kwargs[n] for n in names if n in node.kwargs), operand(node, index, names[0]))
 
 
-def _call(node: fx.Node, rank: int) -> _Call | None:
-    """The call's meaning; None for one that octify does not follow."""
+def _call(node: fx.Node, roles: str) -> _Call | None:
+    """The call's meaning for an operand with ``roles``; None for one that octify does not follow."""
     name = _name(node)
     kind = _KINDS[name]
     computed = any(isinstance(value, fx.Node) for value in (*node.args[1:], *node.kwargs.values()))
@@ -99,7 +118,7 @@ def _call(node: fx.Node, rank: int) -> _Call | None:
         given: Any = node.kwargs.get("correction", 0 if unbiased is False else 1)
         correction = float(given)
     keepdim = bool(_keyword(node, place + 1, "keepdim", "keepdims"))
-    return _Call(kind, _dims(dim, rank), keepdim, correction, with_indices)
+    return _Call(kind, roles, _dims(dim, len(roles)), keepdim, correction, with_indices)
 
 
 def _of_two(walk: Walk | Emitter, node: fx.Node) -> bool:
@@ -112,24 +131,51 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     if _of_two(walk, node):
         return layout_pointwise(walk, node)
     source = operand(node)
-    ids = walk.ids(source)
-    if ids is None or not bool((ids != DENSE).any()):
+    view = walk.view(source)
+    if view is None or not walk.coupled(source):
         return walk.dense(node)
-    call = _call(node, len(walk.shape(source)))
-    if call is None:
-        return Refusal(f"octify does not follow this form of {_name(node)}")
-    if 0 in call.dims:
-        return Refusal("it reduces over the batch")
-    if 1 in call.dims and call.spatial and call.kind not in _IN_STEPS:
-        return Refusal("it reduces over channels and positions at once")
-    if call.with_indices and not _reads_values(node, by_attribute=not (call.spatial and call.keepdim)):
-        return Refusal("it returns indices")
-    if 1 in call.dims or not call.keepdim:
+    call = _call(node, view.roles)
+    reason = f"octify does not follow this form of {_name(node)}" if call is None else _reason(node, call)
+    if reason is not None or call is None:
+        return Refusal(reason or "")
+    if call.over_groups:
+        return _over_groups(walk, view, call)
+    if call.channels or not call.keepdim:
         return walk.dense(node)
     if call.with_indices:
-        walk.set_parts(node, [View(standard_roles(len(walk.shape(source))), ids)])
+        walk.set_parts(node, [view])
         return None
-    return ids
+    return view
+
+
+def _reason(node: fx.Node, call: _Call) -> str | None:
+    """Why the operand must be dense."""
+    standard = call.roles == standard_roles(len(call.roles))
+    if 0 in call.dims:
+        return "it reduces over the batch"
+    if call.over_groups:
+        return None
+    if call.channels and len(call.channels) < call.roles.count("C"):
+        return "it reduces over some of the channel dimensions"
+    if call.channels and call.spatial and call.kind not in _IN_STEPS:
+        return "it reduces over channels and positions at once"
+    by_attribute = not (call.spatial and call.keepdim)
+    if call.with_indices and not (standard and _reads_values(node, by_attribute)):
+        return "it returns indices"
+    return None
+
+
+def _over_groups(walk: Walk, view: View, call: _Call) -> View | Refusal:
+    """(N, groups, C / groups, *size) over the groups: the same channels of all groups are tied."""
+    first, dim = view.ids[0], call.dims[0]
+    for other in view.ids[1:]:
+        if not np.array_equal(first == DENSE, other == DENSE):
+            return Refusal("it reduces over channels of different resolutions")
+        present = first != DENSE
+        walk.tie(first[present], other[present])
+    if call.keepdim:
+        return View(view.roles, view.ids[:1])
+    return View(view.roles[:dim] + view.roles[dim + 1 :], first)
 
 
 def _reads_values(node: fx.Node, by_attribute: bool) -> bool:
@@ -144,18 +190,32 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
         return emit_pointwise(emitter, node)
     source = operand(node)
     x = emitter.value(source)
-    call = _call(node, len(emitter.shape(source)))
+    call = _call(node, emitter.roles(source))
     assert call is not None
+    if call.over_groups:
+        groups = emitter.shape(source)[call.dims[0]]
+        settings = (call.kind, groups, call.correction)
+        return replace(
+            x.each(lambda part: emitter.function(group_reduced, part, *settings)), mask=emitter.mask(node)
+        )
     if call.spatial:
         x = _over_positions(emitter, x, call)
-    if 1 in call.dims:
+    if call.channels:
         return Value(_over_channels(emitter, x, call))
     if call.keepdim:
         if call.with_indices:
             emitter.parts[node.name] = [x]
         return Value(None) if call.with_indices else x
-    joined = _squeezed(emitter, emitter.join(node, x), call.dims)
+    channels = sizes(call.roles, emitter.shape(source), "C")
+    joined = _squeezed(emitter, _in_place(emitter, emitter.join(node, x), call, channels), call.dims)
     return Value(emitter.function(Extreme, joined) if call.with_indices else joined)
+
+
+def _in_place(emitter: Emitter, made: fx.Node, call: _Call, channels: tuple[int, ...]) -> fx.Node:
+    """A map with its dimensions where the operand has them."""
+    if call.roles == standard_roles(len(call.roles)):
+        return made
+    return emitter.function(from_map, made, call.roles, channels)
 
 
 def _over_positions(emitter: Emitter, x: Value, call: _Call) -> Value:
@@ -184,6 +244,7 @@ def _over_channels(emitter: Emitter, x: Value, call: _Call) -> fx.Node:
     if call.with_indices:
         return emitter.function(channel_extreme, x.high, x.low, call.kind, call.keepdim)
     made = emitter.function(channel_reduced, x.high, x.low, call.kind, call.correction)
+    made = _in_place(emitter, made, call, (1,) * len(call.channels))
     return made if call.keepdim else _squeezed(emitter, made, call.dims)
 
 
@@ -232,6 +293,7 @@ OPS = (
             torch.linalg.vector_norm,
         ),
         methods=("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm"),
+        views=True,
     ),
     Op("normalisation over channels", _layout_normalize, _emit_normalize, functions=(F.normalize,)),
 )

@@ -262,3 +262,42 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusals(name: str) -> None:
     assert_refused(*REFUSED[name])
+
+
+class SplitAttention(nn.Module):
+    """Two groups of channels, weighted by a softmax over the groups and added (ResNeSt)."""
+
+    def __init__(self, keepdim: bool) -> None:
+        super().__init__()
+        self.keepdim = keepdim
+        self.conv = nn.Conv2d(CHANNELS, 2 * CHANNELS, 3, padding=1, groups=2)
+        self.one, self.two = nn.Conv2d(CHANNELS, 4, 1), nn.Conv2d(4, 2 * CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        batch, channels, height, width = x.shape
+        x = x.reshape((batch, 2, channels // 2, height, width))
+        gap = x.sum(dim=1, keepdim=self.keepdim).reshape(batch, channels // 2, height, width)
+        gap = self.two(F.relu(self.one(gap.mean((2, 3), keepdim=True))))
+        weights = gap.view(batch, 1, 2, -1).transpose(1, 2).softmax(1).reshape(batch, -1, 1, 1)
+        return (x * weights.reshape((batch, 2, channels // 2, 1, 1))).sum(dim=1).contiguous()
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_split_attention(keepdim: bool) -> None:
+    assert_exact(SplitAttention(keepdim), alphas=(0.25, 0.5))
+
+
+CHANNELS_LAST: dict[str, Callable[[Tensor], Tensor]] = {
+    "gate of positions": lambda x: x * x.mean((1, 2), keepdim=True).sigmoid(),
+    "flat gate": lambda x: x * x.amax((1, 2))[:, None, None, :],
+    "gate of channels": lambda x: x * torch.sigmoid(x.mean(-1, keepdim=True) + x.std(3, keepdim=True)),
+    "rows": lambda x: x + x.mean(2, keepdim=True) + x.mean(dim=2).unsqueeze(2),
+    "scale": lambda x: x * torch.linspace(1, 2, CHANNELS, dtype=x.dtype) + 1,
+    "sums": lambda x: x.sum(3).unsqueeze(-1) * x,
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS_LAST)
+def test_channels_last(name: str) -> None:
+    assert_exact(lambda x: CHANNELS_LAST[name](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), alphas=(0.25, 0.5))

@@ -155,3 +155,11 @@ class _Call(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x)
+
+
+def test_blurred_pooling_of_timm() -> None:
+    pytest.importorskip("timm")
+    from timm.layers.blur_pool import BlurPool2d
+
+    for layer in (BlurPool2d(8), BlurPool2d(filt_size=5, stride=2), BlurPool2d(8, 3, 1, "constant")):
+        assert_exact(layer)
