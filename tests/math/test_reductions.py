@@ -301,3 +301,23 @@ CHANNELS_LAST: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", CHANNELS_LAST)
 def test_channels_last(name: str) -> None:
     assert_exact(lambda x: CHANNELS_LAST[name](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), alphas=(0.25, 0.5))
+
+
+class SelectiveKernel(nn.Module):
+    """Paths stacked along a new dimension, weighted by a softmax over the paths and added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths = nn.ModuleList(nn.Conv2d(CHANNELS, CHANNELS, 3, 1, d, d) for d in (1, 2))
+        self.one, self.two = nn.Conv2d(CHANNELS, 4, 1), nn.Conv2d(4, 2 * CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.stack([path(x) for path in self.paths], dim=1)
+        weights = self.two(F.relu(self.one(x.sum(1).mean((2, 3), keepdim=True))))
+        batch, channels, height, width = weights.shape
+        weights = torch.softmax(weights.view(batch, 2, channels // 2, height, width), dim=1)
+        return torch.sum(x * weights, dim=1)
+
+
+def test_selective_kernels() -> None:
+    assert_exact(SelectiveKernel(), alphas=(0.25, 0.5))
