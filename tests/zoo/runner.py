@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from tests.zoo.catalogue import Entry, Measured
+from tests.zoo.catalogue import Entry, Measured, brief
 from tests.zoo.check import Options, Row, check
 
 _POLL_SECONDS = 0.1
@@ -128,7 +128,10 @@ def _child(
     import warnings
 
     warnings.simplefilter("ignore")
-    row = check(entry.name, entry.family, options, known)
+    try:
+        row = check(entry.name, entry.family, options, known)
+    except MemoryError as error:
+        row = Row(entry.name, entry.family, status="memory", detail=brief(error))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     row.peak_gib = round(peak / (2**30 if sys.platform == "darwin" else 2**20), 3)
     results.send(asdict(row))

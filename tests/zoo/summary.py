@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.zoo.catalogue import MAINLY
+
 Rows = Sequence[dict[str, Any]]
 
 GOOD = ("ok", "ok, odd")
@@ -29,14 +31,9 @@ def is_fault(row: dict[str, Any]) -> bool:
     )
 
 
-def planned(rows: Rows) -> list[dict[str, Any]]:
-    """CNNs that were traced and planned."""
-    return [row for row in rows if row["traced"] and row["status"] != "not a CNN"]
-
-
 def cnns(rows: Rows) -> list[dict[str, Any]]:
     """What counts: everything that is mainly convolutions, converted or not."""
-    return [row for row in rows if row["status"] != "not a CNN"]
+    return [row for row in rows if not row["macs"] or row["conv_macs"] / row["macs"] > MAINLY]
 
 
 def mean(values: Iterable[float]) -> float:

@@ -6,14 +6,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.zoo.catalogue import census, entries
+from tests.zoo.catalogue import Entry, census, entries
 from tests.zoo.check import EXACT, Options, Row, check
+from tests.zoo.docs import write
+from tests.zoo.runner import Limits, Store, key, run
 from tests.zoo.summary import is_fault, totals
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -70,21 +77,53 @@ def test_a_failure_counts_as_a_fault_and_an_untraceable_model_does_not() -> None
     assert totals(rows)["mean_conv_ratio"] == pytest.approx((0.5 + 1 + 1) / 3)
 
 
-def test_the_command_runs_models_once_and_reports_limits(tmp_path: Path) -> None:
-    out = tmp_path / "zoo.json"
+def test_finished_models_are_not_run_again(tmp_path: Path) -> None:
+    entry, options, limits = Entry("timm:none", "timm:none"), Options(), Limits()
+    store = Store(tmp_path / "rows.jsonl")
+    store.add(key(entry.name, options, limits), {"name": entry.name})
+    with (tmp_path / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"key": "an interrupted li')
+    again = Store(tmp_path / "rows.jsonl")
+    assert run([entry], options, limits, 1, again, {}, _unexpected) == [{"name": entry.name}]
+    assert key(entry.name, options, limits) != key(entry.name, Options(alpha=0.25), limits)
+    assert not Store(tmp_path / "rows.jsonl", fresh=True).rows
+
+
+def _unexpected(row: dict[str, Any], left: int) -> None:
+    raise AssertionError(row)
+
+
+def test_the_command_writes_a_document_and_the_page(tmp_path: Path) -> None:
+    out, page = tmp_path / "zoo.json", tmp_path / "zoo.md"
     command = [sys.executable, "-m", "tests.zoo", "timm:test_resnet", "--static", "--json", str(out)]
-    for expected in (1, 0):  # models left to run
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("left]") == expected
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
     document = json.loads(out.read_text(encoding="utf-8"))
     assert document["totals"]["statuses"] == {"ok": 1}
-    done = subprocess.run(
-        [*command, "--timeout", "0.01"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert json.loads(out.read_text(encoding="utf-8"))["totals"]["statuses"] == {"timeout": 1}
-    page = tmp_path / "zoo.md"
-    from tests.zoo.docs import write
-
     write(out, page)
-    assert "test_resnet" in page.read_text(encoding="utf-8")
+    assert "| timm:test_resnet | ok |" in page.read_text(encoding="utf-8")
+
+
+def _sleeps(*_: object) -> Row:
+    time.sleep(60)
+    return Row("")
+
+
+def _dies(*_: object) -> Row:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return Row("")
+
+
+def _grows(*_: object) -> Row:
+    held = [bytearray(2**28) for _ in range(64)]
+    return Row("", status=f"{len(held)}")
+
+
+@pytest.mark.parametrize(("act", "status"), [(_sleeps, "timeout"), (_dies, "crashed"), (_grows, "memory")])
+def test_a_model_that_hangs_dies_or_grows_is_a_row(
+    act: Callable[..., Row], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.zoo.runner.check", act)
+    limits = Limits(seconds=2 if status == "timeout" else 60, gib=2)
+    (row,) = run([Entry("a", "b")], Options(), limits, 1, Store(None), {}, lambda row, left: None)
+    assert row["status"] == status
