@@ -7,7 +7,8 @@ writes; a model that is not in it is measured when it is run.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -170,26 +171,34 @@ def forward_arguments(name: str, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
     return tuple(inputs)
 
 
+def without_data(name: str) -> nn.Module:
+    """The model ``name`` on the ``meta`` device."""
+    try:
+        with torch.device("meta"):
+            return build(name)
+    except Exception:  # a constructor that reads values
+        return build(name).to("meta")
+
+
 def measure(name: str) -> Measured:
-    """Build the model without data and count; what cannot be run to its end says so in ``problem``."""
-    first = _measured(name, lambda: torch.device("meta"))
+    """Count what the model has and does; what cannot be run to its end says so in ``problem``."""
+    first = _measured(name, "meta")
     if not first.problem:
         return first
-    # A constructor or a forward that reads values.
-    second = _measured(name, lambda: FakeTensorMode(allow_non_fake_inputs=True))
+    second = _measured(name, "cpu")  # a forward that reads values: fake tensors know some
     return second if not second.problem or second.macs > first.macs else first
 
 
-def _measured(name: str, mode: Callable[[], Any]) -> Measured:
+def _measured(name: str, device: str) -> Measured:
     parameters, sizes, problem = 0, (), ""
     counter = FlopCounterMode(display=False)
     try:
-        with mode():
-            model = build(name)
-            parameters, sizes = sum(p.numel() for p in model.parameters()), own_sizes(name, model)
-            inputs = [torch.empty(1, *size) for size in sizes]
-            with torch.no_grad(), counter:
-                model(*forward_arguments(name, inputs))
+        model = without_data(name) if device == "meta" else build(name)
+        parameters, sizes = sum(p.numel() for p in model.parameters()), own_sizes(name, model)
+        fake = nullcontext() if device == "meta" else FakeTensorMode(allow_non_fake_inputs=True)
+        with fake, torch.no_grad(), counter:
+            inputs = [torch.empty(1, *size, device=device) for size in sizes]
+            model(*forward_arguments(name, inputs))
     except Exception as error:  # whatever a model raises
         problem = brief(error)
     macs = {"conv": 0, "linear": 0, "other": 0}

@@ -35,7 +35,7 @@ from octify.ruleset import load_rules
 from octify.trace import Traced, trace
 from octify.trace.facts import measure as measure_graph
 from tests.models.zoo import settle
-from tests.zoo.catalogue import Measured, brief, build, measure
+from tests.zoo.catalogue import Measured, brief, build, measure, without_data
 
 EXACT = 1e-9  # in float64, relative to the output's scale: rounding is 1e-13, a wrong coefficient 1e-3
 ODD_SHARE = 0.5  # at odd sizes: of the difference that the projection itself makes
@@ -60,7 +60,7 @@ class Options:
 
 @dataclass
 class Row:
-    """The result of one model. Shares and ratios are of MACs; seconds are of this process's wall clock."""
+    """The result of one model. Shares and ratios are of MACs; seconds are of CPU time."""
 
     name: str
     family: str = ""
@@ -134,11 +134,11 @@ def _octify_line(error: BaseException) -> str:
 
 @contextmanager
 def _timed(row: Row, name: str) -> Iterator[None]:
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         yield
     finally:
-        row.seconds[name] = round(row.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+        row.seconds[name] = round(row.seconds.get(name, 0.0) + time.process_time() - start, 3)
 
 
 # -- figures at the model's own size ------------------------------------------------------------------
@@ -155,7 +155,7 @@ def _figures(row: Row, options: Options, known: Measured | None) -> None:
     if not known.mainly_cnn and not options.force:
         raise Stopped("not a CNN", f"{known.conv_share:.0%} of its MACs are in convolutions")
     try:
-        converted = _planned(row, known, options, _without_data(row.name))
+        converted = _planned(row, known, options, without_data(row.name))
     except Stopped:
         raise
     except Exception:  # a model that mixes values with shapes does not run without data
@@ -177,14 +177,6 @@ def _planned(row: Row, known: Measured, options: Options, model: nn.Module) -> b
         after = measure_graph(rewritten.module, inputs)
         _summarise(row, traced, plan, build_report(traced, plan, rewritten, after))
     return any(conv.converted for conv in plan.convs)
-
-
-def _without_data(name: str) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            return build(name)
-    except Exception:  # a constructor that reads values
-        return build(name)
 
 
 def _traced(row: Row, model: nn.Module, inputs: Sequence[Tensor]) -> Traced:

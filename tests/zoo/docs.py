@@ -48,7 +48,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     yield (
         "Shares of convolution MACs that are octave on both sides, on one, on none; MACs after / before, of "
         "convolutions and in total. exact: largest difference between the conversion with exact kernels and "
-        "the projected reference, relative to the output's scale, in float64. s: seconds on one core."
+        "the projected reference, relative to the output's scale, in float64. s: seconds of CPU time."
     )
     yield ""
     shown = [row for row in rows if row["status"] not in SKIPPED]
