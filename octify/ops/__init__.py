@@ -15,6 +15,7 @@ from octify.ops.arithmetic import OPS as ARITHMETIC
 from octify.ops.base import Op, Table
 from octify.ops.concat import OPS as CONCAT
 from octify.ops.conv import OPS as CONV
+from octify.ops.conv_function import OPS as CONV_FUNCTION
 from octify.ops.conv_transpose import OPS as CONV_TRANSPOSE
 from octify.ops.gates import OPS as GATES
 from octify.ops.norm import OPS as NORM
@@ -32,6 +33,7 @@ from octify.ops.slicing import OPS as SLICING
 BUILT_IN: tuple[Op, ...] = (
     *CONV,
     *CONV_TRANSPOSE,
+    *CONV_FUNCTION,
     *PADDING,
     *NORM,
     *ACTIVATION,

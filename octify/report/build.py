@@ -34,7 +34,7 @@ def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mappin
     sides = _Sides(cost(traced.module, traced.facts), cost(rewritten.module, after), plan)
     boundaries = [b for b in rewritten.boundaries if not b.vector]
     kinds = [b.kind for b in boundaries]
-    left = _left_dense(traced, plan)
+    left = _left_dense(traced, plan, rewritten)
     converted = sum(conv.converted for conv in plan.convs)
     warnings = []
     if converted:
@@ -194,7 +194,7 @@ def _kind(module: nn.Module | None, node: fx.Node) -> str:
 _FUNCTIONAL = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
-def _left_dense(traced: Traced, plan: Plan) -> list[Left]:
+def _left_dense(traced: Traced, plan: Plan, rewritten: Rewritten) -> list[Left]:
     """Every convolution that stays dense on both sides: planned, hidden, unused or functional."""
     left = []
     for path in _convolutions(traced):
@@ -203,10 +203,11 @@ def _left_dense(traced: Traced, plan: Plan) -> list[Left]:
             left.append(Left(path, _unplanned_reason(path, traced)))
         elif not planned.converted:
             left.append(Left(path, _reason(planned, plan)))
-    for node in traced.module.graph.nodes:
+    for node in rewritten.module.graph.nodes:
         name = getattr(node.target, "__name__", "")
         if node.op == "call_function" and name in _FUNCTIONAL:
-            left.append(Left(node.name, f"it calls {name} with weights of its own"))
+            refusal = rewritten.resolved.layout.refusals.get(node.name)
+            left.append(Left(node.name, refusal.reason if refusal else "its input is dense"))
     return left
 
 

@@ -1,0 +1,127 @@
+"""Depthwise convolutions without a module that a plan could name: anti-aliasing blurs, ``F.conv2d``.
+
+Each channel is computed from itself, so the layout passes on and there is nothing to decide. The
+weight is a constant of the graph: a buffer or parameter, repeated or reshaped at will. A function
+that connects channels, or whose weight is computed from the input, is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from octify.emitter import Emitter, Value
+from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.ops.base import Op, operand
+from octify.ops.conv import octave_conv, refusal_of
+from octify.ops.conv_variants import Form, form_of
+from octify.trace import Traced
+
+_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+class _Call(nn.Module):
+    """A convolution function with its constants, as a layer."""
+
+    def __init__(self, function: Any, settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.function = function
+        self.settings = {key: value for key, value in settings.items() if not isinstance(value, Tensor)}
+        self.constants = {key: value for key, value in settings.items() if isinstance(value, Tensor)}
+        for name, value in self.constants.items():
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            else:
+                self.register_buffer(name, value, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.function(
+            x, **{name: getattr(self, name) for name in self.constants}, **self.settings
+        )
+        return y
+
+
+def _constant(traced: Traced, value: Any, known: dict[fx.Node, Any]) -> Any:
+    """What a value of the graph is, whatever the input. Raises LookupError where it depends on it."""
+    if not isinstance(value, fx.Node):
+        return value
+    if value in known:
+        return known[value]
+    if value.op == "get_attr":
+        found: Any = traced.module
+        for name in str(value.target).split("."):
+            found = getattr(found, name)
+    elif value.op in ("call_function", "call_method"):
+        args = fx.map_arg(value.args, lambda n: _constant(traced, n, known))
+        kwargs = fx.map_arg(value.kwargs, lambda n: _constant(traced, n, known))
+        with torch.no_grad():
+            if value.op == "call_method":
+                found = getattr(args[0], str(value.target))(*args[1:], **kwargs)
+            else:
+                found = value.target(*args, **kwargs)  # type: ignore[operator]
+    else:
+        raise LookupError(value.name)
+    known[value] = found
+    return found
+
+
+def _layer(traced: Traced, node: fx.Node) -> nn.Module | str:
+    """The layer that a node is, or why it is none."""
+    module = traced.submodule(node)
+    if module is not None:
+        return module
+    given = {**dict(zip(_NAMES, node.args, strict=False)), **node.kwargs}
+    given.pop("input")
+    known: dict[fx.Node, Any] = {}
+    try:
+        constants = {
+            name: fx.map_arg(value, lambda n: _constant(traced, n, known)) for name, value in given.items()
+        }
+    except LookupError:
+        return "its weights or settings are computed from its input"
+    return _Call(node.target, constants).eval()
+
+
+def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+    ids = walk.ids(operand(node))
+    if ids is None or not bool((ids != DENSE).any()):
+        return walk.dense(node)
+    layer = _layer(walk.traced, node)
+    if isinstance(layer, str):
+        return Refusal(layer)
+    shape = walk.shape(operand(node))
+    form = form_of(layer, shape)
+    reason = refusal_of(layer, form, None, shape)
+    if reason is not None or not isinstance(form, Form):
+        return Refusal(reason or "")
+    if form.groups != form.in_channels:
+        return Refusal("it is a convolution that is not a module, so a plan cannot name it")
+    return np.repeat(ids, form.out_channels // form.groups)
+
+
+def _emit(emitter: Emitter, node: fx.Node) -> Value:
+    source = operand(node)
+    layer = _layer(emitter.traced, node)
+    x, mask = emitter.value(source), emitter.mask(node)
+    assert isinstance(layer, nn.Module) and x.mask is not None and mask is not None
+    low_in, low_out = ([int(c) for c in np.flatnonzero(m)] for m in (x.mask, mask))
+    made = octave_conv(layer, emitter.shape(source), None, low_in, low_out, emitter.plan.kernels)
+    path = str(node.target) if node.op == "call_module" else f"octave_{node.name}"
+    return emitter.pair(emitter.call(path, made, x.high, x.low), mask)
+
+
+OPS = (
+    Op(
+        "depthwise convolution",
+        _layout,
+        _emit,
+        modules=("timm.layers.blur_pool.BlurPool2d",),
+        functions=_FUNCTIONS,
+    ),
+)
