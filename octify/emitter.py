@@ -183,7 +183,7 @@ class Emitter:
         if node.op == "call_module":
             self.modules[str(node.target)] = self.module(node)
         elif node.op == "get_attr":
-            self.modules[str(node.target)] = _attribute(self.traced.module, str(node.target))
+            self.modules[str(node.target)] = attribute(self.traced.module, str(node.target))
         return made
 
     def per_branch(self, node: fx.Node, operand: fx.Node) -> Value:
@@ -260,7 +260,8 @@ def _same(a: Mask | None, b: Mask | None) -> bool:
     return a is b if a is None or b is None else np.array_equal(a, b)
 
 
-def _attribute(root: nn.Module, path: str) -> Any:
+def attribute(root: nn.Module, path: str) -> Any:
+    """The object at a dotted ``path`` below ``root``."""
     found: Any = root
     for name in path.split("."):
         found = getattr(found, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import fx
@@ -16,11 +17,15 @@ from octify.trace import Traced
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The data of the "rewrite" arrow: the new module, its boundaries, the layouts used."""
+    """The data of the "rewrite" arrow: the new module, its boundaries, the layouts used.
+
+    ``values`` says, by name of an original node, which nodes of the new graph carry its value.
+    """
 
     module: fx.GraphModule
     boundaries: tuple[Boundary, ...]
     resolved: Resolved
+    values: Mapping[str, Value]
 
 
 def rewrite(traced: Traced, plan: Plan) -> Rewritten:
@@ -50,4 +55,5 @@ def _finished(traced: Traced, emitter: Emitter, resolved: Resolved) -> Rewritten
     module.graph.lint()
     module.train(traced.training)
     used = {str(n.target) for n in module.graph.find_nodes(op="call_module")}
-    return Rewritten(module, tuple(b for b in emitter.boundaries if b.path in used), resolved)
+    values = {node.name: emitter.value(node) for node in traced.module.graph.nodes}
+    return Rewritten(module, tuple(b for b in emitter.boundaries if b.path in used), resolved, values)

@@ -1,0 +1,1 @@
+"""Calibration: keeps a trained network's accuracy through the conversion, without labels."""

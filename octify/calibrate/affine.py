@@ -1,0 +1,62 @@
+"""A convolution and the BatchNorm behind it as one affine map, read and written back.
+
+Written back so that the BatchNorm stays what it is in training too: its running statistics are
+those of the new convolution's output, its weight and bias reproduce the fitted mean and deviation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_SMALLEST_SCALE = 1e-4
+
+
+def scale_and_shift(norm: nn.Module | None, channels: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """``y = scale * x + shift`` of a norm in eval mode, (channels,) each; the identity for None."""
+    if norm is None:
+        return like.new_ones(channels), like.new_zeros(channels)
+    mean, variance = _tensor(norm, "running_mean"), _tensor(norm, "running_var")
+    assert mean is not None
+    assert variance is not None
+    scale = (variance.double() + float(norm.eps)).rsqrt()  # type: ignore[arg-type]
+    weight, bias = _tensor(norm, "weight"), _tensor(norm, "bias")
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -scale * mean.double() if bias is None else bias.double() - scale * mean.double()
+    return scale.to(like), shift.to(like)
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor | None:
+    found = getattr(module, name, None)
+    return found.detach() if isinstance(found, Tensor) else None
+
+
+def unscaling(norm: nn.Module | None, channels: int, like: Tensor) -> Tensor:
+    """What fitted (folded) weights are multiplied with before they go into the convolution, (channels,)."""
+    if norm is None:
+        return like.new_ones(channels)
+    if _tensor(norm, "weight") is None:
+        variance = _tensor(norm, "running_var")
+        assert variance is not None
+        return (variance + float(norm.eps)).sqrt().to(like)  # type: ignore[arg-type]
+    scale = scale_and_shift(norm, channels, like)[0].abs()
+    return torch.where(scale > _SMALLEST_SCALE, 1 / scale.clamp_min(_SMALLEST_SCALE), torch.ones_like(scale))
+
+
+@torch.no_grad()
+def write_norm(norm: nn.Module, factor: Tensor, mean: Tensor, variance: Tensor, bias: Tensor) -> None:
+    """Give ``norm`` the statistics of its new input, and the output ``x / factor + bias``.
+
+    mean, variance:
+        Of the new convolution's output, after multiplication with ``factor``.
+    """
+    running_mean, running_var = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    weight, offset = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    if weight is None or offset is None:
+        running_mean.copy_(-bias * factor)
+        return
+    running_mean.copy_(mean)
+    running_var.copy_(variance)
+    weight.copy_((running_var.double() + float(norm.eps)).sqrt() / factor.double())  # type: ignore[arg-type]
+    offset.copy_(bias + mean / factor)

@@ -1,0 +1,93 @@
+"""Looking at the original's values, chunk by chunk: nothing is kept but what the observer adds up."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from octify.calibrate.execution import out_of_place
+from octify.trace import Traced
+
+Observer = Callable[[Tensor, Tensor], None]
+
+
+class _Watching(fx.Interpreter):
+    def __init__(self, module: nn.Module, graph: fx.Graph, watch: Mapping[str, Observer]) -> None:
+        super().__init__(module, graph=graph)
+        self.extra_traceback = False
+        self.watch = watch
+
+    def run_node(self, n: fx.Node) -> Any:
+        observer = self.watch.get(n.name)
+        source = self.env.get(n.args[0]) if observer is not None and n.args else None  # type: ignore[arg-type]
+        result = super().run_node(n)
+        if observer is not None and source is not None:
+            observer(source, result)
+        return result
+
+
+def observe(traced: Traced, chunks: Sequence[tuple[Tensor, ...]], watch: Mapping[str, Observer]) -> None:
+    """Run the original in eval mode; ``watch[node name](input, output)`` is called for every chunk."""
+    module = copy.deepcopy(traced.module).eval()
+    with out_of_place(module), torch.no_grad():
+        for chunk in chunks:
+            _Watching(module, traced.module.graph, watch).run(*chunk)
+
+
+def sensitivity(
+    traced: Traced, chunks: Sequence[tuple[Tensor, ...]], names: Sequence[str], seed: int
+) -> Mapping[str, Tensor]:
+    """Fisher weights of the outputs of the nodes ``names``: mean squared gradient for each channel, (C,).
+
+    The gradient is that of ``-log p_y`` with y drawn from the original's own prediction where the
+    output is (N, classes), else of a random projection of the outputs.
+    """
+    module = copy.deepcopy(traced.module).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    totals: dict[str, Tensor] = {}
+    for chunk in chunks:
+        watched: dict[str, Tensor] = {}
+
+        def keep(name: str, into: dict[str, Tensor] = watched) -> Observer:
+            def observer(x: Tensor, y: Tensor) -> None:
+                into[name] = y
+
+            return observer
+
+        inputs = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in chunk]
+        with out_of_place(module), torch.enable_grad():
+            output = _Watching(module, traced.module.graph, {n: keep(n) for n in names}).run(*inputs)
+            loss = _random_loss(output, generator)
+            present = [n for n in names if watched[n].requires_grad]
+            grads = torch.autograd.grad(loss, [watched[n] for n in present], allow_unused=True)
+        for name, grad in zip(present, grads, strict=True):
+            if grad is not None:
+                dims = [0, *range(2, grad.ndim)]
+                totals[name] = totals.get(name, 0) + grad.square().mean(dims)
+    return totals
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The floating point tensors of a model's output."""
+    from torch.utils._pytree import tree_leaves
+
+    return [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def _random_loss(output: Any, generator: torch.Generator) -> Tensor:
+    total: Tensor | None = None
+    for tensor in tensors_of(output):
+        if tensor.ndim == 2 and tensor.shape[1] > 1:
+            logp = tensor.float().log_softmax(1)
+            drawn = torch.multinomial(logp.detach().exp().cpu(), 1, generator=generator).to(logp.device)
+            part = -logp.gather(1, drawn).sum()
+        else:
+            signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor) * 2 - 1
+            part = (tensor * signs).sum() / tensor.detach().std().clamp_min(1e-12)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
