@@ -58,6 +58,7 @@ class Repaired:
 
     layers: tuple[LayerError, ...]
     left: dict[str, str]
+    sites: tuple[Site, ...] = field(repr=False, default=())
     fits: dict[tuple[str, str], Fit] = field(repr=False, default_factory=dict)
 
 
@@ -96,7 +97,7 @@ def repair(
                     if keep_fits:
                         fits[site.path, branch] = found[1]
             _release(site, teacher, student)
-    return Repaired(tuple(layers), left, fits)
+    return Repaired(tuple(layers), left, tuple(todo), fits)
 
 
 def _nodes(site: Site) -> tuple[list[object], list[object]]:
@@ -121,7 +122,7 @@ def _release(site: Site, teacher: Stream, student: Stream) -> None:
         student.release(node)  # type: ignore[arg-type]
 
 
-def _paths(conv: OctaveConv, branch: str) -> list[tuple[PathName, nn.Module]]:
+def branch_paths(conv: OctaveConv, branch: str) -> list[tuple[PathName, nn.Module]]:
     """The paths into a branch, the one at the same resolution (which carries the bias) first."""
     names: tuple[PathName, ...] = (
         ("high_to_high", "low_to_high") if branch == "high" else ("low_to_low", "high_to_low")
@@ -138,7 +139,7 @@ def _fit_branch(
     most: int,
     generator: torch.Generator,
 ) -> tuple[LayerError, Fit] | str | None:
-    paths = _paths(site.conv, branch)
+    paths = branch_paths(site.conv, branch)
     if not paths:
         return None
     groups = {int(path.groups) for _, path in paths}  # type: ignore[arg-type]
@@ -212,7 +213,7 @@ def _grouped(rows: Tensor, groups: int) -> Tensor:
 
 
 def _original_sum(site: Site, teacher: Stream, chunk: int, channels: Sequence[int]) -> Tensor:
-    """The original's value of ``channels`` behind BatchNorm and residual additions, (N, len(channels), *size)."""
+    """The original's ``channels`` behind BatchNorm and residual additions, (N, len(channels), *size)."""
     y = teacher.values(site.node)[chunk]
     index = torch.tensor(channels, device=y.device)
     scale, shift = scale_and_shift(site.norm, y.shape[1], y)
@@ -243,7 +244,8 @@ def _converted_skips(site: Site, branch: str, student: Stream, chunk: int, where
     return total
 
 
-def _norm(site: Site, branch: str) -> nn.Module | None:
+def branch_norm(site: Site, branch: str) -> nn.Module | None:
+    """The converted BatchNorm behind a branch."""
     return site.norm_high if branch == "high" else site.norm_low
 
 
@@ -252,7 +254,7 @@ def _initial(site: Site, branch: str, paths: Sequence[tuple[PathName, nn.Module]
     rows = [weight_as_rows(path, site.conv.recipes[name].transposed) for name, path in paths]
     weights = torch.cat(rows, dim=1)
     groups, _, each = weights.shape
-    scale, shift = scale_and_shift(_norm(site, branch), groups * each, weights)
+    scale, shift = scale_and_shift(branch_norm(site, branch), groups * each, weights)
     bias = weights.new_zeros(groups * each)
     for _, path in paths:
         if path.bias is not None:
@@ -265,12 +267,12 @@ def _initial(site: Site, branch: str, paths: Sequence[tuple[PathName, nn.Module]
 def write_branch(site: Site, branch: str, weights: Tensor, x: Tensor) -> None:
     """Put fitted weights (groups, D + 1, O) into the convolution's paths and its BatchNorm."""
     groups, _, each = weights.shape
-    norm = _norm(site, branch)
+    norm = branch_norm(site, branch)
     factor = unscaling(norm, groups * each, weights)
     plain = weights[:, :-1] * factor.reshape(groups, 1, each)
     bias = weights[:, -1].reshape(-1)
     start = 0
-    paths = _paths(site.conv, branch)
+    paths = branch_paths(site.conv, branch)
     for name, path in paths:
         own = path.get_parameter("weight")
         transposed = site.conv.recipes[name].transposed

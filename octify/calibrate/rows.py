@@ -80,7 +80,7 @@ def features(
 
 
 def read_taps(x: Tensor, recipe: Path, image: Tensor, at: Sequence[Tensor]) -> Tensor:
-    """The samples of ``x`` (N, I, *size) that ``recipe``'s convolution reads for outputs ``at``: (R, I, taps)."""
+    """The samples of ``x`` (N, I, *size) that ``recipe`` reads for outputs ``at``: (R, I, taps)."""
     last = x.movedim(1, -1).contiguous()
     every = itertools.product(*(range(k) for k in recipe.kernel_size))
     return torch.stack([_tap(last, recipe, tap, image, at) for tap in every], dim=-1)

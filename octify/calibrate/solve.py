@@ -24,7 +24,7 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights (groups, D + 1, O) with the bias in the last row, and the Gram matrix per row (groups, D, D)."""
+    """Weights (groups, D + 1, O), the bias last, and the Gram matrix over the rows' number (groups, D, D)."""
 
     weights: Tensor
     gram: Tensor

@@ -1,0 +1,176 @@
+"""The whole calibration of a plan: choose channels, rewrite, reconstruct, distil, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from octify.calibrate.channels import by_energy
+from octify.calibrate.compare import Agreement, compare, outputs
+from octify.calibrate.distill import distill
+from octify.calibrate.greedy import by_greedy
+from octify.calibrate.images import MOST_IMAGES, Images, gather
+from octify.calibrate.renorm import reestimate
+from octify.calibrate.repair import LayerError, Repaired, repair
+from octify.calibrate.solve import REFITS
+from octify.calibrate.synthetic import synthetic_images
+from octify.errors import OctifyError
+from octify.plan.model import Plan
+from octify.rewrite import Rewritten, rewrite
+from octify.trace import Traced
+
+Effort = Literal["norm", "fast", "standard", "thorough"]
+ChannelOrder = Literal["last", "energy", "greedy"]
+EFFORTS: tuple[Effort, ...] = ("norm", "fast", "standard", "thorough")
+CHANNEL_ORDERS: tuple[ChannelOrder, ...] = ("last", "energy", "greedy")
+_ORDER_OF: Mapping[str, ChannelOrder] = {
+    "norm": "energy",
+    "fast": "energy",
+    "standard": "greedy",
+    "thorough": "greedy",
+}
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A plan with the channels that calibration chose, the repaired model, and how good it is.
+
+    before, after:
+        Agreement with the original, uncalibrated (the plan as it came) and calibrated.
+    left:
+        Converted convolutions that keep their closed-form weights, with reasons.
+    """
+
+    plan: Plan
+    rewritten: Rewritten
+    effort: str
+    channel_order: str
+    synthetic: bool
+    images: int
+    before: Agreement
+    after: Agreement
+    layers: tuple[LayerError, ...]
+    left: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def calibrate(
+    traced: Traced,
+    plan: Plan,
+    data: Iterable[Any] | str,
+    effort: str = "standard",
+    channel_order: str | None = None,
+    *,
+    most: int = MOST_IMAGES,
+    seed: int = 0,
+    progress: Progress = lambda what, done, of: None,
+) -> Calibrated:
+    """Carry out ``plan`` and repair what it costs.
+
+    Parameters
+    ----------
+    data:
+        An iterable of inputs (``gather`` says which), or ``"synthetic"``.
+    effort:
+        ``"norm"`` (BatchNorm statistics only), ``"fast"`` (least squares, channels by energy),
+        ``"standard"`` (channels chosen by the error after refitting, hinge refits) or
+        ``"thorough"`` (the same and distillation).
+    channel_order:
+        ``"last"``, ``"energy"`` or ``"greedy"``; by default what the effort says.
+
+    Deterministic for a seed. Raises OctifyError for unusable data.
+    """
+    if effort not in EFFORTS:
+        raise OctifyError(f"there is no effort {effort!r}", hint=f"use one of {', '.join(EFFORTS)}")
+    order = channel_order or _ORDER_OF[effort]
+    if order not in CHANNEL_ORDERS:
+        raise OctifyError(
+            f"there is no channel order {order!r}", hint=f"use one of {', '.join(CHANNEL_ORDERS)}"
+        )
+    device = next((p.device for p in traced.module.parameters()), torch.device("cpu"))
+    images = _images(traced, data, most, seed, device, progress)
+    measured = images.held_out or images.chunks
+    wanted = outputs(traced.module, measured)
+    held = bool(images.held_out)
+    before = compare(wanted, outputs(rewrite(traced, plan).module, measured), held_out=held)
+    chosen = _choose(traced, plan, images, order, seed, progress)
+    rewritten = rewrite(traced, chosen)
+    training = rewritten.module.training
+    repaired = _repair(traced, rewritten, chosen, images, effort, seed, progress)
+    rewritten.module.train(training)
+    after = compare(wanted, outputs(rewritten.module, measured), held_out=held)
+    return Calibrated(
+        chosen,
+        rewritten,
+        effort,
+        order,
+        isinstance(data, str),
+        images.count,
+        before,
+        after,
+        repaired.layers,
+        repaired.left,
+        images.warnings,
+    )
+
+
+def _images(
+    traced: Traced, data: Iterable[Any] | str, most: int, seed: int, device: torch.device, progress: Progress
+) -> Images:
+    if isinstance(data, str):
+        if data != "synthetic":
+            raise OctifyError(
+                f"calibration data {data!r} is not known",
+                why='it is an iterable of inputs, or the word "synthetic"',
+                hint="octify convert --calib reads folders and files",
+            )
+        data = synthetic_images(traced, seed=seed, progress=progress)
+    return gather(traced, data, most=most, device=device)
+
+
+def _choose(traced: Traced, plan: Plan, images: Images, order: str, seed: int, progress: Progress) -> Plan:
+    if order == "energy":
+        return by_energy(traced, plan, images.chunks)
+    if order == "greedy":
+        return by_greedy(traced, plan, images.chunks, seed=seed, progress=progress)
+    return plan
+
+
+def _repair(
+    traced: Traced,
+    rewritten: Rewritten,
+    plan: Plan,
+    images: Images,
+    effort: str,
+    seed: int,
+    progress: Progress,
+) -> Repaired:
+    if effort == "norm":
+        reestimate(rewritten.module, images.chunks)
+        return Repaired((), {})
+    thorough = effort == "thorough"
+    repaired = repair(
+        traced,
+        rewritten,
+        images.chunks,
+        refits=0 if effort == "fast" else REFITS,
+        seed=seed,
+        keep_fits=thorough,
+        progress=progress,
+    )
+    if thorough:
+        distill(
+            traced,
+            rewritten,
+            repaired.sites,
+            repaired.fits,
+            images.chunks,
+            alpha=plan.alpha,
+            seed=seed,
+            progress=progress,
+        )
+    return repaired

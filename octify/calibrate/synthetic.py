@@ -1,0 +1,137 @@
+"""Images made from a network's own BatchNorm statistics, when there is no data.
+
+They start from noise of mixed spectra (amplitude ``f^-u``, u in 0..2), scaled so that the first
+BatchNorm's input has the deviation it was trained with, and are then optimised until the
+statistics at every BatchNorm match:
+
+    mean over channels of ((mean - running_mean) / deviation)^2 + (std / deviation - 1)^2
+
+(``deviation`` is the square root of ``running_var``). Good to alpha .5, not beyond.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from octify.calibrate.execution import out_of_place
+from octify.calibrate.sites import is_affine_norm
+from octify.errors import OctifyError
+from octify.trace import Traced
+
+IMAGES = 128
+STEPS = 80
+_BATCH = 32
+_RATE = 0.05
+
+
+def synthetic_images(
+    traced: Traced,
+    count: int = IMAGES,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+) -> list[tuple[Tensor, ...]]:
+    """``count`` images in batches, for a network with one image input and BatchNorm.
+
+    Raises OctifyError when the network has no BatchNorm statistics to make images from, or other inputs.
+    """
+    module = copy.deepcopy(traced.module).eval().requires_grad_(False)
+    norms = [m for m in module.modules() if is_affine_norm(m)]
+    shape = traced.inputs[0].shape
+    if not norms:
+        raise OctifyError(
+            "synthetic calibration needs BatchNorm layers with running statistics",
+            why="images are made so that they reproduce those statistics, and this model has none",
+            hint='give data (--calib FOLDER), or use kernels="exact" and a small alpha without calibration',
+        )
+    if len(traced.inputs) != 1 or len(shape) != 4:
+        raise OctifyError(
+            "synthetic calibration makes single images",
+            why=f"the model takes {len(traced.inputs)} inputs of {shape}",
+        )
+    generator = torch.Generator().manual_seed(seed)
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    batches = []
+    sizes = [min(_BATCH, count - start) for start in range(0, count, _BATCH)]
+    with out_of_place(module):
+        for i, size in enumerate(sizes):
+            start = noise((size, *shape[1:]), generator).to(device)
+
+            def tell(step: int, first: int = i) -> None:
+                progress("making images", first * steps + step, len(sizes) * steps)
+
+            batches.append((_optimised(module, norms, start, steps, tell),))
+    return batches
+
+
+def noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Noise (N, C, H, W) of unit deviation; image n has a spectrum ``f^-u`` with its own u in 0..2."""
+    n, _, h, w = shape
+    fy = torch.fft.fftfreq(h)[:, None]
+    fx = torch.fft.rfftfreq(w)[None, :]
+    f = (fy.square() + fx.square()).sqrt().clamp_min(1 / max(h, w))
+    u = 2 * torch.rand(n, 1, 1, 1, generator=generator)
+    white = torch.fft.rfft2(torch.randn(shape, generator=generator))
+    x = torch.fft.irfft2(white * f**-u, s=(h, w))
+    x = x - x.mean((2, 3), keepdim=True)
+    # Images differ in brightness too, and channels of natural images go together.
+    common = x[:, :1]
+    x = 0.7 * common + 0.7 * x
+    x = x / x.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return x + 0.5 * torch.randn(n, 1, 1, 1, generator=generator)
+
+
+class _Statistics:
+    """Collects the mismatch at every BatchNorm's input during one forward pass."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.first: tuple[Tensor, Tensor] | None = None
+
+    def hook(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0]
+        dims = [0, *range(2, x.ndim)]
+        mean, variance = x.mean(dims), x.var(dims, correction=0)
+        expected, spread = module.get_buffer("running_mean"), module.get_buffer("running_var")
+        deviation = (spread + float(module.eps)).sqrt()  # type: ignore[arg-type]
+        std = (variance + float(module.eps)).sqrt()  # type: ignore[arg-type]
+        if self.first is None:
+            self.first = (deviation.detach(), std.detach())
+        self.losses.append((((mean - expected) / deviation).square() + (std / deviation - 1).square()).mean())
+
+
+def _optimised(
+    module: nn.Module, norms: list[nn.Module], start: Tensor, steps: int, tell: Callable[[int], None]
+) -> Tensor:
+    statistics = _Statistics()
+    handles = [norm.register_forward_pre_hook(statistics.hook) for norm in norms]
+    try:
+        with torch.no_grad():
+            module(start)
+        if statistics.first is not None:
+            deviation, std = statistics.first
+            ratio = (deviation / std.clamp_min(1e-12)).median()
+            if math.isfinite(float(ratio)) and float(ratio) > 0:
+                start = start * ratio
+        images = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([images], lr=_RATE * float(start.std()), betas=(0.5, 0.9))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for step in range(steps):
+            tell(step)
+            statistics.losses.clear()
+            module(images)
+            loss = torch.stack(statistics.losses).mean()
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return images.detach()
