@@ -39,7 +39,8 @@ def unscaling(norm: nn.Module | None, channels: int, like: Tensor) -> Tensor:
     if _tensor(norm, "weight") is None:
         variance = _tensor(norm, "running_var")
         assert variance is not None
-        return (variance + float(norm.eps)).sqrt().to(like)  # type: ignore[arg-type]
+        deviation: Tensor = (variance + float(norm.eps)).sqrt()  # type: ignore[arg-type]
+        return deviation.to(like)
     scale = scale_and_shift(norm, channels, like)[0].abs()
     return torch.where(scale > _SMALLEST_SCALE, 1 / scale.clamp_min(_SMALLEST_SCALE), torch.ones_like(scale))
 

@@ -104,7 +104,7 @@ def distill(
             changed |= branch.weights(v, offset)
         loss = relative_loss(tensors_of(functional_call(student, changed, tuple(batch))), wanted)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
         schedule.step()
@@ -165,9 +165,9 @@ def _branch(site: Site, which: str, fit: Fit, names: Mapping[int, str]) -> _Bran
     groups, _, each = fit.weights.shape
     norm = branch_norm(site, which)
     own = []
-    for name, path in paths:
+    for path_name, path in paths:
         weight = path.get_parameter("weight")
-        transposed = site.conv.recipes[name].transposed
+        transposed = site.conv.recipes[path_name].transposed
         rows = weight_as_rows(path, transposed).shape[1]
         own.append((names[id(weight)], transposed, rows, weight.detach().clone()))
     held = norm.bias if norm is not None else next((p.bias for _, p in paths if p.bias is not None), None)

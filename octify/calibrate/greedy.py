@@ -224,10 +224,8 @@ def _adder(
     def add(x: Tensor, y: Tensor) -> None:
         where = sample(len(y), y.shape[2:], per_image, generator, y.device)
         groups = len(readers)
-        high = _taps(module, x, where).unflatten(1, (groups, -1)).flatten(2)
-        low = _taps(module, project(x), where).unflatten(1, (groups, -1)).flatten(2)
-        out = where.pick(y).unflatten(1, (groups, -1))
-        features = torch.cat([high, low, out], dim=2)
+        parts = (_taps(module, x, where), _taps(module, project(x), where), where.pick(y))
+        features = torch.cat([part.reshape(len(part), groups, -1) for part in parts], dim=2)
         for g, reader in enumerate(readers):
             reader.add(features[:, g].cpu())
 

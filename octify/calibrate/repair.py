@@ -214,11 +214,11 @@ def _grouped(rows: Tensor, groups: int) -> Tensor:
 
 def _original_sum(site: Site, teacher: Stream, chunk: int, channels: Sequence[int]) -> Tensor:
     """The original's ``channels`` behind BatchNorm and residual additions, (N, len(channels), *size)."""
-    y = teacher.values(site.node)[chunk]
+    y: Tensor = teacher.values(site.node)[chunk]
     index = torch.tensor(channels, device=y.device)
     scale, shift = scale_and_shift(site.norm, y.shape[1], y)
     shape = (-1, *(1,) * (y.ndim - 2))
-    z = y.index_select(1, index) * scale[index].reshape(shape) + shift[index].reshape(shape)
+    z: Tensor = y.index_select(1, index) * scale[index].reshape(shape) + shift[index].reshape(shape)
     for skip in site.skips:
         z = z + teacher.values(skip.original)[chunk].index_select(1, index)
     return z
@@ -290,8 +290,9 @@ def write_branch(site: Site, branch: str, weights: Tensor, x: Tensor) -> None:
 
 
 def _set_bias(paths: Sequence[tuple[PathName, nn.Module]], bias: Tensor) -> None:
-    holder = next((path for _, path in paths if path.bias is not None), paths[0][1])
-    if holder.bias is None:
+    holder = next((path for _, path in paths if isinstance(path.bias, Tensor)), None)
+    if holder is None:
+        holder = paths[0][1]
         weight = holder.get_parameter("weight")
         holder.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=weight.requires_grad)
-    holder.bias.copy_(bias)  # type: ignore[operator]
+    holder.get_parameter("bias").copy_(bias)

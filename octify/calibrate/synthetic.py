@@ -57,7 +57,7 @@ def synthetic_images(
         )
     generator = torch.Generator().manual_seed(seed)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    batches = []
+    batches: list[tuple[Tensor, ...]] = []
     sizes = [min(_BATCH, count - start) for start in range(0, count, _BATCH)]
     with out_of_place(module):
         for i, size in enumerate(sizes):
@@ -84,7 +84,8 @@ def noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     common = x[:, :1]
     x = 0.7 * common + 0.7 * x
     x = x / x.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
-    return x + 0.5 * torch.randn(n, 1, 1, 1, generator=generator)
+    shifted: Tensor = x + 0.5 * torch.randn(n, 1, 1, 1, generator=generator)
+    return shifted
 
 
 class _Statistics:
