@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as as_safetensors
@@ -21,7 +23,8 @@ from octify.plan.model import Plan
 from octify.plan.planner import make_plan
 from octify.projection import reference as projected_reference
 from octify.report import Report, build_report, profile_report
-from octify.rewrite import rewrite
+from octify.report.calibrated import with_calibration
+from octify.rewrite import Rewritten, rewrite
 from octify.ruleset import load_rules
 from octify.trace import Traced, trace
 from octify.trace.parts import assemble, measure_nodes
@@ -71,6 +74,9 @@ def convert(
     plan: Plan | str | Path | None = None,
     exclude: Sequence[str] = (),
     progress: Progress | None = None,
+    *,
+    channel_order: str | None = None,
+    seed: int = 0,
 ) -> Result:
     """Convert ``model`` to octave form; the model itself is left untouched.
 
@@ -86,8 +92,17 @@ def convert(
         ``"default"``, ``"paper"``, ``"everywhere"``, or the path of a rule file.
     kernels:
         ``"paper"`` (cheapest) or ``"exact"`` (equal to ``octify.reference``).
-    calibration, effort:
-        Not built yet: anything but None raises OctifyError.
+    calibration:
+        Inputs without labels to repair the converted model with: an iterable of batches (N, C, H, W)
+        or single inputs (C, H, W), tuples for several inputs (labels behind them are ignored), at
+        most 512 are used; or ``"synthetic"``, images made from the network's own BatchNorm
+        statistics. None leaves the weights as the mathematics gives them.
+    effort:
+        ``"fast"``, ``"standard"`` or ``"thorough"`` calibration, or ``"norm"`` for BatchNorm statistics only.
+    channel_order:
+        Which channels are low: ``"last"``, ``"energy"`` or ``"greedy"``; by default what the effort says.
+    seed:
+        Of calibration's random choices; the result is the same for the same seed.
     plan:
         A plan, or the path of one, to replay instead of ``alpha``, ``rules``, ``kernels`` and ``exclude``.
     exclude:
@@ -101,9 +116,6 @@ def convert(
         With what, where, why and what to do: an untraceable model, inputs it rejects, a rule or
         pattern that matches nothing, a plan for another model.
     """
-    del effort
-    if calibration is not None:
-        raise OctifyError("calibration is not available yet", hint="leave it out, and fine-tune the result")
     if kernels not in ("paper", "exact"):
         raise OctifyError(f"there are no {kernels!r} kernels", hint="use 'paper' or 'exact'")
     tell = progress or _silent
@@ -115,7 +127,29 @@ def convert(
         chosen = make_plan(traced, policy, alpha, kernels, exclude)
     else:
         chosen = plan if isinstance(plan, Plan) else Plan.load(plan)  # type: ignore[arg-type]
-    return _apply(traced, chosen, tell)
+    if calibration is None:
+        return _apply(traced, chosen, tell)
+    from octify.calibrate.recipe import calibrate
+
+    calibrated = calibrate(
+        traced, chosen, calibration, effort, channel_order, seed=seed, progress=_counting(tell)
+    )
+    tell("reporting")
+    report = _report(traced, calibrated.plan, calibrated.rewritten)
+    return Result(calibrated.rewritten.module, calibrated.plan, with_calibration(report, calibrated))
+
+
+def _counting(tell: Progress) -> Callable[[str, int, int], None]:
+    """Progress with a count and the time left, judged from the time taken since the count began."""
+    started: dict[int, float] = {}
+
+    def count(what: str, done: int, of: int) -> None:
+        now = time.perf_counter()
+        start = started.setdefault(of, now)
+        left = f", about {(now - start) / done * (of - done):.0f} s left" if done else ""
+        tell(f"calibrating: {what} ({done + 1} of {of}{left})")
+
+    return count
 
 
 def _silent(phase: str) -> None:
@@ -126,8 +160,12 @@ def _apply(traced: Traced, plan: Plan, tell: Progress) -> Result:
     tell("rewriting")
     rewritten = rewrite(traced, plan)
     tell("reporting")
-    after = measure_nodes(traced, rewritten.module)
-    return Result(_whole(traced, rewritten.module, plan), plan, build_report(traced, plan, rewritten, after))
+    report = _report(traced, plan, rewritten)
+    return Result(_whole(traced, rewritten.module, plan), plan, report)
+
+
+def _report(traced: Traced, plan: Plan, rewritten: Rewritten) -> Report:
+    return build_report(traced, plan, rewritten, measure_nodes(traced, rewritten.module))
 
 
 def _whole(traced: Traced, module: fx.GraphModule, plan: Plan) -> nn.Module:
@@ -188,8 +226,22 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise SourceError("the weights cannot be read", where=str(weights), why=str(error)) from None
+    _take_biases(converted, state)
     try:
         converted.load_state_dict(state)
     except RuntimeError as error:
         raise PlanError("the weights do not fit the model", where=str(weights), why=str(error)) from None
     return converted
+
+
+def _take_biases(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give convolutions the biases that calibration added to them."""
+    own = module.state_dict()
+    for name, value in state.items():
+        path, _, kind = name.rpartition(".")
+        if kind != "bias" or name in own or f"{path}.weight" not in own:
+            continue
+        owner = module.get_submodule(path)
+        if getattr(owner, "bias", value) is None:
+            weight = owner.get_parameter("weight")
+            owner.bias = nn.Parameter(torch.empty_like(value), requires_grad=weight.requires_grad)

@@ -84,6 +84,10 @@ class Stream:
                 todo += missing
         return self._values[node]
 
+    def kept(self) -> set[fx.Node]:
+        """The nodes whose values are in memory."""
+        return set(self._values)
+
     @torch.no_grad()
     def _compute(self, node: fx.Node) -> None:
         self._values[node] = [self._run(node, i) for i in range(len(self.chunks))]

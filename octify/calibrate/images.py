@@ -63,7 +63,7 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
         warnings.append(f"only {limit} calibration inputs were used, to stay within 4 GiB of values")
     if len(rows) < 32:
         warnings.append(
-            f"{len(rows)} calibration inputs are few: the fit stays near the closed-form weights; 256 are enough"
+            f"{len(rows)} calibration inputs are few: the fit stays near its start; 256 are enough"
         )
     kept = min(_MOST_HELD_OUT, len(rows) // _HELD_OUT)
     aside = set(range(_HELD_OUT - 1, _HELD_OUT * kept, _HELD_OUT))

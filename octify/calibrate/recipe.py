@@ -91,6 +91,12 @@ def calibrate(
         raise OctifyError(
             f"there is no channel order {order!r}", hint=f"use one of {', '.join(CHANNEL_ORDERS)}"
         )
+    if traced.parts is not None:
+        raise OctifyError(
+            "a model that is converted in parts cannot be calibrated as a whole",
+            why=f"its root {traced.parts.root.reason}",
+            hint="calibrate the part (such as the backbone) as a model of its own, or fine-tune the result",
+        )
     device = next((p.device for p in traced.module.parameters()), torch.device("cpu"))
     images = _images(traced, data, most, seed, device, progress)
     measured = images.held_out or images.chunks

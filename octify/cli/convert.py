@@ -9,6 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from octify.cli import artefact
+from octify.cli.calibration import (
+    CalibOption,
+    CropOption,
+    Effort,
+    EffortOption,
+    MaxErrorOption,
+    MeanOption,
+    OrderOption,
+    ResizeOption,
+    SeedOption,
+    Settings,
+    StdOption,
+    inputs_of,
+    require_error,
+    tell_about,
+)
 from octify.cli.loading import check_model, check_policy, describe, load
 from octify.cli.onnx import write_onnx
 from octify.cli.options import (
@@ -48,10 +64,6 @@ OnnxOption = Annotated[
     Path | None,
     typer.Option("--onnx", metavar="FILE", help="Also export to ONNX and compare it with PyTorch."),
 ]
-CalibOption = Annotated[
-    str | None,
-    typer.Option("--calib", metavar="DATA", help="Not available yet: conversion is uncalibrated."),
-]
 PlanOption = Annotated[
     Path | None,
     typer.Option(
@@ -81,6 +93,14 @@ def convert(
     out: OutOption = None,
     onnx: OnnxOption = None,
     calib: CalibOption = None,
+    calib_effort: EffortOption = Effort.standard,
+    channel_order: OrderOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    resize: ResizeOption = None,
+    crop: CropOption = None,
+    max_error: MaxErrorOption = None,
+    seed: SeedOption = 0,
     plan: PlanOption = None,
     rules: RulesOption = "default",
     kernels: KernelsOption = Kernels.paper,
@@ -102,9 +122,21 @@ def convert(
     Examples:
       octify convert model.py --alpha 0.5 -o out --onnx out/model.onnx
       octify convert timm:resnet26d --alpha 0.25 --exclude 'layer4.*' --dry-run
+      octify convert model.py --weights model.safetensors --calib images/ -o out
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
-        _refuse_calibration(calib)
+        calibration = Settings(
+            calib,
+            calib_effort.value,
+            channel_order.value if channel_order else None,
+            mean,
+            std,
+            resize,
+            crop,
+            seed,
+            max_error,
+        )
+        calibration.check()
         if plan is not None:
             _refuse_policy(context)
         check_model(model, weights, input)
@@ -115,6 +147,7 @@ def convert(
 
         from octify import api
 
+        data = calibration.open(run, source)
         result = api.convert(
             source.model,
             source.example_inputs,
@@ -123,22 +156,19 @@ def convert(
             kernels=kernels.value,
             plan=replayed,
             exclude=tuple(exclude or ()),
+            calibration=inputs_of(data),
+            effort=calibration.effort,
+            channel_order=calibration.order,
+            seed=seed,
             progress=run.progress,
         )
+        tell_about(run, data)
         run.show(result.report)
         run.warn(*result.report.warnings)
         run.partial = result.report.to_dict() | {"source": describe(source)}
         require_converted(result.report)
+        require_error(result.report, max_error)
         run.answer(run.partial | _write(run, result, source, outputs, weights, input))
-
-
-def _refuse_calibration(calib: str | None) -> None:
-    if calib is not None:
-        raise OctifyError(
-            "--calib is not available yet",
-            why="calibration is not built: a conversion keeps the weights as the mathematics gives them",
-            hint="leave --calib out; fine-tune the converted model, or keep alpha small",
-        )
 
 
 def _refuse_policy(context: typer.Context) -> None:

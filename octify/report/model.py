@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from octify.report.calibration import CalibrationRow
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
@@ -91,6 +93,7 @@ class Report:
     left_dense: tuple[Left, ...]
     boundaries: tuple[BoundaryRow, ...]
     warnings: tuple[str, ...]
+    calibration: CalibrationRow | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -105,6 +108,7 @@ class Report:
             "left_dense": [asdict(left) for left in self.left_dense],
             "boundaries": [asdict(row) for row in self.boundaries],
             "warnings": list(self.warnings),
+            "calibration": None if self.calibration is None else self.calibration.to_dict(),
         }
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:

@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from octify.report.calibration import render_calibration
 from octify.report.model import LayerRow, Left, Report
 
 _SHOWN_PATHS = 6
@@ -23,6 +24,9 @@ def render(report: Report) -> Iterator[RenderableType]:
     if report.boundaries:
         yield Text("")
         yield _boundaries(report)
+    if report.calibration is not None:
+        yield Text("")
+        yield from render_calibration(report.calibration)
     yield Text("")
     yield _totals(report)
 

@@ -1,0 +1,180 @@
+"""``--calib`` and what goes with it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from octify.errors import CheckFailed, OctifyError
+
+if TYPE_CHECKING:
+    from octify.cli.session import Session
+    from octify.data import Data
+    from octify.report import Report
+    from octify.source import Source
+
+_NAMED = 5
+
+
+class Effort(str, enum.Enum):
+    """How much calibration does."""
+
+    norm = "norm"
+    fast = "fast"
+    standard = "standard"
+    thorough = "thorough"
+
+
+class Order(str, enum.Enum):
+    """How the low channels are chosen."""
+
+    last = "last"
+    energy = "energy"
+    greedy = "greedy"
+
+
+CalibOption = Annotated[
+    str | None,
+    typer.Option(
+        "--calib",
+        metavar="DATA",
+        help="Repair the converted model with inputs like those it will see, no labels: a folder of images,"
+        " .npy, .npz, .safetensors, .pt, file.py:loader, or the word synthetic (images made from the"
+        " network's BatchNorm statistics).",
+    ),
+]
+EffortOption = Annotated[
+    Effort,
+    typer.Option(
+        "--calib-effort",
+        help="norm: BatchNorm statistics only; fast: least squares; standard: and better channels;"
+        " thorough: and distillation.",
+    ),
+]
+OrderOption = Annotated[
+    Order | None,
+    typer.Option(
+        "--channel-order",
+        help="Which channels are low; by default what --calib-effort says. last: the paper's.",
+    ),
+]
+MeanOption = Annotated[
+    str | None,
+    typer.Option("--mean", metavar="M[,M,M]", help="Of image files' pixels in [0, 1], subtracted."),
+]
+StdOption = Annotated[
+    str | None, typer.Option("--std", metavar="S[,S,S]", help="Divided into the pixels of image files.")
+]
+ResizeOption = Annotated[
+    int | None,
+    typer.Option("--resize", metavar="PIXELS", help="Shorter side of image files before the crop."),
+]
+CropOption = Annotated[
+    int | None,
+    typer.Option("--crop", metavar="PIXELS", help="Side of the centre crop. Default: the input size."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Of calibration's random choices.")]
+MaxErrorOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-error",
+        metavar="X",
+        help="Fail (exit code 1, nothing written) when the relative output error stays larger than this.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The calibration options of one run, as typed."""
+
+    data: str | None
+    effort: str
+    order: str | None
+    mean: str | None
+    std: str | None
+    resize: int | None
+    crop: int | None
+    seed: int
+    max_error: float | None
+
+    def check(self) -> None:
+        """Refuse, before torch is imported, options that cannot be right."""
+        from octify.data import check_data
+
+        if self.data is not None:
+            check_data(self.data)
+        elif self.max_error is not None:
+            raise OctifyError(
+                "--max-error needs --calib", why="the output error is measured on calibration data"
+            )
+        _numbers(self.mean, "--mean")
+        _numbers(self.std, "--std")
+
+    def open(self, run: Session, source: Source) -> Data | str | None:
+        """The calibration data of ``source``'s model."""
+        if self.data is None or self.data == "synthetic":
+            return self.data
+        from pathlib import Path
+
+        from octify.data import image_format, open_data
+
+        shape = tuple(source.example_inputs[0].shape)
+        form = None
+        if Path(self.data).is_dir():
+            form = image_format(
+                source.model,
+                shape,
+                _numbers(self.mean, "--mean"),
+                _numbers(self.std, "--std"),
+                self.resize,
+                self.crop,
+            )
+        run.progress(f"opening {self.data}")
+        return open_data(self.data, source.model, shape, form)
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise OctifyError(
+            f"{option} is {text!r}", why="it is one number, or one for each channel", hint=f"{option} 0.5"
+        ) from error
+
+
+def inputs_of(data: Data | str | None) -> Any:
+    """What ``octify.convert`` takes as ``calibration``."""
+    return data if data is None or isinstance(data, str) else data.inputs
+
+
+def tell_about(run: Session, data: Data | str | None) -> None:
+    """Warn of what was left out or assumed."""
+    if data is None or isinstance(data, str):
+        return
+    run.warn(*data.warnings)
+    if data.skipped:
+        more = f" and {len(data.skipped) - _NAMED} more" if len(data.skipped) > _NAMED else ""
+        run.warn(
+            f"{len(data.skipped)} image(s) could not be read and were left out: "
+            + "; ".join(data.skipped[:_NAMED])
+            + more
+        )
+
+
+def require_error(report: Report, most: float | None) -> None:
+    """CheckFailed when the calibrated model's output error is above ``most``."""
+    if most is None or report.calibration is None:
+        return
+    have = report.calibration.after.relative_error
+    if not have <= most:
+        raise CheckFailed(
+            f"the relative output error is {have:.4f}, above --max-error {most:g}",
+            why=f"measured on {report.calibration.measured_on} inputs after calibration",
+            hint="a smaller --alpha, more --calib data, or --calib-effort thorough",
+        )

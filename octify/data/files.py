@@ -1,0 +1,96 @@
+"""Tensor files and a user's own loader. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from octify.errors import OctifyError
+from octify.source.execute import run_file, running
+
+
+def tensors(path: Path, dims: int) -> list[Any]:
+    """The inputs in a .npy, .npz, .safetensors or .pt file: batches, as the model takes them.
+
+    A file with one tensor gives the model's input; of several, those with ``dims`` dimensions are
+    the model's inputs, in the order of the file.
+    """
+    found = [t for t in _all(path) if t.ndim == dims]
+    if not found:
+        raise OctifyError(
+            f"{path} holds no tensor of {dims} dimensions",
+            why="the model's input has a batch, channels and spatial dimensions",
+            hint="save the inputs as the model takes them, already normalised",
+        )
+    if not found[0].is_floating_point():
+        raise OctifyError(
+            f"the inputs in {path} are {str(found[0].dtype).removeprefix('torch.')}",
+            why="the model takes floating point inputs, normalised as in training",
+            hint="convert and normalise them before saving",
+        )
+    same = [t for t in found if len(t) == len(found[0])]
+    return [tuple(same)] if len(same) > 1 else [same[0]]
+
+
+def _all(path: Path) -> list[Tensor]:
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".npy":
+            return [torch.from_numpy(np.load(path, allow_pickle=False))]
+        if suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return [torch.from_numpy(arrays[name]) for name in arrays.files]
+        if suffix == ".safetensors":
+            return list(load_file(path).values())
+        if suffix in (".pt", ".pth"):
+            return _leaves(torch.load(path, map_location="cpu", weights_only=True))
+    except (SafetensorError, OSError, ValueError, TypeError, EOFError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OctifyError(f"{path} cannot be read", why=reason) from error
+    except pickle.UnpicklingError as error:
+        raise OctifyError(
+            f"{path} holds pickled Python objects, which octify refuses to load",
+            why="unpickling a file runs whatever code it contains; only tensors are read",
+            hint="torch.save(tensor, 'inputs.pt'), or numpy.save",
+        ) from error
+    raise OctifyError(
+        f"{path} is not calibration data",
+        why=f"{suffix or 'a file without a suffix'} is not read",
+        hint="a folder of images, .npy, .npz, .safetensors, .pt, file.py:loader, or the word synthetic",
+    )
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [t for v in value.values() for t in _leaves(v)]
+    if isinstance(value, (list, tuple)):
+        return [t for v in value for t in _leaves(v)]
+    return []
+
+
+def loader(place: str, name: str) -> Iterable[Any]:
+    """The iterable ``name`` of the Python file ``place``, or what it returns when it is a function."""
+    module = run_file(place)
+    if not hasattr(module, name):
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise OctifyError(f"{place} has no {name}", why=f"it has {', '.join(public[:8])}")
+    found = getattr(module, name)
+    with running(module, f"{place}:{name}"):
+        if callable(found) and not isinstance(found, Iterable):
+            found = found()
+    if not isinstance(found, Iterable):
+        raise OctifyError(
+            f"{place}:{name} is a {type(found).__name__}",
+            why="calibration needs an iterable of inputs, or a function without arguments that returns one",
+        )
+    return found

@@ -1,0 +1,85 @@
+"""A folder of images, read with Pillow: resized, cropped from the centre, normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from octify.data import Data, ImageFormat
+from octify.errors import OctifyError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def images(folder: Path, form: ImageFormat) -> Data:
+    """All images below ``folder``, evenly over its subfolders (classes), in an order that is always the same.
+
+    An image that cannot be read is named in ``skipped``.
+    """
+    if form.channels not in _MODES:
+        raise OctifyError(
+            f"images of {form.channels} channels cannot be read from files", hint="give a tensor file"
+        )
+    paths = _interleaved(folder)
+    if not paths:
+        raise OctifyError(
+            f"there are no images in {folder}",
+            why=f"looked for {', '.join(sorted(SUFFIXES))} in it and below",
+            hint="give the folder that holds the images",
+        )
+    data = Data(())
+    if form.assumed:
+        data.warnings.append(
+            f"pixels were normalised with mean {_listed(form.mean)} and std {_listed(form.std)}, a guess: "
+            "give --mean and --std as in training"
+        )
+    data.inputs = _read_all(paths, form, data)
+    return data
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ",".join(f"{v:g}" for v in values)
+
+
+def _interleaved(folder: Path) -> list[Path]:
+    """One image of every subfolder, then a second of every one, so that the first few show all classes."""
+    by_folder: dict[Path, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            by_folder.setdefault(path.parent, []).append(path)
+    ranked = [
+        (rank, group[0].parent, path) for group in by_folder.values() for rank, path in enumerate(group)
+    ]
+    return [path for _, _, path in sorted(ranked)]
+
+
+def _read_all(paths: list[Path], form: ImageFormat, data: Data) -> Iterator[Tensor]:
+    for path in paths:
+        try:
+            yield read_image(path, form)
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            data.skipped.append(
+                f"{path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            )
+
+
+def read_image(path: Path, form: ImageFormat) -> Tensor:
+    """One image as an input (C, H, W)."""
+    with Image.open(path) as opened:
+        image = opened.convert(_MODES[form.channels])
+    width, height = image.size
+    scale = max(form.resize / min(width, height), form.crop[1] / width, form.crop[0] / height)
+    size = (max(form.crop[1], round(width * scale)), max(form.crop[0], round(height * scale)))
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = (size[0] - form.crop[1]) // 2, (size[1] - form.crop[0]) // 2
+    image = image.crop((left, top, left + form.crop[1], top + form.crop[0]))
+    pixels = np.asarray(image, dtype=np.float32) / 255
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    normal = (pixels - np.asarray(form.mean, np.float32)) / np.asarray(form.std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))

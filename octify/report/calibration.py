@@ -1,0 +1,100 @@
+"""What calibration did, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+_WORST = 8
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """How far the converted model's outputs are from the original's.
+
+    relative_error:
+        ``||converted - original|| / ||original - its mean over the inputs||``.
+    agreement:
+        Share of inputs with the original's argmax; None if the output is not (N, classes).
+    """
+
+    relative_error: float
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class BranchError:
+    """Relative root mean square error of one branch of a convolution, behind what follows it."""
+
+    path: str
+    branch: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """A calibration: with what, and how good before and after, on ``measured_on`` inputs.
+
+    held_out:
+        Whether those inputs were kept from calibration.
+    uncalibrated:
+        Converted convolutions that keep their closed-form weights, with reasons.
+    """
+
+    effort: str
+    channel_order: str
+    synthetic: bool
+    images: int
+    measured_on: int
+    held_out: bool
+    before: OutputError
+    after: OutputError
+    layers: tuple[BranchError, ...]
+    uncalibrated: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self) | {
+            "uncalibrated": [{"path": path, "reason": reason} for path, reason in self.uncalibrated]
+        }
+
+
+def render_calibration(row: CalibrationRow) -> Iterator[RenderableType]:
+    """Output error and agreement, then the branches that remain worst."""
+    data = "synthetic images" if row.synthetic else "images"
+    kind = "held-out" if row.held_out else "calibration"
+    table = Table(
+        title=f"calibration: {row.effort}, {row.images} {data}, channels by {row.channel_order}",
+        title_justify="left",
+        header_style="bold",
+    )
+    table.add_column(f"on {row.measured_on} {kind} inputs")
+    for name in ("uncalibrated", "calibrated"):
+        table.add_column(name, justify="right")
+    table.add_row(
+        "relative output error", f"{row.before.relative_error:.4f}", f"{row.after.relative_error:.4f}"
+    )
+    if row.before.agreement is not None and row.after.agreement is not None:
+        table.add_row(
+            "same answer as the original", f"{row.before.agreement:.1%}", f"{row.after.agreement:.1%}"
+        )
+    yield table
+    worst = sorted(row.layers, key=lambda layer: -layer.after)[:_WORST]
+    if worst:
+        errors = Table(
+            "convolution",
+            "branch",
+            title="largest remaining errors by layer",
+            title_justify="left",
+            header_style="bold",
+        )
+        errors.add_column("closed form", justify="right")
+        errors.add_column("fitted", justify="right")
+        for layer in worst:
+            errors.add_row(layer.path, layer.branch, f"{layer.before:.3f}", f"{layer.after:.3f}")
+        yield errors

@@ -1,0 +1,249 @@
+"""Calibration: the linear systems say what the modules compute, and the fits say what least squares says."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from octify.calibrate.activation import Activation
+from octify.calibrate.affine import scale_and_shift, unscaling, write_norm
+from octify.calibrate.execution import Stream, out_of_place
+from octify.calibrate.order import repair_order
+from octify.calibrate.repair import branch_paths, repair
+from octify.calibrate.rows import features, rows_as_weight, sample, weight_as_rows
+from octify.calibrate.solve import solve, with_bias
+from octify.nn import OctaveConv2d
+from octify.nn.functional import output_sizes, pool
+from octify.plan.planner import make_plan
+from octify.rewrite import rewrite
+from octify.ruleset import load_rules
+from octify.trace import trace
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kernel=st.sampled_from([1, 2, 3, 5, (3, 1)]),
+    stride=st.sampled_from([1, 2, 3]),
+    dilation=st.sampled_from([1, 2]),
+    groups=st.sampled_from([1, 2]),
+    size=st.tuples(st.integers(7, 13), st.integers(7, 13)),
+    scheme=st.sampled_from(["paper", "exact"]),
+    low=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    seed=st.integers(0, 99),
+)
+def test_rows_times_weights_are_the_branch(kernel, stride, dilation, groups, size, scheme, low, seed) -> None:  # type: ignore[no-untyped-def]
+    generator = torch.Generator().manual_seed(seed)
+    padding = 2 if kernel == 5 else 1
+    torch.manual_seed(seed)
+    conv = nn.Conv2d(8, 8, kernel, stride, padding, dilation, groups).double()
+    picks = [
+        sorted(int(c) + g * 4 for g in range(2) for c in torch.randperm(4, generator=generator)[:n])
+        for n in low
+    ]
+    octave = OctaveConv2d.from_conv(conv, *picks, scheme)
+    x = torch.randn(3, 8, *size, generator=generator, dtype=torch.float64)
+    high = x[:, [c for c in range(8) if c not in picks[0]]]
+    branches = {"high": high, "low": pool(x[:, picks[0]]) if picks[0] else None}
+    outputs = octave(branches["high"], branches["low"])
+    whole, *needs = output_sizes(branches["high"], branches["low"], octave.axes)
+    for name, y, need in zip(("high", "low"), outputs, needs, strict=True):
+        paths = branch_paths(octave, name)
+        if y is None or not paths:
+            continue
+        where = sample(3, need, 7, generator, x.device)
+        rows = [features(octave, n, branches[n.split("_")[0]], whole, need, where) for n, _ in paths]
+        weights = [weight_as_rows(p, octave.recipes[n].transposed) for n, p in paths]
+        for (n, p), w in zip(paths, weights, strict=True):
+            assert torch.equal(rows_as_weight(w, p.weight, octave.recipes[n].transposed), p.weight)
+        if len({w.shape[0] for w in weights}) > 1:
+            continue
+        product = torch.cat(rows, 2) @ torch.cat(weights, 1)
+        predicted = product.movedim(0, 1).flatten(1)
+        for _, p in paths:
+            predicted = predicted + (0 if p.bias is None else p.bias)
+        torch.testing.assert_close(predicted, where.pick(y), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_solve_is_ridge_regression_toward_the_start(groups: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(groups, 400, 6, dtype=torch.float64)
+    target = torch.randn(groups, 400, 2, dtype=torch.float64)
+    start = torch.randn(groups, 7, 2, dtype=torch.float64)
+    rows = with_bias(x)
+    fitted = solve(rows, target, None, start, None, 4).weights
+    gram = rows.transpose(1, 2) @ rows
+    ridge = 1e-2 * gram.diagonal(dim1=1, dim2=2)[:, :6].mean(1)
+    penalty = torch.stack(
+        [torch.diag(torch.tensor([float(r)] * 6 + [1e-6 * 400], dtype=torch.float64)) for r in ridge]
+    )
+    gradient = rows.transpose(1, 2) @ (rows @ fitted - target) + penalty @ (fitted - start)
+    assert gradient.abs().max() < 1e-9 * gram.abs().max()
+
+
+def test_an_exactly_linear_target_is_found() -> None:
+    torch.manual_seed(0)
+    rows = with_bias(torch.randn(1, 500, 5, dtype=torch.float64) + 3)
+    truth = torch.randn(1, 6, 4, dtype=torch.float64)
+    fitted = solve(rows, rows @ truth, None, truth, None, 0).weights
+    torch.testing.assert_close(fitted, truth, rtol=1e-9, atol=1e-9)
+
+
+def test_hinge_refits_lower_the_error_behind_relu() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 4000, 10)
+    z = torch.tanh(x @ torch.randn(10, 5)) * 3 + 0.5 * torch.randn(1, 4000, 5)
+    start = torch.zeros(1, 11, 5)
+    relu = Activation.of(F.relu)
+    errors = []
+    for refits in (0, 4):
+        w = solve(with_bias(x), z, None, start, relu, refits).weights
+        errors.append(float((F.relu(with_bias(x) @ w) - F.relu(z)).square().mean()))
+    assert errors[1] < 0.97 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "floor", "ceiling"),
+    [
+        (F.relu, 0.0, math.inf),
+        (F.relu6, 0.0, 6.0),
+        (F.silu, -math.inf, math.inf),
+        (F.hardswish, -3.0, math.inf),
+        (F.gelu, None, math.inf),
+        (lambda x: F.leaky_relu(x, 0.1), -math.inf, math.inf),
+    ],
+)
+def test_activations_are_inverted_where_they_grow(function, floor, ceiling) -> None:  # type: ignore[no-untyped-def]
+    activation = Activation.of(function)
+    if floor is not None:
+        assert activation.floor == pytest.approx(floor, abs=0.01)
+    assert activation.ceiling == pytest.approx(ceiling, abs=0.01)
+    x = torch.linspace(0.1, 5.9, 200)
+    found, valid = activation.inverse(function(x))
+    assert bool(valid.all())
+    torch.testing.assert_close(found, x, atol=2e-2, rtol=0)
+    large = torch.tensor([40.0]) if ceiling == math.inf else torch.tensor([5.0])
+    torch.testing.assert_close(activation.inverse(function(large))[0], large, atol=2e-2, rtol=0)
+
+
+def test_a_norm_is_written_so_that_training_sees_its_statistics() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6).eval()
+    with torch.no_grad():
+        for t in (norm.weight, norm.bias, norm.running_mean):
+            t.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        norm.weight[2] = 0  # a dead channel
+    x = torch.randn(64, 6, 8, 8) * 2 + 1
+    wanted_scale, wanted_bias = torch.randn(6).abs() + 0.1, torch.randn(6)
+    factor = unscaling(norm, 6, x)
+    shape = (1, 6, 1, 1)
+    y = x * (wanted_scale * factor).view(shape)
+    write_norm(norm, factor, y.mean((0, 2, 3)), y.var((0, 2, 3), correction=0), wanted_bias)
+    expected = x * wanted_scale.view(shape) + wanted_bias.view(shape)
+    torch.testing.assert_close(norm(y), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(copy.deepcopy(norm).train()(y), expected, rtol=1e-3, atol=1e-3)
+    scale, shift = scale_and_shift(norm, 6, x)
+    torch.testing.assert_close(y * scale.view(shape) + shift.view(shape), expected, rtol=1e-4, atol=1e-4)
+
+
+class Block(nn.Module):
+    """A residual block with a convolved shortcut, and a squeeze-and-excitation gate behind it."""
+
+    def __init__(self, inplace: bool = True) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace)
+        )
+        self.conv1 = nn.Conv2d(16, 32, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(32)
+        self.conv2 = nn.Conv2d(32, 32, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(32)
+        self.short = nn.Conv2d(16, 32, 1, 2, bias=False)
+        self.bn3 = nn.BatchNorm2d(32)
+        self.relu = nn.ReLU(inplace)
+        self.depthwise = nn.Conv2d(32, 32, 3, 1, 1, groups=32)
+        self.gate = nn.Conv2d(32, 32, 1)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        y += self.bn3(self.short(x))
+        y = self.depthwise(self.relu(y))
+        y = y * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))
+        return self.head(F.relu(y, True).mean((2, 3)))
+
+
+def _trained_like(model: nn.Module) -> nn.Module:
+    """Norm statistics of smooth inputs, so that there is something to repair."""
+    model.train()
+    for _ in range(3):
+        model(_smooth(32))
+    return model.eval()
+
+
+def _smooth(n: int) -> Tensor:
+    return F.interpolate(torch.randn(n, 3, 8, 8), scale_factor=3, mode="bilinear")
+
+
+def test_streams_give_every_node_the_value_it_has() -> None:
+    torch.manual_seed(0)
+    model = _trained_like(Block())
+    x = _smooth(6)
+    traced = trace(model, x[:1])
+    module = copy.deepcopy(traced.module)
+    with out_of_place(module):
+        stream = Stream(traced.module.graph, module, [(x[:4],), (x[4:],)])
+        output = next(iter(traced.module.graph.find_nodes(op="output")))
+        values = torch.cat(list(stream.values(output)))
+        assert not stream.kept() - {output}
+    assert all(part.inplace for part in module.modules() if isinstance(part, nn.ReLU))
+    torch.testing.assert_close(values, model(x))
+
+
+def test_the_shortcut_is_repaired_before_the_branch_it_is_added_to() -> None:
+    traced = trace(Block().eval(), torch.zeros(1, 3, 24, 24))
+    names = [str(n.target) for n in repair_order(traced)]
+    assert names.index("short") < names.index("conv1")
+    assert set(names) == {str(n.target) for n in traced.module.graph.nodes}
+
+
+@pytest.mark.parametrize("kernels", ["paper", "exact"])
+def test_repair_brings_the_outputs_closer(kernels: str) -> None:
+    torch.manual_seed(0)
+    model = _trained_like(Block())
+    x, fresh = _smooth(128), _smooth(64)
+    traced = trace(model, x[:1])
+    plan = make_plan(traced, load_rules("everywhere"), 0.5, kernels)  # type: ignore[arg-type]
+    rewritten = rewrite(traced, plan)
+    wanted = model(fresh)
+    before = (rewritten.module(fresh) - wanted).norm()
+    repaired = repair(traced, rewritten, [(x[:64],), (x[64:],)], rows=4000)
+    after = (rewritten.module(fresh) - wanted).norm()
+    assert after < before
+    assert all(e.after <= e.before + 1e-4 for e in repaired.layers if e.branch == "high")  # least squares
+    assert {e.path for e in repaired.layers} | set(repaired.left) == {
+        c.path for c in plan.convs if c.converted
+    }
+    torch.testing.assert_close(model(fresh), wanted)  # the original is untouched
+
+
+def test_repair_is_deterministic() -> None:
+    torch.manual_seed(0)
+    model = _trained_like(Block())
+    x = _smooth(64)
+    found = []
+    for _ in range(2):
+        traced = trace(model, x[:1])
+        rewritten = rewrite(traced, make_plan(traced, load_rules("everywhere"), 0.5))
+        repair(traced, rewritten, [(x,)], rows=1000, seed=3)
+        found.append(rewritten.module(x))
+    assert torch.equal(*found)
