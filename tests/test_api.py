@@ -121,11 +121,6 @@ def test_exclude(net: nn.Module) -> None:
     assert "stem" in str(caught.value)
 
 
-def test_calibration_is_told_to_be_missing(net: nn.Module) -> None:
-    with pytest.raises(OctifyError, match="calibration is not available"):
-        octify.convert(net, X, calibration=[X])
-
-
 def test_inputs_that_the_model_rejects(net: nn.Module) -> None:
     with pytest.raises(TraceError, match="rejects an input of 1x4x32x32") as caught:
         octify.convert(net, torch.zeros(1, 4, 32, 32))

@@ -94,7 +94,7 @@ def calibrate(
     if traced.parts is not None:
         raise OctifyError(
             "a model that is converted in parts cannot be calibrated as a whole",
-            why=f"its root {traced.parts.root.reason}",
+            why=f"its root {traced.parts.failure.reason}",
             hint="calibrate the part (such as the backbone) as a model of its own, or fine-tune the result",
         )
     device = next((p.device for p in traced.module.parameters()), torch.device("cpu"))

@@ -198,10 +198,6 @@ def test_a_folder_with_other_things_in_it(refused: Refused, net: Path, tmp_path:
     assert "--force" in told
 
 
-def test_calibration_is_not_there_yet(refused: Refused, net: Path) -> None:
-    assert "not available yet" in refused("convert", net, "--calib", "synthetic")
-
-
 def test_a_plan_that_is_not_there_or_not_a_plan(refused: Refused, net: Path, tmp_path: Path) -> None:
     assert "no such plan: none.json" in refused("convert", net, "--plan", "none.json")
     for content in ("{", "[]", "{}", '{"version": 1, "extra": 2}'):
