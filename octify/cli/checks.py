@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from octify.export.parity import NOISE_FACTOR as NOISE_FACTOR
 from octify.plan import Plan
 from octify.plan.resolve import resolve
 from octify.trace import trace
 
 FLOAT64_SHARE = 1e-10  # of the largest answer: far above rounding, far below any real fault
-NOISE_FACTOR = 8  # two float32 computations of other shapes, against the noise of one
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-NOISE_FACTOR = 8.0  # rounding in another order, through folded weights
+NOISE_FACTOR = 8.0  # two float32 computations in another order or of other shapes, against the noise of one
 FLOOR_ULPS = 16.0  # of the largest output: for outputs that happen to have (almost) no noise
 _EPS = torch.finfo(torch.float32).eps
 

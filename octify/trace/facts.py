@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -99,7 +100,8 @@ class MeasureError(Exception):
 
 
 def _run(module: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[str, Facts]:
-    with FlopCounterMode(display=False) as counter:
+    # Attention as matrix products: the counter has no formula for the CPU's fused kernel.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         interpreter = _Measure(module, counter)
         try:
             interpreter.run(*inputs)
