@@ -6,13 +6,15 @@ Sizes are the spatial sizes of a tensor (N, C, *size). The low-frequency branch 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from octify.kernels import Axis
+
+Pair = tuple[Tensor | None, Tensor | None]
 
 _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
@@ -89,15 +91,36 @@ def project(x: Tensor) -> Tensor:
     return upsample(pool(x), x.shape[2:])
 
 
+def each(branches: Pair, apply: Callable[[Tensor], Tensor]) -> Pair:
+    """``apply`` on the branches that exist."""
+    high, low = branches
+    return None if high is None else apply(high), None if low is None else apply(low)
+
+
+def position_mean(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Mean over all positions of the map of spatial ``size`` that a branch stands for.
+
+    ``x`` (N, C, *size) or (N, C, *low_size(size)) -> (N, C, 1, ...). A low sample stands for a
+    whole block; at an odd end the last one stands for what is there of it.
+    """
+    if all(n in (have, 2 * have) for n, have in zip(size, x.shape[2:], strict=True)):
+        return x.mean(tuple(range(2, x.ndim)), keepdim=True)
+    for dim, n in enumerate(size, start=2):
+        have = x.shape[dim]
+        if n in (have, 2 * have):
+            x = x.mean(dim, keepdim=True)
+        else:
+            x = (2 * x.sum(dim, keepdim=True) - x.narrow(dim, have - 1, 1)) / n
+    return x
+
+
 def low_mean(low: Tensor, high: Tensor | None, keepdim: bool = True) -> Tensor:
     """Mean over all positions of the map that a low branch stands for: (N, L, *size) -> (N, L, 1, ...).
 
     ``mean(U x) = mean(x)``, except that an odd end counts once.
     """
-    dims = tuple(range(2, low.ndim))
-    if high is not None and any(n % 2 for n in high.shape[2:]):
-        return upsample(low, high.shape[2:]).mean(dims, keepdim=keepdim)
-    return low.mean(dims, keepdim=keepdim)
+    mean = position_mean(low, dense_size(high, low))
+    return mean if keepdim else mean.flatten(1)
 
 
 def dense_size(high: Tensor | None, low: Tensor | None) -> tuple[int, ...]:

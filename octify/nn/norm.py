@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from octify.nn.channels import last_channels, split_indices
+from octify.nn.functional import Pair, dense_size, pool, upsample
 
 
 def select_channels(module: nn.Module, channels: int, indices: Sequence[int]) -> nn.Module:
@@ -54,10 +56,29 @@ class OctaveChannelwise(nn.Module):
         made.train(module.training)
         return made
 
-    def forward(self, high: Tensor | None, low: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def forward(self, high: Tensor | None, low: Tensor | None) -> Pair:
         y_high = None if self.high is None or high is None else self.high(high)
         y_low = None if self.low is None or low is None else self.low(low)
         return y_high, y_low
+
+
+class OctavePositionNorm(OctaveChannelwise):
+    """A norm with statistics of each channel over all positions: InstanceNorm, filter response norm.
+
+    Each branch by the module itself, for a low sample stands for equally many positions wherever it
+    is: exact. Not so at an odd end; there the low branch is upsampled, normalised and pooled again.
+    So it is where one sample is left, of which InstanceNorm takes no statistics.
+    """
+
+    def forward(self, high: Tensor | None, low: Tensor | None) -> Pair:
+        y_high, _ = super().forward(high, None)
+        if low is None or self.low is None:
+            return y_high, None
+        size = dense_size(high, low)
+        even = all(n in (have, 2 * have) for n, have in zip(size, low.shape[2:], strict=True))
+        if even and math.prod(low.shape[2:]) > 1:
+            return y_high, self.low(low)
+        return y_high, pool(self.low(upsample(low, size)))
 
 
 class OctaveBatchNorm2d(OctaveChannelwise):

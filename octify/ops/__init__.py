@@ -18,6 +18,8 @@ from octify.ops.conv import OPS as CONV
 from octify.ops.conv_function import OPS as CONV_FUNCTION
 from octify.ops.conv_transpose import OPS as CONV_TRANSPOSE
 from octify.ops.gates import OPS as GATES
+from octify.ops.group_norm import OPS as GROUP_NORM
+from octify.ops.layer_norm import OPS as LAYER_NORM
 from octify.ops.norm import OPS as NORM
 from octify.ops.padding import OPS as PADDING
 from octify.ops.parts import OPS as PARTS
@@ -27,6 +29,7 @@ from octify.ops.rearrange import OPS as REARRANGE
 from octify.ops.reduction import OPS as REDUCTION
 from octify.ops.reshape import OPS as RESHAPE
 from octify.ops.resize import OPS as RESIZE
+from octify.ops.response_norm import OPS as RESPONSE_NORM
 from octify.ops.shape import OPS as SHAPE
 from octify.ops.slicing import OPS as SLICING
 
@@ -36,6 +39,9 @@ BUILT_IN: tuple[Op, ...] = (
     *CONV_FUNCTION,
     *PADDING,
     *NORM,
+    *GROUP_NORM,
+    *LAYER_NORM,
+    *RESPONSE_NORM,
     *ACTIVATION,
     *ARITHMETIC,
     *CONCAT,

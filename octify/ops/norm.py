@@ -1,21 +1,25 @@
-"""BatchNorm and other layers with one statistic or weight per channel.
+"""BatchNorm and other layers that treat every channel by itself.
 
 In eval mode BatchNorm is an affine map per channel, which commutes with pooling and with
-upsampling: each branch gets a module with its channels' parameters.
+upsampling: each branch gets a module with its channels' parameters. So do norms that take a
+statistic of each channel over all positions, for ``mean(f(U x)) = mean(f(x))``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import fx, nn
 
 from octify.emitter import Emitter, Value
 from octify.layout import Ids, Refusal, Walk
-from octify.nn.norm import OctaveBatchNorm2d, OctaveChannelwise
+from octify.nn.norm import OctaveBatchNorm2d, OctaveChannelwise, OctavePositionNorm
 from octify.ops.base import Op, operand
 
 
-def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+def layout_norm(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+    """Channels pass through; a module called at several places has one layout."""
     ids = walk.ids(operand(node))
     path = str(node.target)
     reason = walk.untouched.get(path) or walk.tied.get(path)
@@ -26,26 +30,32 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     return ids
 
 
-def emit_channelwise(emitter: Emitter, node: fx.Node, kind: type[OctaveChannelwise]) -> Value:
-    """One copy of the module for each branch, under its own path."""
+def emit_module(
+    emitter: Emitter, node: fx.Node, make: Callable[[nn.Module, int, Sequence[int]], nn.Module]
+) -> Value:
+    """An octave module in the original's place: ``make(original, channels, low)``, once for all its calls."""
     path = str(node.target)
     x = emitter.value(operand(node))
     assert x.mask is not None
     made = emitter.modules.get(path)
     if made is None:
         low = [int(c) for c in np.flatnonzero(x.mask)]
-        made = kind.from_module(emitter.module(node), len(x.mask), low)
+        made = make(emitter.module(node), len(x.mask), low)
     return emitter.pair(emitter.call(path, made, x.high, x.low), x.mask)
 
 
 def _emit_norm(emitter: Emitter, node: fx.Node) -> Value:
-    return emit_channelwise(emitter, node, OctaveBatchNorm2d)
+    return emit_module(emitter, node, OctaveBatchNorm2d.from_module)
+
+
+def _emit_position_norm(emitter: Emitter, node: fx.Node) -> Value:
+    return emit_module(emitter, node, OctavePositionNorm.from_module)
 
 
 def _layout_prelu(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     prelu = walk.module(node)
     assert isinstance(prelu, nn.PReLU)
-    return walk.ids(operand(node)) if prelu.num_parameters == 1 else _layout(walk, node)
+    return walk.ids(operand(node)) if prelu.num_parameters == 1 else layout_norm(walk, node)
 
 
 def _emit_prelu(emitter: Emitter, node: fx.Node) -> Value:
@@ -53,13 +63,13 @@ def _emit_prelu(emitter: Emitter, node: fx.Node) -> Value:
     assert isinstance(prelu, nn.PReLU)
     if prelu.num_parameters == 1:
         return emitter.per_branch(node, operand(node))
-    return emit_channelwise(emitter, node, OctaveChannelwise)
+    return emit_module(emitter, node, OctaveChannelwise.from_module)
 
 
 OPS = (
     Op(
         "BatchNorm",
-        _layout,
+        layout_norm,
         _emit_norm,
         modules=(
             nn.BatchNorm1d,
@@ -70,7 +80,23 @@ OPS = (
             "timm.layers.norm_act.BatchNormAct2d",
             "timm.layers.norm_act.SyncBatchNormAct",
             "timm.layers.norm_act.FrozenBatchNormAct2d",
+            "timm.layers.split_batchnorm.SplitBatchNorm2d",
             "torchvision.ops.misc.FrozenBatchNorm2d",
+        ),
+    ),
+    Op(
+        "norm over positions",
+        layout_norm,
+        _emit_position_norm,
+        modules=(
+            nn.InstanceNorm1d,
+            nn.InstanceNorm2d,
+            nn.InstanceNorm3d,
+            "timm.layers.evo_norm.EvoNorm2dB0",
+            "timm.layers.evo_norm.EvoNorm2dB1",
+            "timm.layers.evo_norm.EvoNorm2dB2",
+            "timm.layers.filter_response_norm.FilterResponseNormAct2d",
+            "timm.layers.filter_response_norm.FilterResponseNormTlu2d",
         ),
     ),
     Op("PReLU", _layout_prelu, _emit_prelu, modules=(nn.PReLU,)),

@@ -89,6 +89,11 @@ class _Measure(fx.Interpreter):
         ]
         return result
 
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """An attribute without its gradient: the counter cannot hook a module that is given a parameter."""
+        found = super().get_attr(target, args, kwargs)
+        return found.detach() if isinstance(found, Tensor) else found
+
 
 class MeasureError(Exception):
     """A node failed; carries the node."""

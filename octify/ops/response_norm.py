@@ -1,0 +1,50 @@
+"""Response norms: the global one is exact; the local one looks at neighbouring channels."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import fx, nn
+
+from octify.emitter import Emitter, Value
+from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.nn.response_norm import OctaveGlobalResponseNorm
+from octify.ops.base import Op, operand
+from octify.ops.norm import emit_module, layout_norm
+
+
+def _layout_global(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+    if walk.module(node).channel_dim != 1:
+        return Refusal("its channels are in the last dimension")
+    return layout_norm(walk, node)
+
+
+def _emit_global(emitter: Emitter, node: fx.Node) -> Value:
+    return emit_module(emitter, node, lambda module, _, low: OctaveGlobalResponseNorm(module, low))
+
+
+def _layout_local(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+    ids = walk.ids(operand(node))
+    if ids is not None and bool((ids != DENSE).any()):
+        return Refusal("it divides every channel by its neighbours, which may have another resolution")
+    return ids
+
+
+def _emit_local(emitter: Emitter, node: fx.Node) -> Value:
+    return Value(emitter.copy(node))
+
+
+OPS = (
+    Op(
+        "global response norm",
+        _layout_global,
+        _emit_global,
+        modules=("timm.layers.grn.GlobalResponseNorm",),
+    ),
+    Op(
+        "local response norm",
+        _layout_local,
+        _emit_local,
+        modules=(nn.LocalResponseNorm, nn.CrossMapLRN2d),
+        functions=(F.local_response_norm,),
+    ),
+)
