@@ -18,6 +18,7 @@ from octify.ops.conv import OPS as CONV
 from octify.ops.conv_function import OPS as CONV_FUNCTION
 from octify.ops.conv_transpose import OPS as CONV_TRANSPOSE
 from octify.ops.gates import OPS as GATES
+from octify.ops.functional_norm import OPS as FUNCTIONAL_NORM
 from octify.ops.group_norm import OPS as GROUP_NORM
 from octify.ops.layer_norm import OPS as LAYER_NORM
 from octify.ops.norm import OPS as NORM
@@ -42,6 +43,7 @@ BUILT_IN: tuple[Op, ...] = (
     *GROUP_NORM,
     *LAYER_NORM,
     *RESPONSE_NORM,
+    *FUNCTIONAL_NORM,
     *ACTIVATION,
     *ARITHMETIC,
     *CONCAT,

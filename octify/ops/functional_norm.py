@@ -1,0 +1,143 @@
+"""Norms called as functions: the rules of the layers, with weights that are values of the graph.
+
+Parameters stay where they are in the model; every branch picks its channels' part of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from octify.emitter import Emitter, Value
+from octify.layout import DENSE, Ids, Mask, Refusal, Walk
+from octify.nn.group_norm import GroupNormalise
+from octify.nn.layer_norm import l1_normalise, l2_normalise
+from octify.ops.base import Op, operand
+
+_GROUP_KEYS = ("num_groups", "weight", "bias", "eps")
+_CHANNEL_KEYS = ("running_mean", "running_var", "weight", "bias")
+_BATCH_KEYS = (*_CHANNEL_KEYS, "training", "momentum", "eps")
+_INSTANCE_KEYS = (*_CHANNEL_KEYS, "use_input_stats", "momentum", "eps")
+
+
+def _arguments(node: fx.Node, keys: tuple[str, ...], **defaults: Any) -> dict[str, Any]:
+    """The arguments after the first, by name."""
+    given = dict(zip(keys, node.args[1:], strict=False)) | dict(node.kwargs)
+    return dict.fromkeys(keys) | defaults | given
+
+
+def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+    """Channels pass through, if whatever else is given has one entry per channel."""
+    ids = walk.ids(operand(node))
+    if ids is None or not bool((ids != DENSE).any()):
+        return ids
+    for other in (*node.args[1:], *node.kwargs.values()):
+        if not isinstance(other, fx.Node) or other is operand(node):
+            continue
+        if not walk.is_tensor(other) or walk.shape(other) != (len(ids),):
+            return Refusal("its settings are computed in the model")
+    return ids
+
+
+def _picked(emitter: Emitter, node: fx.Node, whole: Any, mask: Mask) -> tuple[fx.Node | None, fx.Node | None]:
+    """A tensor (C,) parted into the high and the low channels."""
+    if not isinstance(whole, fx.Node):
+        return None, None
+    parts: list[fx.Node | None] = []
+    for name, chosen in (("high", ~mask), ("low", mask)):
+        if not chosen.any():
+            parts.append(None)
+            continue
+        path = f"octave_{node.name}_{name}_channels"
+        emitter.modules[path] = torch.from_numpy(np.flatnonzero(chosen))
+        index = emitter.graph.get_attr(path)
+        parts.append(emitter.function(torch.index_select, emitter.dense(whole), 0, index))
+    return parts[0], parts[1]
+
+
+def _emit_group(emitter: Emitter, node: fx.Node) -> Value:
+    given = _arguments(node, _GROUP_KEYS, eps=1e-5)
+    return _normalised(emitter, node, given["num_groups"], given)
+
+
+def _normalised(emitter: Emitter, node: fx.Node, groups: int, given: dict[str, Any]) -> Value:
+    x = emitter.value(operand(node))
+    assert x.mask is not None
+    made = GroupNormalise(len(x.mask), [int(c) for c in np.flatnonzero(x.mask)], groups, given["eps"])
+    weights, biases = (_picked(emitter, node, given[name], x.mask) for name in ("weight", "bias"))
+    return emitter.pair(emitter.call(f"octave_{node.name}", made, x.high, x.low, weights, biases), x.mask)
+
+
+def _layout_batch(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+    ids = _layout(walk, node)
+    if isinstance(ids, Refusal) or ids is None or not bool((ids != DENSE).any()):
+        return ids
+    if _arguments(node, _BATCH_KEYS, training=False)["training"] is not False:
+        return Refusal("it normalises with the statistics of the batch")
+    return ids
+
+
+def _emit_batch(emitter: Emitter, node: fx.Node) -> Value:
+    return _by_running_statistics(emitter, node, _arguments(node, _BATCH_KEYS, momentum=0.1, eps=1e-5))
+
+
+def _by_running_statistics(emitter: Emitter, node: fx.Node, given: dict[str, Any]) -> Value:
+    x = emitter.value(operand(node))
+    assert x.mask is not None
+    parts = [_picked(emitter, node, given[name], x.mask) for name in _CHANNEL_KEYS]
+    rest = (False, given["momentum"], given["eps"])
+    high, low = (
+        None if branch is None else emitter.function(F.batch_norm, branch, *own, *rest)
+        for branch, own in zip((x.high, x.low), zip(*parts, strict=True), strict=True)
+    )
+    return Value(high, low, x.mask)
+
+
+def _layout_instance(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+    ids = _layout(walk, node)
+    if isinstance(ids, Refusal) or ids is None or not bool((ids != DENSE).any()):
+        return ids
+    given = _arguments(node, _INSTANCE_KEYS, use_input_stats=True)
+    if given["use_input_stats"] and given["running_mean"] is not None:
+        return Refusal("it updates running statistics")
+    return ids
+
+
+def _emit_instance(emitter: Emitter, node: fx.Node) -> Value:
+    given = _arguments(node, _INSTANCE_KEYS, use_input_stats=True, momentum=0.1, eps=1e-5)
+    if not given["use_input_stats"]:
+        return _by_running_statistics(emitter, node, given)
+    return _normalised(emitter, node, emitter.shape(operand(node))[1], given)
+
+
+def _layout_normalize(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
+    ids = walk.ids(operand(node))
+    if ids is None or not bool((ids != DENSE).any()):
+        return ids
+    given = _arguments(node, ("p", "dim", "eps", "out"), p=2.0, dim=1, eps=1e-12)
+    dim = given["dim"] if isinstance(given["dim"], int) else None
+    if dim is None or dim % len(walk.shape(operand(node))) != 1:
+        return Refusal("it normalises along another dimension than channels")
+    if given["p"] not in (1, 2) or given["out"] is not None or isinstance(given["eps"], fx.Node):
+        return Refusal("octify normalises lengths of order 1 and 2 only")
+    return ids
+
+
+def _emit_normalize(emitter: Emitter, node: fx.Node) -> Value:
+    given = _arguments(node, ("p", "dim", "eps", "out"), p=2.0, eps=1e-12)
+    x = emitter.value(operand(node))
+    function: Callable[..., Any] = l2_normalise if given["p"] == 2 else l1_normalise
+    return emitter.pair(emitter.function(function, x.high, x.low, given["eps"]), x.mask)
+
+
+OPS = (
+    Op("group norm function", _layout, _emit_group, functions=(F.group_norm, torch.group_norm)),
+    Op("batch norm function", _layout_batch, _emit_batch, functions=(F.batch_norm,)),
+    Op("instance norm function", _layout_instance, _emit_instance, functions=(F.instance_norm,)),
+    Op("normalize", _layout_normalize, _emit_normalize, functions=(F.normalize,)),
+)
