@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from octify.nn.functional import dense_size, pool, upsample
+from octify.nn.functional import dense_size, upsample
 
 Reduction = Literal["sum", "mean", "amax", "amin", "var", "std", "norm"]
 
@@ -119,17 +119,3 @@ def _joint_variance(high: Tensor, low: Tensor, correction: float) -> Tensor:
     between = high.mean(1, keepdim=True) - upsample(low.mean(1, keepdim=True), size)
     squares = spread[0] + upsample(spread[1], size) + between.square() * (counts[0] * counts[1] / total)
     return squares / max(0.0, total - correction)
-
-
-def channel_normalized(
-    high: Tensor | None, low: Tensor | None, eps: float
-) -> tuple[Tensor | None, Tensor | None]:
-    """Every position divided by the Euclidean norm of its channels (at least ``eps``).
-
-    With ``r`` the inverse norm, one channel: ``yh = xh r`` and ``yl = P(U xl r) = xl P(r)``.
-    """
-    inverse = channel_reduced(high, low, "norm").clamp_min(eps).reciprocal()
-    return (
-        None if high is None else high * inverse,
-        None if low is None else low * pool(inverse),
-    )

@@ -17,8 +17,8 @@ from octify.ops.concat import OPS as CONCAT
 from octify.ops.conv import OPS as CONV
 from octify.ops.conv_function import OPS as CONV_FUNCTION
 from octify.ops.conv_transpose import OPS as CONV_TRANSPOSE
-from octify.ops.gates import OPS as GATES
 from octify.ops.functional_norm import OPS as FUNCTIONAL_NORM
+from octify.ops.gates import OPS as GATES
 from octify.ops.group_norm import OPS as GROUP_NORM
 from octify.ops.layer_norm import OPS as LAYER_NORM
 from octify.ops.norm import OPS as NORM

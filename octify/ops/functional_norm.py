@@ -17,6 +17,7 @@ from octify.emitter import Emitter, Value
 from octify.layout import DENSE, Ids, Mask, Refusal, Walk
 from octify.nn.group_norm import GroupNormalise
 from octify.nn.layer_norm import l1_normalise, l2_normalise
+from octify.ops.arithmetic import picked
 from octify.ops.base import Op, operand
 
 _GROUP_KEYS = ("num_groups", "weight", "bias", "eps")
@@ -44,20 +45,15 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     return ids
 
 
-def _picked(emitter: Emitter, node: fx.Node, whole: Any, mask: Mask) -> tuple[fx.Node | None, fx.Node | None]:
+def _parted(emitter: Emitter, whole: Any, mask: Mask) -> tuple[fx.Node | None, fx.Node | None]:
     """A tensor (C,) parted into the high and the low channels."""
     if not isinstance(whole, fx.Node):
         return None, None
-    parts: list[fx.Node | None] = []
-    for name, chosen in (("high", ~mask), ("low", mask)):
-        if not chosen.any():
-            parts.append(None)
-            continue
-        path = f"octave_{node.name}_{name}_channels"
-        emitter.modules[path] = torch.from_numpy(np.flatnonzero(chosen))
-        index = emitter.graph.get_attr(path)
-        parts.append(emitter.function(torch.index_select, emitter.dense(whole), 0, index))
-    return parts[0], parts[1]
+    dense = emitter.dense(whole)
+    high, low = (
+        picked(emitter, whole, dense, chosen, 0) if chosen.any() else None for chosen in (~mask, mask)
+    )
+    return high, low
 
 
 def _emit_group(emitter: Emitter, node: fx.Node) -> Value:
@@ -69,7 +65,7 @@ def _normalised(emitter: Emitter, node: fx.Node, groups: int, given: dict[str, A
     x = emitter.value(operand(node))
     assert x.mask is not None
     made = GroupNormalise(len(x.mask), [int(c) for c in np.flatnonzero(x.mask)], groups, given["eps"])
-    weights, biases = (_picked(emitter, node, given[name], x.mask) for name in ("weight", "bias"))
+    weights, biases = (_parted(emitter, given[name], x.mask) for name in ("weight", "bias"))
     return emitter.pair(emitter.call(f"octave_{node.name}", made, x.high, x.low, weights, biases), x.mask)
 
 
@@ -89,7 +85,7 @@ def _emit_batch(emitter: Emitter, node: fx.Node) -> Value:
 def _by_running_statistics(emitter: Emitter, node: fx.Node, given: dict[str, Any]) -> Value:
     x = emitter.value(operand(node))
     assert x.mask is not None
-    parts = [_picked(emitter, node, given[name], x.mask) for name in _CHANNEL_KEYS]
+    parts = [_parted(emitter, given[name], x.mask) for name in _CHANNEL_KEYS]
     rest = (False, given["momentum"], given["eps"])
     high, low = (
         None if branch is None else emitter.function(F.batch_norm, branch, *own, *rest)

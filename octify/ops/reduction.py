@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import fx
 
 from octify.emitter import Emitter, Value
@@ -24,7 +23,6 @@ from octify.nn.reduction import (
     Extreme,
     Reduction,
     channel_extreme,
-    channel_normalized,
     channel_reduced,
     group_reduced,
     low_reduced,
@@ -252,29 +250,6 @@ def _squeezed(emitter: Emitter, node: fx.Node, dims: tuple[int, ...]) -> fx.Node
     return emitter.function(torch.squeeze, node, dims)
 
 
-def _normalize_dim(node: fx.Node) -> tuple[Any, Any]:
-    p, dim = operand(node, 1, "p"), operand(node, 2, "dim")
-    return (2 if p is None else p), (1 if dim is None else dim)
-
-
-def _layout_normalize(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
-    source = operand(node)
-    ids = walk.ids(source)
-    if ids is None or not bool((ids != DENSE).any()):
-        return walk.dense(node)
-    p, dim = _normalize_dim(node)
-    if p != 2 or not isinstance(dim, int) or dim % len(walk.shape(source)) != 1:
-        return Refusal("it normalises over other dimensions than channels")
-    return ids
-
-
-def _emit_normalize(emitter: Emitter, node: fx.Node) -> Value:
-    x = emitter.value(operand(node))
-    eps = operand(node, 3, "eps")
-    call = emitter.function(channel_normalized, x.high, x.low, 1e-12 if eps is None else eps)
-    return emitter.pair(call, x.mask)
-
-
 OPS = (
     Op(
         "reduction",
@@ -295,5 +270,4 @@ OPS = (
         methods=("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm"),
         views=True,
     ),
-    Op("normalisation over channels", _layout_normalize, _emit_normalize, functions=(F.normalize,)),
 )

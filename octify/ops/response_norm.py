@@ -14,7 +14,7 @@ from octify.ops.norm import emit_module, layout_norm
 
 def _layout_global(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     if walk.module(node).channel_dim != 1:
-        return Refusal("its channels are in the last dimension")
+        return Refusal("it takes another dimension for the channels")
     return layout_norm(walk, node)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from octify.emitter import is_reduced
-from octify.nn.reduction import Reduction, channel_normalized, channel_reduced, low_reduced
+from octify.nn.reduction import Reduction, channel_reduced, low_reduced
 from tests.math.between import CHANNELS, assert_exact, assert_refused, converted
 from tests.math.oracle import EXACT, P, U, assert_same, noise, parted, projected, randomised
 
@@ -51,15 +51,6 @@ def test_over_channels(
     x = projected(noise(2, count, *size), low)
     correction = data.draw(st.sampled_from([0.0, 1.0]))
     assert_same(channel_reduced(*parted(x, low), kind, correction), dense(x, kind, (1,), correction), EXACT)
-
-
-@given(SIZES)
-def test_normalised_over_channels(size: list[int]) -> None:
-    low = (0, 2)
-    x = projected(noise(2, 5, *size), low)
-    want = projected(F.normalize(x, dim=1), low)
-    for got, wanted in zip(channel_normalized(*parted(x, low), 1e-12), parted(want, low), strict=True):
-        assert_same(got, wanted, EXACT)
 
 
 OVER_CHANNELS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -255,7 +246,6 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "everything": (lambda x: x / x.std(), "batch"),
     "channels and positions": (lambda x: x / x.std((1, 2), keepdim=True), "at once"),
     "other norm": (lambda x: x / x.norm(1, 1, True), "does not follow"),
-    "normalised rows": (lambda x: F.normalize(x, dim=2), "other dimensions"),
 }
 
 
