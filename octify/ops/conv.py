@@ -27,6 +27,8 @@ from octify.ops.base import Op, operand
 from octify.ops.conv_variants import Form, form_of, plain_form
 from octify.ops.padding import Padding, through_padding
 
+ONE_SAMPLE = "there is one sample along an axis: no resolution to halve"
+
 
 def is_depthwise(conv: _ConvNd) -> bool:
     """One input channel per group (and maybe several outputs)."""
@@ -78,21 +80,40 @@ def convolved_ids(walk: Walk, node: fx.Node, ids: Ids) -> Ids | Refusal:
     """Ids of a convolution's output, plain or transposed, for an input with ``ids``."""
     conv, path = walk.module(node), str(node.target)
     assert isinstance(conv, _ConvNd)
+    reads_one, makes_one = _single_samples(walk, node, conv)
+    if (reads_one or makes_one) and len(walk.traced.calls(path)) > 1:
+        walk.conflicts.add(path)
+    if reads_one and bool((ids != DENSE).any()):
+        return Refusal(ONE_SAMPLE)
     if is_depthwise(conv):
-        if path in walk.dense_outputs:
-            return Refusal("its output is kept dense")
+        if path in walk.dense_outputs or makes_one:
+            return Refusal(ONE_SAMPLE if makes_one else "its output is kept dense")
         out = np.repeat(ids, conv.out_channels // conv.groups)
         walk.conv(node, ids, out)
         return out
     if conv.groups > 1:
         walk.demand_even(node, ids, conv.groups)
-    if path in walk.dense_outputs:
+    if path in walk.dense_outputs or makes_one:
         return walk.conv(node, ids, np.full(conv.out_channels, DENSE))
     earlier = walk.shared_output(node)
     out = walk.fresh(conv.out_channels) if earlier is None else earlier
     if conv.groups > 1:
         walk.demand_even(node, out, conv.groups)
     return walk.conv(node, ids, out)
+
+
+def _single_samples(walk: Walk, node: fx.Node, conv: _ConvNd) -> tuple[bool, bool]:
+    """Whether a halved axis has a single sample before, and after, the convolution.
+
+    It is its own mean, ``P`` and ``U`` leave it alone, and the composed kernels would not. Where
+    every output reads one position in its place there is nothing to compose.
+    """
+    if {*conv.kernel_size, *conv.stride} == {1} and not any(conv._reversed_padding_repeated_twice):
+        return False, False
+    sizes = walk.shape(operand(node))[2:], walk.shape(node)[2:]
+    halved = octave_axes(len(conv.kernel_size))
+    before, after = (any(n == 1 for n, h in zip(size, halved, strict=True) if h) for size in sizes)
+    return before, after
 
 
 def _called_alike(walk: Walk, node: fx.Node, here: tuple[Form | str, Padding | None]) -> bool:

@@ -22,6 +22,7 @@ from octify.errors import OctifyError, PlanError, RuleError
 from octify.kernels import Scheme
 from octify.layout import DENSE, ConvNode, Layout, Mask, mask_of
 from octify.nn.groups import is_scattered
+from octify.ops.conv import ONE_SAMPLE, is_depthwise
 from octify.plan.balance import dense_where_it_costs
 from octify.plan.choose import Choice, choose
 from octify.plan.convs import Conv, collect, facts_for_rules
@@ -198,14 +199,16 @@ def _entry(
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and is_scattered(module, low_in, low_out):
         low_in, reason = (), "its low input channels are too scattered over its groups"
     if not low_out:
-        reason = reasons.get(call.path) or reason or _dense_reason(call, layout, choice)
+        reason = reasons.get(call.path) or reason or _dense_reason(call, module, layout, choice)
     elif not low_in:
         reason = reason or ("its input is dense" if (call.ids_in == DENSE).all() else None)
     return ConvPlan(call.path, len(call.ids_in), len(call.ids_out), low_in, low_out, scheme, reason)
 
 
-def _dense_reason(call: ConvNode, layout: Layout, choice: Choice) -> str:
+def _dense_reason(call: ConvNode, module: _ConvNd, layout: Layout, choice: Choice) -> str:
     sets = layout.sets(call.ids_out)
+    if not sets and not is_depthwise(module):
+        return ONE_SAMPLE
     if not sets:
         return "its input is dense and it computes each channel from itself"
     found = [choice.reasons[s] for s in sets if s in choice.reasons]
