@@ -30,7 +30,7 @@ from octify.plan.planner import make_plan
 from octify.plan.resolve import resolve
 from octify.projection import reference
 from octify.report import Report, build_report
-from octify.rewrite import rewrite
+from octify.rewrite import Rewritten, rewrite
 from octify.ruleset import load_rules
 from octify.trace import Traced, trace
 from octify.trace.facts import measure as measure_graph
@@ -175,7 +175,7 @@ def _planned(row: Row, known: Measured, options: Options, model: nn.Module) -> b
         rewritten = rewrite(traced, plan)
     with _timed(row, "reporting"):
         after = measure_graph(rewritten.module, inputs)
-        _summarise(row, traced, plan, build_report(traced, plan, rewritten, after))
+        _summarise(row, traced, rewritten, plan, build_report(traced, plan, rewritten, after))
     return any(conv.converted for conv in plan.convs)
 
 
@@ -193,7 +193,7 @@ def _traced(row: Row, model: nn.Module, inputs: Sequence[Tensor]) -> Traced:
     return traced
 
 
-def _summarise(row: Row, traced: Traced, plan: Plan, report: Report) -> None:
+def _summarise(row: Row, traced: Traced, rewritten: Rewritten, plan: Plan, report: Report) -> None:
     convs = [layer for layer in report.layers if layer.kind in CONVOLUTIONS]
     total = row.conv_macs or sum(layer.macs_before for layer in convs)
     sides = [0, 0, 0]
@@ -205,6 +205,8 @@ def _summarise(row: Row, traced: Traced, plan: Plan, report: Report) -> None:
         if octave < 2:
             planned = plan.by_path.get(layer.path)
             reason = left.get(layer.path) or (planned.reason if planned else None) or "(no reason given)"
+            if not layer.alpha_in and "input is dense" in reason:
+                reason += f": {_why_dense(layer.path, traced, rewritten)}"
             if octave == 1:
                 reason = f"one side ({'in' if layer.alpha_in else 'out'} octave): {reason}"
             lost.setdefault((reason, octave), []).append(layer.macs_before)
@@ -224,6 +226,21 @@ def _summarise(row: Row, traced: Traced, plan: Plan, report: Report) -> None:
     ]
     merges = Counter(b.reason for b in report.boundaries if b.kind == "merge")
     row.merge_reasons = dict(merges.most_common(REASONS))
+
+
+def _why_dense(path: str, traced: Traced, rewritten: Rewritten) -> str:
+    """What stands nearest before a convolution that only knows dense values; searched against the flow."""
+    refusals = rewritten.resolved.layout.refusals
+    found = [n for n in traced.module.graph.nodes if path in (str(n.target), n.name)]
+    seen = set(found)
+    for node in found:
+        for before in node.all_input_nodes:
+            if before.name in refusals and "input is dense" not in refusals[before.name].reason:
+                return refusals[before.name].reason
+            if before not in seen:
+                seen.add(before)
+                found.append(before)
+    return "it is the model's input"
 
 
 # -- comparisons --------------------------------------------------------------------------------------
