@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from octify.kernels import Scheme
 from octify.nn.affine import Branch, OctaveNorm, shifted, weighted, wide
 from octify.nn.functional import Pair, each, pool, upsample
 
-Normalise = Callable[[Tensor | None, Tensor | None, float], Pair]
+Normalise = Callable[[Tensor | None, Tensor | None, Any], Pair]
 
 
 def layer_normalise(high: Tensor | None, low: Tensor | None, eps: float) -> Pair:
@@ -43,9 +44,11 @@ def simple_normalise(high: Tensor | None, low: Tensor | None, eps: float) -> Pai
     return _times(high, low, torch.rsqrt(squares / (_channels(high, low) - 1) + eps))
 
 
-def rms_normalise(high: Tensor | None, low: Tensor | None, eps: float) -> Pair:
-    """``x / sqrt(mean(x^2) + eps)`` over the channels of both branches."""
+def rms_normalise(high: Tensor | None, low: Tensor | None, eps: float | None) -> Pair:
+    """``x / sqrt(mean(x^2) + eps)`` over the channels of both branches; ``eps`` None: the precision's."""
     squares = _sum(each((high, low), _square))
+    if eps is None:
+        eps = torch.finfo(squares.dtype).eps
     return _times(high, low, torch.rsqrt(squares / _channels(high, low) + eps))
 
 
@@ -120,7 +123,7 @@ class OctaveLayerNorm(OctaveNorm):
     Parameters
     ----------
     module:
-        The norm over all C channels: ``eps`` (None: that of the precision), ``weight`` and ``bias``.
+        The norm over all C channels: ``eps``, ``weight`` and ``bias``.
     low:
         The L low channels.
     channels:
@@ -140,7 +143,7 @@ class OctaveLayerNorm(OctaveNorm):
         scheme: Scheme = "exact",
     ) -> None:
         super().__init__(module, channels, low)
-        self.eps = module.eps
+        self.eps: Any = module.eps
         self.normalise = normalise
         self.scheme = scheme
 
@@ -150,23 +153,18 @@ class OctaveLayerNorm(OctaveNorm):
         if self.low.act is None or self.scheme == "paper":
             return super().forward(high, low)
         joined = torch.cat([high, upsample(low, high.shape[2:])], 1)
-        y, _ = self.normalise(wide(joined), None, self._eps(high))
+        y, _ = self.normalise(wide(joined), None, self.eps)
         assert y is not None
         y_high, y_low = torch.split(y, [high.shape[1], low.shape[1]], 1)
         y_high, y_low = self._affine(y_high, self.high, high.dtype), self._affine(y_low, self.low, low.dtype)
         return self.high(y_high), pool(self.low(y_low))
 
     def normalised(self, high: Tensor | None, low: Tensor | None) -> Pair:
-        some = high if high is not None else low
-        assert some is not None, "an octave value has at least one branch"
-        y_high, y_low = self.normalise(*each((high, low), wide), self._eps(some))
+        y_high, y_low = self.normalise(*each((high, low), wide), self.eps)
         return (
             None if high is None or y_high is None else self._affine(y_high, self.high, high.dtype),
             None if low is None or y_low is None else self._affine(y_low, self.low, low.dtype),
         )
-
-    def _eps(self, x: Tensor) -> float:
-        return torch.finfo(x.dtype).eps if self.eps is None else float(self.eps)  # type: ignore[arg-type]
 
     def _affine(self, y: Tensor, branch: Branch | None, dtype: torch.dtype) -> Tensor:
         assert branch is not None

@@ -252,6 +252,15 @@ def _picked(emitter: Emitter, node: fx.Node, lifted: fx.Node, chosen: Mask) -> f
     return picked(emitter, node, lifted, chosen, 1) if chosen.any() else None
 
 
+def parted_parameter(emitter: Emitter, given: Any, mask: Mask) -> tuple[fx.Node | None, fx.Node | None]:
+    """A tensor (C,) parted into its high and its low channels; None for what is not there."""
+    if not isinstance(given, fx.Node):
+        return None, None
+    whole = emitter.dense(given)
+    high, low = (picked(emitter, given, whole, part, 0) if part.any() else None for part in (~mask, mask))
+    return high, low
+
+
 def picked(emitter: Emitter, node: fx.Node, source: fx.Node, chosen: Mask, dim: int) -> fx.Node:
     """``source`` (made from ``node``) at the ``chosen`` positions of ``dim``."""
     path = f"octave_index_{node.name}_{len(emitter.modules)}"

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import fx
 
 from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Mask, Refusal, Walk
+from octify.layout import DENSE, Ids, Refusal, Walk
 from octify.nn.group_norm import GroupNormalise
 from octify.nn.layer_norm import l1_normalise, l2_normalise
-from octify.ops.arithmetic import picked
+from octify.ops.arithmetic import parted_parameter
 from octify.ops.base import Op, operand
 
 _GROUP_KEYS = ("num_groups", "weight", "bias", "eps")
@@ -45,17 +45,6 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     return ids
 
 
-def _parted(emitter: Emitter, whole: Any, mask: Mask) -> tuple[fx.Node | None, fx.Node | None]:
-    """A tensor (C,) parted into the high and the low channels."""
-    if not isinstance(whole, fx.Node):
-        return None, None
-    dense = emitter.dense(whole)
-    high, low = (
-        picked(emitter, whole, dense, chosen, 0) if chosen.any() else None for chosen in (~mask, mask)
-    )
-    return high, low
-
-
 def _emit_group(emitter: Emitter, node: fx.Node) -> Value:
     given = _arguments(node, _GROUP_KEYS, eps=1e-5)
     return _normalised(emitter, node, given["num_groups"], given)
@@ -65,7 +54,7 @@ def _normalised(emitter: Emitter, node: fx.Node, groups: int, given: dict[str, A
     x = emitter.value(operand(node))
     assert x.mask is not None
     made = GroupNormalise(len(x.mask), [int(c) for c in np.flatnonzero(x.mask)], groups, given["eps"])
-    weights, biases = (_parted(emitter, given[name], x.mask) for name in ("weight", "bias"))
+    weights, biases = (parted_parameter(emitter, given[name], x.mask) for name in ("weight", "bias"))
     return emitter.pair(emitter.call(f"octave_{node.name}", made, x.high, x.low, weights, biases), x.mask)
 
 
@@ -85,7 +74,7 @@ def _emit_batch(emitter: Emitter, node: fx.Node) -> Value:
 def _by_running_statistics(emitter: Emitter, node: fx.Node, given: dict[str, Any]) -> Value:
     x = emitter.value(operand(node))
     assert x.mask is not None
-    parts = [_parted(emitter, given[name], x.mask) for name in _CHANNEL_KEYS]
+    parts = [parted_parameter(emitter, given[name], x.mask) for name in _CHANNEL_KEYS]
     rest = (False, given["momentum"], given["eps"])
     high, low = (
         None if branch is None else emitter.function(F.batch_norm, branch, *own, *rest)

@@ -1,14 +1,20 @@
-"""Norms over the channels of every position of a map (N, C, H, W).
+"""Norms over the channels of every position of a map, in dimension 1 or the last.
 
 Their statistics are maps of one channel, the only ones that are pooled and upsampled
-(``octify.nn.layer_norm``).
+(``octify.nn.layer_norm``). Branches are maps (N, channels, *size) wherever the original has its
+channels, so that one layer serves both kinds.
 """
 
 from __future__ import annotations
 
-from torch import fx
+from typing import Any
+
+import torch.nn.functional as F
+from torch import fx, nn
 
 from octify.emitter import Emitter, Value
+from octify.layout import Ids, Refusal, Walk
+from octify.nn.affine import shifted, weighted
 from octify.nn.layer_norm import (
     Normalise,
     OctaveLayerNorm,
@@ -16,26 +22,79 @@ from octify.nn.layer_norm import (
     rms_normalise,
     simple_normalise,
 )
-from octify.ops.base import Op
-from octify.ops.norm import emit_module, layout_norm
+from octify.ops.arithmetic import parted_parameter
+from octify.ops.base import Op, operand
+from octify.ops.norm import emit_module, layout_norm, layout_view
+from octify.views import View
+
+_OTHER_DIMENSIONS = "it normalises over positions, not over channels alone"
 
 
-def _op(name: str, normalise: Normalise, *modules: str) -> Op:
+def _layer(name: str, normalise: Normalise, *modules: type[nn.Module] | str, last: bool = False) -> Op:
+    """The rule of layers that normalise over dimension 1, or over the ``last`` ones."""
+
     def emit(emitter: Emitter, node: fx.Node) -> Value:
         scheme = emitter.plan.kernels
-        return emit_module(
-            emitter,
-            node,
-            lambda module, channels, low: OctaveLayerNorm(
-                module, low, channels, normalise=normalise, scheme=scheme
-            ),
-        )
 
-    return Op(name, layout_norm, emit, modules=modules)
+        def make(module: nn.Module, channels: int, low: Any) -> nn.Module:
+            return OctaveLayerNorm(module, low, channels, normalise, scheme)
+
+        return emit_module(emitter, node, make)
+
+    return Op(name, _layout_last if last else layout_norm, emit, modules=modules, views=last)
+
+
+def _layout_last(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
+    view = walk.view(operand(node))
+    shape: Any = walk.module(node).normalized_shape
+    return layout_view(walk, node, None if view is None or _over_channels(view, shape) else _OTHER_DIMENSIONS)
+
+
+def _over_channels(view: View, normalized_shape: Any) -> bool:
+    """Whether the channels, all of them and nothing else, are the dimensions that are normalised."""
+    return view.roles.count("C") == 1 and view.roles.endswith("C") and len(normalized_shape) == 1
+
+
+def _function(name: str, normalise: Normalise, function: Any, keys: tuple[str, ...], eps: float | None) -> Op:
+    """The rule of a function that normalises over the last dimensions."""
+
+    def arguments(node: fx.Node) -> dict[str, Any]:
+        given = dict(zip(keys, node.args[1:], strict=False)) | dict(node.kwargs)
+        return dict.fromkeys(("bias", *keys)) | {"eps": eps} | given
+
+    def layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
+        source = operand(node)
+        if not walk.coupled(source):
+            return walk.dense(node)
+        view, shape = walk.view(source), arguments(node)["normalized_shape"]
+        assert view is not None
+        if not isinstance(shape, (tuple, list)) or not _over_channels(view, shape):
+            return Refusal(_OTHER_DIMENSIONS)
+        return view
+
+    def emit(emitter: Emitter, node: fx.Node) -> Value:
+        x, given = emitter.value(operand(node)), arguments(node)
+        assert x.mask is not None
+        made = emitter.pair(emitter.function(normalise, x.high, x.low, given["eps"]), x.mask)
+        parts = [parted_parameter(emitter, given[key], x.mask) for key in ("weight", "bias")]
+        branches = zip((made.high, made.low), *parts, strict=True)
+        high, low = (_scaled(emitter, *branch) for branch in branches)
+        return Value(high, low, x.mask)
+
+    return Op(name, layout, emit, functions=(function,), views=True)
+
+
+def _scaled(
+    emitter: Emitter, y: fx.Node | None, weight: fx.Node | None, bias: fx.Node | None
+) -> fx.Node | None:
+    for apply, parameter in ((weighted, weight), (shifted, bias)):
+        if y is not None and parameter is not None:
+            y = emitter.function(apply, y, parameter)
+    return y
 
 
 OPS = (
-    _op(
+    _layer(
         "LayerNorm of maps",
         layer_normalise,
         "timm.layers.norm.LayerNorm2d",
@@ -45,7 +104,7 @@ OPS = (
         "timm.layers.norm_act.LayerNormAct2dFp32",
         "torchvision.models.convnext.LayerNorm2d",
     ),
-    _op(
+    _layer(
         "RMSNorm of maps",
         rms_normalise,
         "timm.layers.norm.RmsNorm2d",
@@ -53,10 +112,45 @@ OPS = (
         "timm.layers.norm_act.RmsNormAct2d",
         "timm.layers.norm_act.RmsNormAct2dFp32",
     ),
-    _op(
+    _layer(
         "SimpleNorm of maps",
         simple_normalise,
         "timm.layers.norm.SimpleNorm2d",
         "timm.layers.norm.SimpleNorm2dFp32",
     ),
+    _layer(
+        "LayerNorm",
+        layer_normalise,
+        nn.LayerNorm,
+        "timm.layers.norm.LayerNorm",
+        "timm.layers.norm.LayerNormFp32",
+        "timm.layers.norm_act.LayerNormAct",
+        "timm.layers.norm_act.LayerNormActFp32",
+        last=True,
+    ),
+    _layer(
+        "RMSNorm",
+        rms_normalise,
+        nn.RMSNorm,
+        "timm.layers.norm.RmsNorm",
+        "timm.layers.norm.RmsNormFp32",
+        "timm.layers.norm_act.RmsNormAct",
+        "timm.layers.norm_act.RmsNormActFp32",
+        last=True,
+    ),
+    _layer(
+        "SimpleNorm",
+        simple_normalise,
+        "timm.layers.norm.SimpleNorm",
+        "timm.layers.norm.SimpleNormFp32",
+        last=True,
+    ),
+    _function(
+        "layer norm function",
+        layer_normalise,
+        F.layer_norm,
+        ("normalized_shape", "weight", "bias", "eps"),
+        1e-5,
+    ),
+    _function("rms norm function", rms_normalise, F.rms_norm, ("normalized_shape", "weight", "eps"), None),
 )

@@ -16,6 +16,7 @@ from octify.emitter import Emitter, Value
 from octify.layout import Ids, Refusal, Walk
 from octify.nn.norm import OctaveBatchNorm2d, OctaveChannelwise, OctavePositionNorm
 from octify.ops.base import Op, operand
+from octify.views import View
 
 
 def layout_norm(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
@@ -28,6 +29,17 @@ def layout_norm(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     if ids is not None:
         walk.shared_input(node, ids)
     return ids
+
+
+def layout_view(walk: Walk, node: fx.Node, reason: str | None) -> Ids | View | Refusal | None:
+    """As ``layout_norm`` for channels in any dimension; ``reason`` says why it does not fit them."""
+    source, path = operand(node), str(node.target)
+    view = walk.view(source)
+    reason = reason or walk.untouched.get(path) or walk.tied.get(path)
+    if view is None or reason is not None:
+        return Refusal(reason) if reason is not None and walk.coupled(source) else walk.dense(node)
+    walk.shared_input(node, view.flat)
+    return view
 
 
 def emit_module(

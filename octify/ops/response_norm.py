@@ -9,13 +9,15 @@ from octify.emitter import Emitter, Value
 from octify.layout import DENSE, Ids, Refusal, Walk
 from octify.nn.response_norm import OctaveGlobalResponseNorm
 from octify.ops.base import Op, operand
-from octify.ops.norm import emit_module, layout_norm
+from octify.ops.norm import emit_module, layout_view
+from octify.views import View
 
 
-def _layout_global(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
-    if walk.module(node).channel_dim != 1:
-        return Refusal("it takes another dimension for the channels")
-    return layout_norm(walk, node)
+def _layout_global(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
+    view = walk.view(operand(node))
+    roles = "NCSS" if walk.module(node).channel_dim == 1 else "NSSC"
+    fits = view is None or view.roles == roles
+    return layout_view(walk, node, None if fits else "it takes another dimension for the channels")
 
 
 def _emit_global(emitter: Emitter, node: fx.Node) -> Value:
@@ -39,6 +41,7 @@ OPS = (
         _layout_global,
         _emit_global,
         modules=("timm.layers.grn.GlobalResponseNorm",),
+        views=True,
     ),
     Op(
         "local response norm",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm.layers as T
 import torch
 import torch.nn.functional as F
 from timm.layers.grn import GlobalResponseNorm
@@ -74,7 +75,6 @@ class EveryLayer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        import timm.layers as T
         from timm.layers.evo_norm import EvoNorm2dB0, EvoNorm2dS0, EvoNorm2dS2a
         from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 
@@ -99,6 +99,37 @@ class EveryLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x).mean((2, 3))
+
+
+class ChannelsLast(nn.Module):
+    """Norms of the last dimension, as layers and as functions, between permutations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(
+            [
+                nn.LayerNorm(8),
+                T.LayerNorm(8),
+                T.LayerNormAct(8),
+                nn.RMSNorm(8),
+                T.RmsNorm(8),
+                T.SimpleNorm(8),
+                GlobalResponseNorm(8),
+            ]
+        )
+        self.convs = nn.ModuleList([nn.Conv2d(8 if n else 3, 8, 1) for n in range(len(self.norms) + 2)])
+        self.weight = nn.Parameter(torch.ones(8))
+        self.bias = nn.Parameter(torch.zeros(8))
+        self.head = nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=False):
+            x = norm(conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = self.convs[-2](x).movedim(1, -1)
+        x = F.layer_norm(x, (8,), self.weight, bias=self.bias, eps=1e-4).movedim(-1, 1)
+        x = self.convs[-1](x).permute(0, 2, 3, 1)
+        x = F.rms_norm(x, [8], self.weight).permute(0, 3, 1, 2)
+        return self.head(x).mean((2, 3))
 
 
 class Functional(nn.Module):
@@ -144,6 +175,7 @@ class InstanceNormed(nn.Module):
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "functional": Functional,
     "every layer": EveryLayer,
+    "channels last": ChannelsLast,
     "instance norm": InstanceNormed,
     "resnet, GroupNorm": timm_model("resnet50_gn", layers=(1, 1, 1, 1), channels=(32, 64, 64, 96)),
     "convnext, LayerNorm2d": timm_model(
@@ -218,7 +250,9 @@ def test_exact_equals_the_reference_without_merging_for_a_norm(name: str, alpha:
     assert error(original, wanted) > 1e-6  # the projection does something here
 
 
-@pytest.mark.parametrize(("name", "kernels"), [("functional", "paper"), ("every layer", "exact")])
+@pytest.mark.parametrize(
+    ("name", "kernels"), [("functional", "paper"), ("every layer", "exact"), ("channels last", "exact")]
+)
 def test_exports(name: str, kernels: Any, tmp_path: Path) -> None:
     """onnxruntime agrees, also at another batch size."""
     torch.manual_seed(0)
@@ -257,6 +291,8 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "other lengths": (lambda x: F.normalize(x, p=3.0), "order 1 and 2"),
     "batch statistics": (lambda x: F.batch_norm(x, None, None, training=True), "statistics of the batch"),
     "channels last": (GlobalResponseNorm(8), "another dimension"),
+    "rows and columns": (nn.LayerNorm((8, 8)), "positions"),
+    "everything": (lambda x: F.layer_norm(x, (8, 8, 8)), "positions"),
 }
 
 
