@@ -63,10 +63,10 @@ def channel_reduced(
     """The reduction over all channels of an octave value: (N, 1, *size), dense."""
     if low is None:
         assert high is not None, "an octave value has at least one branch"
-        return _over_channels(high, kind, correction)
+        return over_channels(high, kind, correction)
     size = dense_size(high, low)
     if high is None:
-        return upsample(_over_channels(low, kind, correction), size)
+        return upsample(over_channels(low, kind, correction), size)
     if kind in ("var", "std"):
         variance = _joint_variance(high, low, correction)
         return variance if kind == "var" else variance.sqrt()
@@ -76,16 +76,11 @@ def channel_reduced(
     if kind == "norm":
         squares = [x.square().sum(1, keepdim=True) for x in (high, low)]
         return (squares[0] + upsample(squares[1], size)).sqrt()
-    a, b = (_over_channels(x, kind, correction) for x in (high, low))
+    a, b = (over_channels(x, kind, correction) for x in (high, low))
     b = upsample(b, size)
     if kind == "sum":
         return a + b
     return torch.maximum(a, b) if kind == "amax" else torch.minimum(a, b)
-
-
-def group_reduced(x: Tensor, kind: Reduction, groups: int, correction: float = 1.0) -> Tensor:
-    """(N, groups * C, *size) over the groups: (N, C, *size), from channels c, C + c, 2 C + c, ..."""
-    return _over_channels(torch.unflatten(x, 1, (groups, -1)), kind, correction).squeeze(1)
 
 
 def channel_extreme(high: Tensor | None, low: Tensor | None, kind: Reduction, keepdim: bool) -> Extreme:
@@ -94,7 +89,7 @@ def channel_extreme(high: Tensor | None, low: Tensor | None, kind: Reduction, ke
     return Extreme(values if keepdim else values.squeeze(1))
 
 
-def _over_channels(x: Tensor, kind: Reduction, correction: float) -> Tensor:
+def over_channels(x: Tensor, kind: Reduction, correction: float) -> Tensor:
     if kind == "sum":
         return x.sum(1, keepdim=True)
     if kind == "mean":

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from octify.ops.activation import OPS as ACTIVATION
 from octify.ops.arithmetic import OPS as ARITHMETIC
 from octify.ops.base import Op, Table
+from octify.ops.channels_last import OPS as CHANNELS_LAST
 from octify.ops.concat import OPS as CONCAT
 from octify.ops.conv import OPS as CONV
 from octify.ops.conv_function import OPS as CONV_FUNCTION
@@ -21,6 +22,7 @@ from octify.ops.functional_norm import OPS as FUNCTIONAL_NORM
 from octify.ops.gates import OPS as GATES
 from octify.ops.group_norm import OPS as GROUP_NORM
 from octify.ops.layer_norm import OPS as LAYER_NORM
+from octify.ops.linear import OPS as LINEAR
 from octify.ops.norm import OPS as NORM
 from octify.ops.padding import OPS as PADDING
 from octify.ops.parts import OPS as PARTS
@@ -32,12 +34,14 @@ from octify.ops.reshape import OPS as RESHAPE
 from octify.ops.resize import OPS as RESIZE
 from octify.ops.response_norm import OPS as RESPONSE_NORM
 from octify.ops.shape import OPS as SHAPE
+from octify.ops.slices import OPS as SLICES
 from octify.ops.slicing import OPS as SLICING
 
 BUILT_IN: tuple[Op, ...] = (
     *CONV,
     *CONV_TRANSPOSE,
     *CONV_FUNCTION,
+    *LINEAR,
     *PADDING,
     *NORM,
     *GROUP_NORM,
@@ -61,7 +65,7 @@ BUILT_IN: tuple[Op, ...] = (
 
 
 # Rules that are others where an operand's channels are not in dimension 1.
-ON_VIEWS: tuple[Op, ...] = ()
+ON_VIEWS: tuple[Op, ...] = (*CHANNELS_LAST, *SLICES)
 
 
 @lru_cache(maxsize=2)

@@ -10,26 +10,26 @@ attention has them, the groups get one layout and each branch is reduced.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx
 
 from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.layout import Ids, Refusal, Walk
 from octify.nn.reduction import (
     Extreme,
     Reduction,
     channel_extreme,
     channel_reduced,
-    group_reduced,
     low_reduced,
 )
+from octify.nn.slices import slices_reduced
 from octify.nn.views import from_map
 from octify.ops.arithmetic import emit_pointwise, layout_pointwise
 from octify.ops.base import Op, operand
+from octify.ops.slices import across, tied
 from octify.views import View, sizes, standard_roles
 
 _KINDS: dict[str, Reduction] = {
@@ -73,10 +73,14 @@ class _Call:
         return self._having("C")
 
     @property
-    def over_groups(self) -> bool:
-        """Whether it reduces the first of several channel dimensions, and nothing else."""
-        first = self.roles.find("C")
-        return self.dims == (first,) and self.roles.count("C") > 1 and not self.with_indices
+    def axes(self) -> tuple[int, ...]:
+        """Reduced channel dimensions, as axes of the channel array."""
+        return tuple(self.roles[:d].count("C") for d in self.channels)
+
+    @property
+    def across_slices(self) -> bool:
+        """Whether it reduces some of several channel dimensions, and nothing else."""
+        return 0 < len(self.channels) < self.roles.count("C") and self.channels == self.dims
 
 
 def _name(node: fx.Node) -> str:
@@ -136,8 +140,11 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     reason = f"octify does not follow this form of {_name(node)}" if call is None else _reason(node, call)
     if reason is not None or call is None:
         return Refusal(reason or "")
-    if call.over_groups:
-        return _over_groups(walk, view, call)
+    if call.across_slices:
+        made = _across_slices(walk, view, call)
+        if call.with_indices:
+            walk.set_parts(node, [made])
+        return None if call.with_indices else made
     if call.channels or not call.keepdim:
         return walk.dense(node)
     if call.with_indices:
@@ -151,10 +158,11 @@ def _reason(node: fx.Node, call: _Call) -> str | None:
     standard = call.roles == standard_roles(len(call.roles))
     if 0 in call.dims:
         return "it reduces over the batch"
-    if call.over_groups:
-        return None
+    if call.across_slices:
+        values = not call.with_indices or _reads_values(node, by_attribute=False)
+        return None if values else "it returns indices"
     if call.channels and len(call.channels) < call.roles.count("C"):
-        return "it reduces over some of the channel dimensions"
+        return "it reduces over positions and some of the channel dimensions"
     if call.channels and call.spatial and call.kind not in _IN_STEPS:
         return "it reduces over channels and positions at once"
     by_attribute = not (call.spatial and call.keepdim)
@@ -163,17 +171,13 @@ def _reason(node: fx.Node, call: _Call) -> str | None:
     return None
 
 
-def _over_groups(walk: Walk, view: View, call: _Call) -> View | Refusal:
-    """(N, groups, C / groups, *size) over the groups: the same channels of all groups are tied."""
-    first, dim = view.ids[0], call.dims[0]
-    for other in view.ids[1:]:
-        if not np.array_equal(first == DENSE, other == DENSE):
-            return Refusal("it reduces over channels of different resolutions")
-        present = first != DENSE
-        walk.tie(first[present], other[present])
+def _across_slices(walk: Walk, view: View, call: _Call) -> View:
+    """(N, slices, C, *size) over the slices: the same channels of all slices are tied."""
+    made = tied(walk, view.ids, call.axes)
     if call.keepdim:
-        return View(view.roles, view.ids[:1])
-    return View(view.roles[:dim] + view.roles[dim + 1 :], first)
+        return View(view.roles, made)
+    roles = "".join(role for dim, role in enumerate(view.roles) if dim not in call.dims)
+    return View(roles, made.squeeze(call.axes))
 
 
 def _reads_values(node: fx.Node, by_attribute: bool) -> bool:
@@ -190,12 +194,11 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     x = emitter.value(source)
     call = _call(node, emitter.roles(source))
     assert call is not None
-    if call.over_groups:
-        groups = emitter.shape(source)[call.dims[0]]
-        settings = (call.kind, groups, call.correction)
-        return replace(
-            x.each(lambda part: emitter.function(group_reduced, part, *settings)), mask=emitter.mask(node)
-        )
+    if call.across_slices:
+        made = across(emitter, source, call.axes, slices_reduced, call.kind, call.correction)
+        if call.with_indices:
+            emitter.parts[node.name] = [made]
+        return Value(None) if call.with_indices else made
     if call.spatial:
         x = _over_positions(emitter, x, call)
     if call.channels:

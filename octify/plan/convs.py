@@ -13,13 +13,14 @@ from octify.kernels_transpose import path_share
 from octify.layout import ConvNode, Layout
 from octify.nn.conv_transpose import transposed_axes
 from octify.ops.conv import is_depthwise
+from octify.ops.linear import conv_form
 from octify.ruleset import ConvFacts
 from octify.trace import Traced
 
 
 @dataclass(frozen=True)
 class Conv:
-    """One convolution module with all its calls.
+    """One convolution module with all its calls; a linear layer of a map is its 1x1 convolution.
 
     macs:
         Of all calls together. ``vector``: every call makes one sample per channel, as in
@@ -106,10 +107,11 @@ def collect(traced: Traced, layout: Layout) -> list[Conv]:
     found = []
     for path, group in calls.items():
         nodes = [by_name[call.node] for call in group]
-        shapes = [shape for node in nodes if (shape := traced.shape(node)) is not None]
+        shapes = [
+            layout.map_shape(node.name, shape) for node in nodes if (shape := traced.shape(node)) is not None
+        ]
         size = max(min(shape[2:]) for shape in shapes)
-        module = traced.submodule(nodes[0])
-        assert isinstance(module, _ConvNd)
+        module = conv_form(traced.submodule(nodes[0]), len(shapes[0]) - 2)
         found.append(
             Conv(
                 path,

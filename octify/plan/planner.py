@@ -23,6 +23,7 @@ from octify.kernels import Scheme
 from octify.layout import DENSE, ConvNode, Layout, Mask, mask_of
 from octify.nn.groups import is_scattered
 from octify.ops.conv import ONE_SAMPLE, is_depthwise
+from octify.ops.linear import channels_of
 from octify.plan.balance import dense_where_it_costs
 from octify.plan.choose import Choice, choose
 from octify.plan.convs import Conv, collect, facts_for_rules
@@ -60,7 +61,7 @@ def make_plan(
         )
     structure = couple(traced)
     convs = collect(traced, structure)
-    _check_patterns(traced, rules, exclude)
+    _check_patterns(traced, convs, rules, exclude)
     policies = _policies(convs, structure, rules, alpha, exclude)
     unbalanced: dict[str, str] = {}
     while True:
@@ -78,11 +79,12 @@ def make_plan(
         unbalanced |= dict.fromkeys(scattered, "its low output channels are too scattered over its groups")
 
 
-def _check_patterns(traced: Traced, rules: RuleSet, exclude: Sequence[str]) -> None:
+def _check_patterns(traced: Traced, convs: Sequence[Conv], rules: RuleSet, exclude: Sequence[str]) -> None:
+    linear = {conv.path for conv in convs}
     paths = [
         path
         for path, module in traced.module.named_modules(remove_duplicate=False)
-        if hasattr(module, "kernel_size")
+        if hasattr(module, "kernel_size") or path in linear
     ]
     lost = unmatched(exclude, paths)
     if lost:
@@ -166,17 +168,19 @@ def _plan(
     calls = {conv.path: conv for conv in layout.convs}
     for node in traced.module.graph.nodes:
         module, path = traced.submodule(node), str(node.target)
-        if path in entries or not isinstance(module, _ConvNd):
-            continue
+        channels = channels_of(module)
         call = calls.get(path)
         refusal = layout.refusals.get(node.name)
+        # Most linear layers are none of a map's channels: those have no say here.
+        if path in entries or channels is None or (isinstance(module, nn.Linear) and not (call or refusal)):
+            continue
         rule = policies.rules.get(path)
         scheme = rule.kernels if rule is not None and rule.kernels is not None else kernels
         if call is None:
             reason = reasons.get(path) or (
                 refusal.reason if refusal else f"no octave rule for {type(module).__name__}"
             )
-            entries[path] = ConvPlan(path, module.in_channels, module.out_channels, (), (), scheme, reason)
+            entries[path] = ConvPlan(path, *channels, (), (), scheme, reason)
         else:
             entries[path] = _entry(call, module, scheme, layout, choice, reasons)
     plan = Plan(alpha, rules.name, kernels, traced.inputs, tuple(entries.values()))
@@ -187,7 +191,7 @@ def _plan(
 
 def _entry(
     call: ConvNode,
-    module: _ConvNd,
+    module: nn.Module | None,
     scheme: Scheme,
     layout: Layout,
     choice: Choice,
@@ -205,9 +209,9 @@ def _entry(
     return ConvPlan(call.path, len(call.ids_in), len(call.ids_out), low_in, low_out, scheme, reason)
 
 
-def _dense_reason(call: ConvNode, module: _ConvNd, layout: Layout, choice: Choice) -> str:
+def _dense_reason(call: ConvNode, module: nn.Module | None, layout: Layout, choice: Choice) -> str:
     sets = layout.sets(call.ids_out)
-    if not sets and not is_depthwise(module):
+    if not sets and not (isinstance(module, _ConvNd) and is_depthwise(module)):
         return ONE_SAMPLE
     if not sets:
         return "its input is dense and it computes each channel from itself"

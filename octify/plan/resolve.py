@@ -9,6 +9,7 @@ from octify.coupling import couple
 from octify.errors import PlanError
 from octify.layout import ConvNode, Ids, Layout, Mask, Resolved, mask_of
 from octify.nn.groups import refuse_scattered
+from octify.ops.linear import channels_of
 from octify.plan.model import ConvPlan, Plan
 from octify.trace import Traced
 
@@ -40,7 +41,7 @@ def _check_fits(traced: Traced, plan: Plan) -> None:
     modules = dict(traced._modules)
     for conv in plan.convs:
         module = modules.get(conv.path)
-        sizes = (getattr(module, "in_channels", None), getattr(module, "out_channels", None))
+        sizes = channels_of(module)
         if sizes != (conv.in_channels, conv.out_channels):
             found = "no such module" if module is None else f"{type(module).__name__} with channels {sizes}"
             raise PlanError(

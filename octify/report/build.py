@@ -153,7 +153,7 @@ def _row(traced: Traced, node: fx.Node, sides: _Sides) -> LayerRow:
     channels_in, channels_out = _channels(module, shape)
     return LayerRow(
         place,
-        _kind(module, node),
+        "linear (1x1)" if planned and isinstance(module, nn.Linear) else _kind(module, node),
         tuple(getattr(module, "kernel_size", ())),
         tuple(getattr(module, "stride", ())) if isinstance(module, _ConvNd) else (),
         channels_in,
@@ -197,7 +197,8 @@ _FUNCTIONAL = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose
 def _left_dense(traced: Traced, plan: Plan, rewritten: Rewritten) -> list[Left]:
     """Every convolution that stays dense on both sides: planned, hidden, unused or functional."""
     left = []
-    for path in _convolutions(traced):
+    linear = [path for path in plan.by_path if isinstance(traced._modules.get(path), nn.Linear)]
+    for path in (*_convolutions(traced), *linear):
         planned = plan.by_path.get(path)
         if planned is None:
             left.append(Left(path, _unplanned_reason(path, traced)))
