@@ -114,7 +114,7 @@ def test_refused_with_its_reason(name: str) -> None:
     assert_refused(*REFUSED[name])
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.data())
 def test_any_chain_of_moves_of_channels(data: st.DataObject) -> None:
     """Reshapes, permutations of all dimensions but the batch, and activations, drawn and then undone."""
