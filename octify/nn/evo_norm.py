@@ -44,10 +44,10 @@ class OctaveEvoNorm(OctaveNorm):
     def forward(self, high: Tensor | None, low: Tensor | None) -> Pair:
         maps = each((high, low), wide)
         if self.statistic == "deviation":
-            square = group_moments(self.groups, maps).variance
+            _, squares = group_moments(self.groups, maps)
         else:
-            square = group_square_mean(self.groups, maps)
-        factors = self.groups.part(torch.rsqrt(square + self.eps))
+            squares = group_square_mean(self.groups, maps)
+        factors = each(squares, lambda square: torch.rsqrt(square + self.eps))
         y_high, y_low = (
             None if x is None or factor is None else self._branch(branch, x, factor)
             for branch, x, factor in zip((self.high, self.low), (high, low), factors, strict=True)
