@@ -27,6 +27,7 @@ from octify.ops.norm import OPS as NORM
 from octify.ops.padding import OPS as PADDING
 from octify.ops.parts import OPS as PARTS
 from octify.ops.permute import OPS as PERMUTE
+from octify.ops.pixel_shuffle import OPS as PIXEL_SHUFFLE
 from octify.ops.pool import OPS as POOL
 from octify.ops.rearrange import OPS as REARRANGE
 from octify.ops.reduction import OPS as REDUCTION
@@ -52,6 +53,7 @@ BUILT_IN: tuple[Op, ...] = (
     *ARITHMETIC,
     *CONCAT,
     *GATES,
+    *PIXEL_SHUFFLE,
     *REARRANGE,
     *PARTS,
     *SLICING,

@@ -43,7 +43,9 @@ class Mixer(nn.Module):
     def normalised(self, y: Tensor) -> Tensor:
         """As a layer, or as a function with the layer's weights."""
         if self.style == "scaled inside":
-            return F.layer_norm(y, self.norm.normalized_shape, self.norm.weight, bias=self.norm.bias, eps=1e-6)
+            return F.layer_norm(
+                y, self.norm.normalized_shape, self.norm.weight, bias=self.norm.bias, eps=1e-6
+            )
         return self.norm(y)
 
     def forward(self, x: Tensor) -> Tensor:
