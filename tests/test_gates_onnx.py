@@ -41,6 +41,28 @@ class Gates(nn.Module):
         return self.last(F.normalize(x, dim=1)).amax((2, 3))
 
 
+class Context(nn.Module):
+    """Global context attention, at an odd size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = pytest.importorskip("timm.layers.global_context")
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+        self.gate = layers.GlobalContext(16, fuse_add=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.gate(self.first(x))).mean((2, 3))
+
+
+def test_global_context(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 9, 12)
+    result = octify.convert(Context().eval(), x, rules="everywhere")
+    assert result.report.totals.merges == 0
+    exported = octify.export_onnx(result.model, x, tmp_path / "context.onnx")
+    assert exported.passed, exported
+
+
 @pytest.mark.parametrize("kernels", ["exact", "paper"])
 def test_onnxruntime_agrees(kernels: Any, tmp_path: Path) -> None:
     net, x = Gates().eval(), torch.randn(2, 3, 16, 16)

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 
 from octify.ops.activation import OPS as ACTIVATION
 from octify.ops.arithmetic import OPS as ARITHMETIC
+from octify.ops.attention_gate import OPS as ATTENTION_GATE
 from octify.ops.base import Op, Table
 from octify.ops.channels_last import OPS as CHANNELS_LAST
 from octify.ops.concat import OPS as CONCAT
@@ -52,6 +53,7 @@ BUILT_IN: tuple[Op, ...] = (
     *ACTIVATION,
     *ARITHMETIC,
     *CONCAT,
+    *ATTENTION_GATE,
     *GATES,
     *PIXEL_SHUFFLE,
     *REARRANGE,

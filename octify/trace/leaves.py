@@ -16,13 +16,14 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _KEPT_TYPES = (_ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm)
 # Leaves of other libraries that derive from nn.Module alone, by name so that they need not be
 # installed: "package.module.Class", or "package.module.*" for every class of that module. They are
-# norms and pools, and what is random in training; each is one octave rule, or one plain refusal.
+# norms, pools and attention, and what is random in training; each is one octave rule, or one plain refusal.
 KEPT_NAMES = (
     "timm.layers.blur_pool.BlurPool2d",
     "timm.layers.drop.DropBlock2d",
     "timm.layers.drop.DropPath",
     "timm.layers.evo_norm.*",
     "timm.layers.filter_response_norm.*",
+    "timm.layers.global_context.GlobalContext",
     "timm.layers.grn.GlobalResponseNorm",
     "timm.layers.inplace_abn.InplaceAbn",
     "timm.layers.median_pool.MedianPool2d",
