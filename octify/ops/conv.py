@@ -105,15 +105,26 @@ def convolved_ids(walk: Walk, node: fx.Node, ids: Ids) -> Ids | Refusal:
 def _single_samples(walk: Walk, node: fx.Node, conv: _ConvNd) -> tuple[bool, bool]:
     """Whether a halved axis has a single sample before, and after, the convolution.
 
-    It is its own mean, ``P`` and ``U`` leave it alone, and the composed kernels would not. Where
-    every output reads one position in its place there is nothing to compose.
+    It is its own mean, ``P`` and ``U`` leave it alone, and the composed kernels would not. There is
+    nothing to compose along an axis where every output reads one position in its place, but the
+    paths between the branches compose all axes or none.
     """
-    if {*conv.kernel_size, *conv.stride} == {1} and not any(conv._reversed_padding_repeated_twice):
-        return False, False
-    sizes = walk.shape(operand(node))[2:], walk.shape(node)[2:]
-    halved = octave_axes(len(conv.kernel_size))
-    before, after = (any(n == 1 for n, h in zip(size, halved, strict=True) if h) for size in sizes)
-    return before, after
+    dims = len(conv.kernel_size)
+    pads = conv._reversed_padding_repeated_twice
+    moves = [
+        conv.kernel_size[a] > 1
+        or conv.stride[a] > 1
+        or pads[2 * (dims - 1 - a)] + pads[2 * (dims - a) - 1] > 0
+        for a in range(dims)
+    ]
+    if not is_depthwise(conv):
+        moves = [any(moves)] * dims
+
+    def single(value: fx.Node) -> bool:
+        axes = zip(walk.shape(value)[2:], octave_axes(dims), moves, strict=True)
+        return any(n == 1 and halved and moved for n, halved, moved in axes)
+
+    return single(operand(node)), single(node)
 
 
 def _called_alike(walk: Walk, node: fx.Node, here: tuple[Form | str, Padding | None]) -> bool:
