@@ -6,13 +6,14 @@ convolutions and matrix products; one MAC is two of its FLOPs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -59,40 +60,43 @@ class Facts:
 class _Measure(fx.Interpreter):
     """Runs a graph under a FLOP counter and notes every node's facts."""
 
-    def __init__(self, module: fx.GraphModule, counter: FlopCounterMode) -> None:
+    def __init__(
+        self, module: fx.GraphModule, counter: FlopCounterMode, stand_ins: Mapping[str, nn.Module]
+    ) -> None:
         super().__init__(module)
         self.extra_traceback = False
         self.counter = counter
+        self.stand_ins = stand_ins
         self.facts: dict[str, Facts] = {}
         self.current: fx.Node | None = None
-        self.storages: set[int] = set()
+
+    def fetch_attr(self, target: str) -> Any:
+        return self.stand_ins[target] if target in self.stand_ins else super().fetch_attr(target)
 
     def run_node(self, n: fx.Node) -> Any:
         self.current = n
+        given = _storages(self.fetch_args_kwargs_from_env(n)) if n.op != "placeholder" else {}
         before = self.counter.get_total_flops()
         result = super().run_node(n)
-        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        fresh = {
-            t.untyped_storage()._cdata: t for t in tensors if t.untyped_storage()._cdata not in self.storages
-        }
-        self.storages |= fresh.keys()
         allocates = n.op in ("call_module", "call_function", "call_method")
+        fresh = {key: t for key, t in _storages(result).items() if allocates and key not in given}
         self.facts[n.name] = Facts(
             shape=tuple(result.shape) if isinstance(result, Tensor) else None,
             macs=(self.counter.get_total_flops() - before) // 2,
-            new_bytes=sum(t.numel() * t.element_size() for t in fresh.values()) if allocates else 0,
+            new_bytes=sum(t.numel() * t.element_size() for t in fresh.values()),
         )
-        # Keeping results alive keeps storage identities unique; fake ones hold no data.
-        self.kept = [
-            *getattr(self, "kept", ()),
-            *(tensors if any(isinstance(t, FakeTensor) for t in tensors) else ()),
-        ]
         return result
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """An attribute without its gradient: the counter cannot hook a module that is given a parameter."""
         found = super().get_attr(target, args, kwargs)
         return found.detach() if isinstance(found, Tensor) else found
+
+
+def _storages(value: Any) -> dict[int, Tensor]:
+    """The tensors in ``value``, one for each storage: views and in-place results share their source's."""
+    tensors = (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+    return {t.untyped_storage()._cdata: t for t in tensors}
 
 
 class MeasureError(Exception):
@@ -104,10 +108,27 @@ class MeasureError(Exception):
         self.cause = cause
 
 
-def _run(module: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[str, Facts]:
+def _stand_ins(module: fx.GraphModule) -> dict[str, nn.Module]:
+    """Copies of the modules that are not torch's or octify's own, with the very same parameters.
+
+    They may keep what they compute, and would keep tensors without data.
+    """
+    tensors: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    called = {str(node.target) for node in module.graph.find_nodes(op="call_module")}
+    found = {target: module.get_submodule(target) for target in called}
+    return {
+        target: copy.deepcopy(each, tensors)
+        for target, each in found.items()
+        if not type(each).__module__.startswith(("torch.nn.", "octify.nn."))
+    }
+
+
+def _run(
+    module: fx.GraphModule, inputs: Sequence[Tensor], stand_ins: Mapping[str, nn.Module]
+) -> dict[str, Facts]:
     # Attention as matrix products: the counter has no formula for the CPU's fused kernel.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        interpreter = _Measure(module, counter)
+        interpreter = _Measure(module, counter, stand_ins)
         try:
             interpreter.run(*inputs)
         except Exception as error:
@@ -124,10 +145,11 @@ def measure(module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> Mapping
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     with torch.no_grad():
         try:
+            stand_ins = _stand_ins(module)
             with FakeTensorMode(allow_non_fake_inputs=True):
                 fakes = [torch.empty(t.shape, dtype=t.dtype, device=device) for t in example_inputs]
-                return _run(module, fakes)
+                return _run(module, fakes, stand_ins)
         except MeasureError:
             if any(t.is_meta for t in example_inputs):
                 raise
-            return _run(module, [t.to(device) for t in example_inputs])
+            return _run(module, [t.to(device) for t in example_inputs], _stand_ins(module))

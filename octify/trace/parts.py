@@ -43,12 +43,20 @@ def in_parts(
 ) -> Traced | None:
     """Trace the parts of ``model`` (octify's own copy); None when there is none.
 
-    ``failure`` says why it is not traced as a whole.
+    ``failure`` says why it is not traced as a whole. Raises TraceError when there is none because the
+    model stops on the inputs.
     """
     seen = observe(model, inputs)
     found = list(_Search(model, seen.calls).below(""))
     if not any(part.symbolic is not None for part in found):
-        return None
+        if seen.stopped is None:
+            return None
+        raise TraceError(
+            failure.what,
+            where=failure.where,
+            why=f"{failure.why}; run in search of parts that can be, it stopped: {seen.stopped}",
+            hint=failure.hint,
+        )
     reason = f"cannot be traced: {failure.why}"
     parts = Parts(model, (), Opaque("", type(model).__name__, reason, failure.where), seen.stopped, 0)
     module, parts = _side_by_side(parts, found)

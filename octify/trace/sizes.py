@@ -39,6 +39,9 @@ class Sizes(tuple[Any, ...]):
 class SizedProxy(fx.Proxy):
     """A proxy that answers questions about sizes where its tracer knows them."""
 
+    _is_param = False  # what torch asks of a tensor that is set as an attribute of a module
+    _is_buffer = False
+
     def _known(self) -> Any:
         tracer: Any = self.tracer
         return tracer.known(self)
@@ -207,11 +210,8 @@ class SizedTracer(fx.Tracer):
             return known
         # The batch of one value is the batch of another, whatever it is.
         node = obj.node
-        if (
-            node.target is operator.eq
-            and all(n in self._batches for n in node.args)
-            and self._values.get(node)
-        ):
+        batches = self.sizes_known and all(n in self._batches for n in node.args)
+        if batches and node.target is operator.eq and self._values.get(node):
             return True
         return super().to_bool(obj)
 
