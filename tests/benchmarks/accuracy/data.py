@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 SIDE = 32
 CLASSES = {"digits": 10, "textures": 18}
-SHAPES = ("disc", "square", "triangle")
+SHAPES = ("disc", "cross", "triangle")
 TEXTURES = ("fine stripes", "coarse stripes", "checkers", "dots", "blue noise", "pink noise")
 
 SIZES = {"train": 6000, "pool": 2048, "choose": 900, "test": 2250}  # images
@@ -112,18 +112,18 @@ def _finished(colours: Tensor, noise: float, g: Generator) -> Tensor:
 
 
 def _shape(kind: Tensor, n: int, g: Generator) -> Tensor:
-    """(n, 32, 32) in [0, 1]: a shape of 7-11 px radius, turned and shifted, its edge one pixel soft."""
+    """(n, 32, 32) in [0, 1]: a shape of 8-12 px radius, turned and shifted, its edge one pixel soft."""
     x, y = _pixels()
-    radius, angle = _uniform(n, 7, 11, g), _uniform(n, 0, 2 * math.pi, g)
-    dx, dy = x - _uniform(n, -4, 4, g), y - _uniform(n, -4, 4, g)
+    radius, angle = _uniform(n, 8, 12, g), _uniform(n, 0, 2 * math.pi, g)
+    dx, dy = x - _uniform(n, -3, 3, g), y - _uniform(n, -3, 3, g)
     u, v = (dx * angle.cos() + dy * angle.sin()) / radius, (dy * angle.cos() - dx * angle.sin()) / radius
+    wide, narrow = torch.maximum(u.abs(), v.abs()), torch.minimum(u.abs(), v.abs())
+    cross = torch.minimum(1 - wide, 0.35 - narrow)
     triangle = torch.stack(
         [u * math.cos(a) + v * math.sin(a) for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)]
     ).amax(0)
-    # Inside where positive, in radii; the constants give all three about the same area.
-    inside = torch.stack(
-        [1 - (u * u + v * v).sqrt(), 0.886 - torch.maximum(u.abs(), v.abs()), 0.778 - triangle]
-    )
+    # Inside where positive, in radii.
+    inside = torch.stack([1 - (u * u + v * v).sqrt(), cross, 0.7 - triangle])
     return torch.sigmoid(3 * radius * inside[kind, torch.arange(n)])
 
 
@@ -157,7 +157,7 @@ def _make_textures(_split: str, n: int, seed: int) -> Labelled:
     tint = F.normalize(torch.randn(n, 3, 1, 1, generator=g), dim=1)
     contrast = _uniform(n, 0.15, 0.4, g)[:, None]
     inside = _colour(n, 0.3, 0.7, g) + contrast * tint * texture
-    background = _background(n, 0.08, g)
+    background = _background(n, 0.05, g)
     return Labelled(_finished(background * (1 - shape) + inside * shape, 0.08, g), labels)
 
 
