@@ -13,7 +13,9 @@ from torch.nn.modules.conv import _ConvNd
 # torch.nn containers are transparent; everything else in torch.nn is one node with its own name.
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # Subclasses too: padded, standardised, activated, frozen, ... variants of other libraries.
-_KEPT_TYPES = (_ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm)
+_KEPT_TYPES = (_ConvNd, _NormBase)
+# Norms without statistics of their own: a subclass with a forward that nobody knows is traced through.
+_PLAIN_NORMS = (nn.GroupNorm, nn.LayerNorm)
 # Leaves of other libraries that derive from nn.Module alone, by name so that they need not be
 # installed: "package.module.Class", or "package.module.*" for every class of that module. They are
 # norms, pools and attention, and what is random in training; each is one octave rule, or one plain refusal.
@@ -30,6 +32,7 @@ KEPT_NAMES = (
     "timm.layers.norm.*",
     "timm.layers.norm_act.*",
     "timm.layers.pool2d_same.*",
+    "torchvision.models.convnext.LayerNorm2d",
     "torchvision.ops.drop_block.*",
     "torchvision.ops.misc.FrozenBatchNorm2d",
     "torchvision.ops.stochastic_depth.StochasticDepth",
@@ -45,11 +48,13 @@ def qualified_name(kind: type) -> str:
 
 def is_kept_whole(module: nn.Module) -> bool:
     """Whether ``module`` becomes one node of the graph."""
-    kind = type(module)
     if isinstance(module, _KEPT_TYPES):
         return True
     if isinstance(module, _CONTAINERS):
         return False
+    kind = type(module)
+    if isinstance(module, _PLAIN_NORMS):
+        kind = next(base for base in kind.__mro__ if "forward" in vars(base))
     return (
         kind.__module__.startswith("torch.nn.")
         or kind.__module__ in _KEPT_MODULES
