@@ -257,7 +257,7 @@ MODULES: dict[str, Callable[[int], nn.Module]] = {
     "Dropout": lambda c: nn.Dropout(),
     "Identity": lambda c: nn.Identity(),
     "LayerScale": LayerScale,
-    "GroupNorm": lambda c: nn.GroupNorm(math.gcd(c, 4), c),  # no rule for it: a boundary
+    "GroupNorm": lambda c: nn.GroupNorm(math.gcd(c, 4), c),
 }
 
 POOLS: list[Callable[[], nn.Module]] = [
