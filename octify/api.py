@@ -122,6 +122,14 @@ def convert(
     policy = None if plan is not None else load_rules(rules)
     tell("tracing")
     traced = trace(model, example_inputs)
+    if traced.parts is not None and calibration is not None:
+        failure = traced.parts.failure
+        raise OctifyError(
+            f"{failure.kind} cannot be calibrated",
+            where=failure.where,
+            why=f"it is converted in parts, because it {failure.reason}; calibration needs one graph",
+            hint="calibrate its backbone as a model of its own, or fine-tune the converted model",
+        )
     tell("planning")
     if policy is not None:
         chosen = make_plan(traced, policy, alpha, kernels, exclude)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 import octify
 from octify.cli.checks import enlivened
-from octify.errors import PlanError, TraceError
+from octify.errors import OctifyError, PlanError, TraceError
 from octify.nn import OctaveConv2d
 from octify.trace import trace
 from tests.math.oracle import error, noise
@@ -184,6 +184,12 @@ def test_a_plan_is_replayed(detector: Detector, x: Tensor) -> None:
     with pytest.raises(TraceError, match="it stopped: RuntimeError") as caught:
         octify.convert(Detector(), x)  # float32, and x is float64
     assert "test_parts.py:" in (caught.value.where or "")
+
+
+def test_calibration_says_that_it_cannot(detector: Detector, x: Tensor) -> None:
+    with pytest.raises(OctifyError, match="Detector cannot be calibrated") as caught:
+        octify.convert(detector, x, calibration=[x])
+    assert "converted in parts" in (caught.value.why or "")
 
 
 def test_full_paths_in_rules_and_reports(detector: Detector, x: Tensor) -> None:

@@ -24,7 +24,7 @@ from octify.cli.options import (
 )
 from octify.cli.outcome import require_converted
 from octify.cli.session import Session, session
-from octify.errors import CheckFailed
+from octify.errors import CheckFailed, ExportError, OctifyError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -138,16 +138,40 @@ def _exactness(source: Source, exact: Any) -> Iterator[Check]:
 
 
 def _onnx(source: Source, model: Any) -> Check:
-    from octify import api
     from octify.cli.checks import Check
 
     name = "onnxruntime = PyTorch"
     with tempfile.TemporaryDirectory(prefix="octify-") as folder:
+        file = Path(folder) / "model.onnx"
         try:
-            result = api.export_onnx(model, source.example_inputs, Path(folder) / "model.onnx")
+            result = _exported(model, source, file)
         except CheckFailed as error:
             return Check(name, "float32", math.nan, math.nan, False, f"{error.where}: {error.why}")
+        except ExportError as error:
+            if _can_be_exported(source, file):
+                raise
+            return Check(
+                name, "float32", math.nan, math.nan, None, f"nor can the original be exported: {error.why}"
+            )
     return Check(name, "float32", result.max_abs_error, result.tolerance, result.passed)
+
+
+def _exported(model: Any, source: Source, file: Path) -> Any:
+    """At any batch size; at the example's alone where the model's own code fixes it."""
+    from octify import api
+
+    try:
+        return api.export_onnx(model, source.example_inputs, file)
+    except ExportError:
+        return api.export_onnx(model, source.example_inputs, file, dynamic_batch=False)
+
+
+def _can_be_exported(source: Source, file: Path) -> bool:
+    try:
+        _exported(source.model, source, file)
+    except OctifyError:
+        return False
+    return True
 
 
 def _table(checks: list[Check]) -> Table:
