@@ -36,6 +36,9 @@ class ChannelGroups(nn.Module):
         G, a divisor of C.
     """
 
+    group_of_high: Tensor
+    group_of_low: Tensor
+
     def __init__(self, channels: int, low: Sequence[int], groups: int) -> None:
         super().__init__()
         if channels % groups:
@@ -45,8 +48,8 @@ class ChannelGroups(nn.Module):
         high_channels, low_channels = split_indices(channels, low)
         place = {channel: position for position, channel in enumerate(high_channels + low_channels)}
         self.order = Gather([place[channel] for channel in range(channels)])
-        self.pick_high = Gather(high_channels) if high_channels else None
-        self.pick_low = Gather(low_channels) if low_channels else None
+        for name, members in (("group_of_high", high_channels), ("group_of_low", low_channels)):
+            self.register_buffer(name, torch.tensor([c // self.size for c in members]), persistent=False)
 
     def mean(self, numbers: Pair) -> Pair:
         """Means over groups, of one number per channel of each branch (N, C_b, 1, ...).
@@ -60,10 +63,11 @@ class ChannelGroups(nn.Module):
             return each(numbers, lambda _: mean)
         joined: Tensor = self.order(present[0] if len(present) == 1 else torch.cat(present, 1))
         grouped = joined.reshape(joined.shape[0], self.groups, self.size, *joined.shape[2:])
-        means = grouped.mean(2, keepdim=True).expand(-1, -1, self.size, *joined.shape[2:]).flatten(1, 2)
+        means = grouped.mean(2)
+        high, low = numbers
         return (
-            None if self.pick_high is None else self.pick_high(means),
-            None if self.pick_low is None else self.pick_low(means),
+            None if high is None else means.index_select(1, self.group_of_high),
+            None if low is None else means.index_select(1, self.group_of_low),
         )
 
     def extra_repr(self) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.nn.affine import OctaveNorm, shifted, weighted, wide
-from octify.nn.functional import Pair, dense_size, each, upsample
+from octify.nn.functional import Pair, dense_size, each, position_mean
 
 
 def position_norm(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -22,11 +22,9 @@ def position_norm(x: Tensor, size: Sequence[int]) -> Tensor:
 
     ``x`` (N, C, *size) or (N, C, *low_size(size)) -> (N, C, 1, ...).
     """
-    if any(n not in (have, 2 * have) for n, have in zip(size, x.shape[2:], strict=True)):
-        x = upsample(x, size)
-    copies = math.prod(size) // math.prod(x.shape[2:])
-    length: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(2, x.ndim)), keepdim=True)
-    return length if copies == 1 else length * math.sqrt(copies)
+    square = position_mean(x * x, size) * math.prod(size)
+    # Bounded before the root, whose derivative at 0 (a channel that a ReLU has emptied) is infinite.
+    return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
 
 
 class OctaveGlobalResponseNorm(OctaveNorm):

@@ -192,7 +192,10 @@ def test_lengths_over_channels(
         assert_same(branch, expected)
 
 
-def test_the_gradient_at_a_position_without_length_is_finite() -> None:
+def test_gradients_where_a_length_is_0_are_finite() -> None:
+    empty = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    position_norm(empty, (8, 8)).sum().backward()
+    assert empty.grad is not None and bool(empty.grad.isfinite().all())
     high, low = torch.zeros(1, 2, 4, 4, requires_grad=True), torch.zeros(1, 1, 2, 2, requires_grad=True)
     y_high, y_low = l2_normalise(high, low, 1e-12)
     assert y_high is not None and y_low is not None
