@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from octify.layout import DENSE, Ids, Layout, Mask
+from octify.plan.portions import low_channels, portions
 from octify.plan.uneven import uneven_counts
 from octify.ruleset import Settings
 from octify.trace import Traced
@@ -38,12 +39,14 @@ def choose(traced: Traced, layout: Layout, wanted: Mapping[int, float], settings
 
     divided = cells(layout)
     uneven = uneven_counts(layout, divided, low_in_all) if settings.uneven_groups else {}
+    read = portions(layout, divided)
     low = np.zeros(layout.classes, dtype=bool)
     for s, parts in enumerate(divided):
         alike = len({len(cell) for cell in parts}) == 1
         for cell in parts:
             count = low_count(len(cell), len(parts) if alike else 1, alpha_of(s), settings)
-            low[lowest(cell, uneven[s][int(cell[0])] if s in uneven else count)] = True
+            first = int(cell[0])
+            low[low_channels(read.get(first, [cell]), uneven[s][first] if s in uneven else count)] = True
     whole = {s: found for s, parts in enumerate(divided) if (found := [c for c in parts if low[c].all()])}
     if whole:
         for s in _sets_with_uncertain_size(traced, layout) & whole.keys():
@@ -129,11 +132,3 @@ def low_count(size: int, parts: int, alpha: float, settings: Settings) -> int:
     if each <= 1 or size < 2 * each:
         return int(alpha * size + 1e-9)
     return min(size, each * math.floor(alpha * size / each + 0.5))
-
-
-def lowest(cell: Ids, count: int, score: Mapping[int, float] | None = None) -> Ids:
-    """The ``count`` best low channels of a cell: the lowest scores, or the last ones without scores."""
-    if score is None:
-        return cell[len(cell) - count :]
-    ranked: Sequence[int] = sorted((int(c) for c in cell), key=lambda c: score.get(c, math.inf))
-    return np.array(sorted(ranked[:count]), dtype=np.int64)
