@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from timm.layers.filter_response_norm import FilterResponseNormAct2d, FilterResponseNormTlu2d
 from timm.layers.grn import GlobalResponseNorm
 from timm.layers.norm import LayerNormExp2d
+from timm.layers.split_batchnorm import SplitBatchNorm2d
 from timm.models.metaformer import GroupNorm1NoBias, LayerNorm2dNoBias
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ from octify.nn.layer_norm import (
     rms_normalise,
     simple_normalise,
 )
-from octify.nn.norm import OctavePositionNorm
+from octify.nn.norm import OctaveBatchNorm2d, OctavePositionNorm
 from octify.nn.response_norm import OctaveGlobalResponseNorm, position_norm
 from tests.math.oracle import EXACT, P, U, assert_same, error, noise, parted, projected
 
@@ -48,6 +49,10 @@ def group(module: nn.Module, low: Sequence[int]) -> nn.Module:
 
 def positions(module: nn.Module, low: Sequence[int]) -> nn.Module:
     return OctavePositionNorm.from_module(module, C, low)
+
+
+def channelwise(module: nn.Module, low: Sequence[int]) -> nn.Module:
+    return OctaveBatchNorm2d.from_module(module, C, low)
 
 
 def layer(normalise: Callable[..., object] = layer_normalise) -> Make:
@@ -96,6 +101,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Make]] = {
     "EvoNorm-B2": (lambda: evo.EvoNorm2dB2(C), positions),
     "FilterResponseNormTlu2d": (lambda: FilterResponseNormTlu2d(C), positions),
     "FilterResponseNormAct2d": (lambda: FilterResponseNormAct2d(C), positions),
+    "SplitBatchNorm2d": (lambda: SplitBatchNorm2d(C), channelwise),
     "InstanceNorm2d": (lambda: nn.InstanceNorm2d(C), positions),
     "InstanceNorm2d, with all": (
         lambda: nn.InstanceNorm2d(C, affine=True, track_running_stats=True),
