@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from octify.calibrate.observe import observe
-from octify.layout import DENSE, ConvNode, Layout, Mask, mask_of
+from octify.layout import DENSE, ConvNode, Ids, Layout, Mask, mask_of
 from octify.nn.functional import project
 from octify.plan.choose import cells
 from octify.plan.model import ConvPlan, Plan
+from octify.plan.portions import portions
 from octify.plan.resolve import resolve
 from octify.trace import Traced
 
@@ -68,10 +69,17 @@ def squared_norms(traced: Traced, conv: ConvNode, spread: Tensor) -> Tensor:
     return per_out.reshape(groups, -1, per_out.shape[1]).sum(1).flatten()
 
 
+def choices(layout: Layout) -> list[list[Ids]]:
+    """For every coupled set, the groups of channels within which one may be low instead of another."""
+    whole = cells(layout)
+    parted = portions(layout, whole)
+    return [[part for cell in members for part in parted.get(int(cell[0]), [cell])] for members in whole]
+
+
 def chosen(layout: Layout, low: Mask, cost: np.ndarray) -> Mask:
-    """As many low channels of every cell as in ``low``: those of the lowest ``cost`` (by class)."""
+    """As many low channels of every choice as in ``low``: those of the lowest ``cost`` (by class)."""
     result = np.zeros_like(low)
-    for members in cells(layout):
+    for members in choices(layout):
         for cell in members:
             count = int(low[cell].sum())
             order = np.argsort(cost[cell], kind="stable")

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from octify.calibrate.channels import Chunks, with_channels
+from octify.calibrate.channels import Chunks, choices, with_channels
 from octify.calibrate.observe import Observer, observe, sensitivity
 from octify.calibrate.rows import Positions, read_taps, sample
 from octify.kernels import path
@@ -31,7 +31,6 @@ from octify.layout import DENSE, ConvNode, Ids, Layout, Mask
 from octify.nn.conv import axes_of
 from octify.nn.functional import project
 from octify.ops.conv import is_depthwise
-from octify.plan.choose import cells
 from octify.plan.model import Plan
 from octify.plan.resolve import resolve
 from octify.trace import Traced
@@ -83,7 +82,7 @@ def by_greedy(
     layout = resolved.layout
     readers = _collect(traced, layout, chunks, rows, seed)
     low = np.zeros_like(resolved.low)
-    sets = cells(layout)
+    sets = choices(layout)
     for done, members in enumerate(sets):
         progress("choosing channels", done, len(sets))
         wanted = [int(resolved.low[cell].sum()) for cell in members]
