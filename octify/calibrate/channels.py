@@ -34,8 +34,9 @@ def by_energy(traced: Traced, plan: Plan, chunks: Chunks) -> Plan:
     lost = np.zeros(layout.classes)
     collected: dict[str, list[Tensor]] = {}
 
-    def watch(name: str) -> None:
+    def watch(name: str, last: bool) -> None:
         def add(x: Tensor, y: Tensor) -> None:
+            x, y = (t.movedim(-1, 1) if last else t for t in (x, y))
             dims = [0, *range(2, x.ndim)]
             energy = (x - project(x)).square().mean(dims).double().cpu()
             spread = y.var([0, *range(2, y.ndim)], correction=0).double().cpu()
@@ -45,7 +46,7 @@ def by_energy(traced: Traced, plan: Plan, chunks: Chunks) -> Plan:
 
     watchers: dict[str, object] = {}
     for conv in layout.convs:
-        watch(conv.node)
+        watch(conv.node, isinstance(traced.module.get_submodule(conv.path), nn.Linear))
     observe(traced, chunks, watchers)  # type: ignore[arg-type]
     for conv in layout.convs:
         mean = torch.stack(collected[conv.node]).mean(0)
@@ -59,7 +60,8 @@ def by_energy(traced: Traced, plan: Plan, chunks: Chunks) -> Plan:
 def squared_norms(traced: Traced, conv: ConvNode, spread: Tensor) -> Tensor:
     """Squared norm of the weights that read each input channel, outputs in units of their deviation, (I,)."""
     module = traced.module.get_submodule(conv.path)
-    weight = module.get_parameter("weight").detach().double().cpu().flatten(2)
+    weight = module.get_parameter("weight").detach().double().cpu()
+    weight = weight[..., None] if weight.ndim == 2 else weight.flatten(2)
     transposed = isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
     groups = int(getattr(module, "groups", 1))
     if transposed:  # (I, O / groups, taps): outputs of the group that each input belongs to

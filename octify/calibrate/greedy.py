@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from octify.calibrate.channels import Chunks, choices, with_channels
 from octify.calibrate.observe import Observer, observe, sensitivity
-from octify.calibrate.rows import Positions, read_taps, sample
+from octify.calibrate.rows import read_taps, sample
 from octify.kernels import path
 from octify.layout import DENSE, ConvNode, Ids, Layout, Mask
 from octify.nn.conv import axes_of
 from octify.nn.functional import project
 from octify.ops.conv import is_depthwise
+from octify.ops.linear import conv_form
 from octify.plan.model import Plan
 from octify.plan.resolve import resolve
 from octify.trace import Traced
@@ -175,8 +176,9 @@ def _collect(traced: Traced, layout: Layout, chunks: Chunks, rows: int, seed: in
     for name, group in readers.items():
         weights = fisher.get(name)
         for i, reader in enumerate(group):
-            chosen = torch.ones(reader.outputs) if weights is None else weights.cpu()
-            part = chosen if len(chosen) == reader.outputs else chosen.reshape(len(group), -1)[i]
+            usable = weights is not None and len(weights) == len(group) * reader.outputs
+            part = weights.cpu().reshape(len(group), -1)[i] if usable and weights is not None else None
+            part = torch.ones(reader.outputs) if part is None else part
             result.append(_Weighted(reader, part))
     return result
 
@@ -193,12 +195,20 @@ def _first_images(chunks: Chunks, most: int) -> Chunks:
 
 def _mixes(traced: Traced, conv: ConvNode) -> bool:
     module = traced.module.get_submodule(conv.path)
-    return isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and not is_depthwise(module)
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return not is_depthwise(module)
+    return isinstance(module, nn.Linear)
+
+
+def _convolution(traced: Traced, conv: ConvNode) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+    """The convolution itself, or the 1x1 convolution that a linear layer of a channels-last map is."""
+    module = conv_form(traced.module.get_submodule(conv.path), 2)
+    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    return module
 
 
 def _readers(traced: Traced, conv: ConvNode) -> list[Reader]:
-    module = traced.module.get_submodule(conv.path)
-    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    module = _convolution(traced, conv)
     groups, taps = module.groups, math.prod(module.kernel_size)
     each_in, each_out = module.in_channels // groups, module.out_channels // groups
     size = 2 * taps * each_in + each_out
@@ -217,20 +227,18 @@ def _readers(traced: Traced, conv: ConvNode) -> list[Reader]:
 def _adder(
     traced: Traced, conv: ConvNode, readers: Sequence[Reader], per_image: int, generator: torch.Generator
 ) -> Observer:
-    module = traced.module.get_submodule(conv.path)
-    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    module = _convolution(traced, conv)
+    recipe = path("high_to_high", axes_of(module), "paper")
+    last = isinstance(traced.module.get_submodule(conv.path), nn.Linear)
 
     def add(x: Tensor, y: Tensor) -> None:
+        x, y = (t.movedim(-1, 1) if last else t for t in (x, y))
         where = sample(len(y), y.shape[2:], per_image, generator, y.device)
         groups = len(readers)
-        parts = (_taps(module, x, where), _taps(module, project(x), where), where.pick(y))
+        high, low = (read_taps(value, recipe, where.image, where.at) for value in (x, project(x)))
+        parts = (high, low, where.pick(y))
         features = torch.cat([part.reshape(len(part), groups, -1) for part in parts], dim=2)
         for g, reader in enumerate(readers):
             reader.add(features[:, g].cpu())
 
     return add
-
-
-def _taps(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor, where: Positions) -> Tensor:
-    """What the convolution reads at the sampled positions: (R, I, taps)."""
-    return read_taps(x, path("high_to_high", axes_of(module), "paper"), where.image, where.at)

@@ -214,13 +214,13 @@ def _grouped(rows: Tensor, groups: int) -> Tensor:
 
 def _original_sum(site: Site, teacher: Stream, chunk: int, channels: Sequence[int]) -> Tensor:
     """The original's ``channels`` behind BatchNorm and residual additions, (N, len(channels), *size)."""
-    y: Tensor = teacher.values(site.node)[chunk]
+    y = site.as_map(teacher.values(site.node)[chunk])
     index = torch.tensor(channels, device=y.device)
     scale, shift = scale_and_shift(site.norm, y.shape[1], y)
     shape = (-1, *(1,) * (y.ndim - 2))
     z: Tensor = y.index_select(1, index) * scale[index].reshape(shape) + shift[index].reshape(shape)
     for skip in site.skips:
-        z = z + teacher.values(skip.original)[chunk].index_select(1, index)
+        z = z + site.as_map(teacher.values(skip.original)[chunk]).index_select(1, index)
     return z
 
 

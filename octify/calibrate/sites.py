@@ -18,6 +18,7 @@ from octify.calibrate.activation import Activation
 from octify.emitter import Value
 from octify.nn import OctaveChannelwise, OctaveConv
 from octify.nn.channels import split_indices
+from octify.nn.conv import OctaveConv1d, OctaveConv2d, OctaveConv3d
 from octify.rewrite import Rewritten
 from octify.trace import Traced
 
@@ -64,6 +65,11 @@ class Site:
     norm_low: nn.Module | None
     skips: tuple[Skip, ...]
     activation: Activation | None
+    channels_last: bool = False
+
+    def as_map(self, value: Tensor) -> Tensor:
+        """One of the original's values as (N, C, *size)."""
+        return value.movedim(-1, 1) if self.channels_last else value
 
 
 def sites(
@@ -86,6 +92,8 @@ def sites(
             continue
         if len(made) > 1:
             left[path] = "it is called at several places"
+        elif type(conv) not in _FITTED:
+            left[path] = f"there is no fit for {type(conv).__name__}"
         elif any(
             not isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)) for part in conv.children()
         ):
@@ -95,6 +103,7 @@ def sites(
     return found, left
 
 
+_FITTED = (OctaveConv1d, OctaveConv2d, OctaveConv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -144,6 +153,7 @@ def _site(
         parts[1],
         tuple(skips),
         None if act is None else Activation.of(act),
+        isinstance(traced.submodule(node), nn.Linear),
     )
 
 
