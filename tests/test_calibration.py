@@ -232,5 +232,5 @@ def test_parameters_stay_and_training_goes_on(net: nn.Module) -> None:
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]

@@ -44,15 +44,15 @@ def low_reduced(
     stretched = [size[i] if i + 2 in dims else n for i, n in enumerate(low.shape[2:])]
     if any(wanted not in (n, 2 * n) for n, wanted in zip(low.shape[2:], stretched, strict=True)):
         low = upsample(low, stretched)
-    samples = math.prod(size[d - 2] for d in dims)
-    repeats = samples // math.prod(low.shape[d] for d in dims)
+    samples = math.prod([size[d - 2] for d in dims])
+    repeats = samples // math.prod([low.shape[d] for d in dims])
     if kind == "mean":
         return low.mean(dims, keepdim=True)
     if kind == "sum":
         total = low.sum(dims, keepdim=True)
         return total * repeats if repeats > 1 else total
     if kind == "norm":
-        return (low.square().sum(dims, keepdim=True) * repeats).sqrt()
+        return torch.linalg.vector_norm(low, dim=dims, keepdim=True) * math.sqrt(repeats)
     variance = low.var(dims, correction=0, keepdim=True) * (samples / max(0.0, samples - correction))
     return variance if kind == "var" else variance.sqrt()
 
