@@ -20,7 +20,9 @@ from octify.views import View, map_shape, sizes, standard_roles
 
 
 def _tensors(node: fx.Node) -> list[Any]:
-    return list(operand(node, 0, "tensors"))
+    """The operands; none where one node yields them all (its parts, used together, are dense)."""
+    tensors = operand(node, 0, "tensors")
+    return [] if isinstance(tensors, fx.Node) else list(tensors)
 
 
 def _dim(node: fx.Node) -> Any:

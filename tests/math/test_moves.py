@@ -105,6 +105,7 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "rolled by one": (lambda x: torch.roll(x, 1, 2), "less than whole blocks"),
     "one sample": (lambda x: x + x[:1], "picks samples"),
     "one row": (lambda x: x + x[:, :, 0].unsqueeze(2), "picks one position"),
+    "parts used together": (lambda x: torch.cat(torch.chunk(x, 2, dim=1), 1), "used together"),
     "rows apart": (lambda x: torch.cat((x.chunk(2, 2)[1], x.chunk(2, 2)[0]), 2), "another dimension than channels"),
 }  # fmt: skip
 
