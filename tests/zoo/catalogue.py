@@ -194,6 +194,7 @@ def _measured(name: str, device: str) -> Measured:
     counter = FlopCounterMode(display=False)
     try:
         model = without_data(name) if device == "meta" else build(name)
+        model.requires_grad_(False)  # the counter fails on a parameter that is a module's input
         parameters, sizes = sum(p.numel() for p in model.parameters()), own_sizes(name, model)
         fake = nullcontext() if device == "meta" else FakeTensorMode(allow_non_fake_inputs=True)
         with fake, torch.no_grad(), counter:
