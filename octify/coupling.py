@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 from torch import fx
@@ -47,7 +48,7 @@ def _walk(
             walk.record(node, walk.dense(node))
         elif op is not None:
             walk.record(node, op.layout(walk, node))
-        elif node.op == "output":
+        elif node.op == "output" or node.target is OrderedDict:
             whose = "the model" if traced.parts is None else "a part of the model"
             walk.record(node, Refusal(f"it is an output of {whose}"))
         elif any(map(walk.coupled, node.all_input_nodes)):

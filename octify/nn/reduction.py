@@ -52,7 +52,8 @@ def low_reduced(
         total = low.sum(dims, keepdim=True)
         return total * repeats if repeats > 1 else total
     if kind == "norm":
-        return torch.linalg.vector_norm(low, dim=dims, keepdim=True) * math.sqrt(repeats)
+        length: Tensor = torch.linalg.vector_norm(low, dim=dims, keepdim=True)
+        return length * math.sqrt(repeats)
     variance = low.var(dims, correction=0, keepdim=True) * (samples / max(0.0, samples - correction))
     return variance if kind == "var" else variance.sqrt()
 

@@ -13,6 +13,7 @@ import inspect
 import os
 import textwrap
 import traceback
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,12 @@ class _Tracer(SizedTracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self.treatment.opaque or is_kept_whole(m)
+
+    def create_arg(self, a: Any) -> Any:
+        """As FX does, which would however turn an OrderedDict into a dict."""
+        if type(a) is OrderedDict:
+            return self.create_proxy("call_function", OrderedDict, (list(a.items()),), {}).node
+        return super().create_arg(a)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """Placeholders for the tensors of the call alone: everything else is as the call has it."""
