@@ -16,7 +16,8 @@ class Agreement:
     """On inputs that calibration did not use (or did, see ``held_out``).
 
     relative_error:
-        ``||converted - original|| / ||original - mean over the inputs||`` of the outputs.
+        ``||converted - original|| / ||original - mean over the inputs||`` of the outputs (of one
+        input: over ``||original||``).
     agreement:
         Share of inputs with the original's argmax; None if the output is not (N, classes).
     """
@@ -49,9 +50,13 @@ def outputs(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> list[Tens
 def compare(original: Sequence[Tensor], converted: Sequence[Tensor], *, held_out: bool) -> Agreement:
     """The agreement of two models' ``outputs``."""
     error = sum(float((a - b).double().square().sum()) for a, b in zip(original, converted, strict=True))
-    spread = sum(float((a - a.mean(0, keepdim=True)).double().square().sum()) for a in original)
+    spread = sum(float(_centred(a).double().square().sum()) for a in original)
     first = original[0]
     agreement = None
     if len(original) == 1 and first.ndim == 2 and first.shape[1] > 1:
         agreement = float((first.argmax(1) == converted[0].argmax(1)).double().mean())
     return Agreement(len(first), held_out, (error / max(spread, 1e-30)) ** 0.5, agreement)
+
+
+def _centred(values: Tensor) -> Tensor:
+    return values - values.mean(0, keepdim=True) if len(values) > 1 else values

@@ -17,6 +17,7 @@ MEMORY = 4 * 2**30  # bytes for the values of teacher and student
 _CHUNK = 64 * 2**20  # bytes of the largest value of a chunk
 _HELD_OUT = 8  # one in so many, at most _MOST_HELD_OUT
 _MOST_HELD_OUT = 64
+_FEW = 32  # inputs that are too few to keep some aside
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Images:
 
 
 def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, device: torch.device) -> Images:
-    """The first ``most`` inputs of ``data``, every eighth kept aside.
+    """The first ``most`` inputs of ``data``, every eighth kept aside if there are 32.
 
     Parameters
     ----------
@@ -61,11 +62,11 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
         warnings.append(f"{skipped} calibration inputs had NaN or infinite values and were left out")
     if more and limit < most:
         warnings.append(f"only {limit} calibration inputs were used, to stay within 4 GiB of values")
-    if len(rows) < 32:
+    if len(rows) < _FEW:
         warnings.append(
             f"{len(rows)} calibration inputs are few: the fit stays near its start; 256 are enough"
         )
-    kept = min(_MOST_HELD_OUT, len(rows) // _HELD_OUT)
+    kept = min(_MOST_HELD_OUT, len(rows) // _HELD_OUT) if len(rows) >= _FEW else 0
     aside = set(range(_HELD_OUT - 1, _HELD_OUT * kept, _HELD_OUT))
     size = chunk_size(traced)
     used = [row for i, row in enumerate(rows) if i not in aside]

@@ -108,11 +108,12 @@ def check_data(text: str) -> None:
     place, colon, name = text.rpartition(":")
     if text == "synthetic":
         return
-    path = Path(place if colon and place.endswith(".py") else text)
+    loader = bool(colon) and place.endswith(".py")
+    path = Path(place if loader else text)
     if not path.exists():
         raise OctifyError(f"no such calibration data: {text}", hint=f"DATA is {FORMS}")
-    if path.suffix == ".py" and not name:
-        raise OctifyError(f"which loader in {text}?", hint=f"{text}:loader")
+    if path.suffix == ".py" and not (loader and name):
+        raise OctifyError(f"which loader in {path}?", hint=f"{path}:loader")
 
 
 def open_data(text: str, model: nn.Module, shape: Sequence[int], form: ImageFormat | None = None) -> Data:
