@@ -196,10 +196,11 @@ class SizedTracer(fx.Tracer):
         return any(n in self._batches for n in node.all_input_nodes)
 
     def set_value(self, proxy: fx.Proxy, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        """Tell what a placeholder is."""
+        """Tell what a placeholder is, on the model's device: fake tensors of two do not mix."""
         if self._mode is not None:
+            device = next((p.device for p in self.root.parameters()), torch.device("cpu"))
             with self._mode:
-                self._values[proxy.node] = torch.empty(shape, dtype=dtype)
+                self._values[proxy.node] = torch.empty(shape, dtype=dtype, device=device)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self.computing else super().getattr(attr, attr_val, parameter_proxy_cache)

@@ -337,3 +337,37 @@ def test_tracing_on_the_meta_device() -> None:
     model = Mixed(8, 1, 1).eval()
     real, meta = trace(model, torch.zeros(2, 3, 8, 8)), trace(model, torch.zeros(2, 3, 8, 8, device="meta"))
     assert real.facts == meta.facts
+
+
+class Divided(nn.Module):
+    """Decides by the sizes of a map, in a submodule, and makes a map of its own."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[2] % 2:
+                x = F.pad(x, (0, 1, 0, 1))
+            return self.conv(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.padded = self.Padded()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.padded(self.stem(x).relu())
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_sizes_are_known_on_the_models_own_device(side: int) -> None:
+    """The graph of a model without data is that of the model with data."""
+    x = torch.zeros(2, 3, side, side)
+    real, meta = trace(Divided().eval(), x), trace(Divided().eval().to("meta"), x.to("meta"))
+    for traced in (real, meta):
+        assert not traced.opaque
+        assert [told.path for told in traced.fixed_sizes] == ["padded"]
+    assert real.facts == meta.facts
+    assert [n.name for n in real.module.graph.nodes] == [n.name for n in meta.module.graph.nodes]
