@@ -130,3 +130,30 @@ def test_profile_and_alpha_0_agree(case: Any) -> None:
         figures = {getattr(profile, f"{name}_{side}") for side in ("before", "after")}
         assert figures == {getattr(before, f"{name}_before")}
     assert profile.convolutions == before.convolutions
+
+
+class Mostly(nn.Module):
+    """One convolution that can be octave, before a matrix product that costs ``weight`` times as much."""
+
+    def __init__(self, weight: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 1)
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)  # 16 * 16 * 9 MACs a position
+        self.head = nn.Linear(16 * 8 * 8, 16 * 9 * weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(self.stem(x).relu()).relu().flatten(1))
+
+
+@pytest.mark.parametrize(("weight", "warned"), [(1, False), (9, True)])
+def test_a_model_with_little_to_gain_is_told(weight: int, warned: bool) -> None:
+    report = octify.inspect(Mostly(weight), torch.zeros(1, 3, 8, 8), 0.5, rules="everywhere")
+    told = [warning for warning in report.warnings if warning.startswith("little to gain")]
+    saved = 1 - report.totals.macs_after / report.totals.macs_before
+    assert bool(told) is warned
+    assert all(f"{saved:.1%}" in line and "56%" in line for line in told)
+
+
+def test_alpha_0_promised_nothing() -> None:
+    report = octify.inspect(Mostly(9), torch.zeros(1, 3, 8, 8), 0.0, rules="everywhere")
+    assert not any(warning.startswith("little to gain") for warning in report.warnings)
