@@ -113,10 +113,9 @@ class SizedProxy(fx.Proxy):
         raise TypeError("symbolically traced variables cannot be used as integers")
 
     def __len__(self) -> int:
-        known = self._known()
-        if isinstance(known, (tuple, list)):
-            return len(known)
-        return super().__len__()
+        tracer: Any = self.tracer
+        length: int | None = tracer.length(self)
+        return super().__len__() if length is None else length
 
 
 class RecordBatch(TorchFunctionMode):
@@ -144,6 +143,28 @@ def _is_open(leaf: Any) -> bool:
     return type(leaf) in (Sizes, SizedProxy, fx.proxy.Attribute)
 
 
+_INTO_A_NUMBER = ("chunk", "tensor_split")  # of parts, unless there are fewer samples than that
+_BY_SIZE = ("split", "unbind", "hsplit", "vsplit", "dsplit")
+
+
+def _depends_on_size(node: fx.Node, source: Any, length: int) -> bool:
+    """Whether another height or width may give the sequence that ``node`` computes another length.
+
+    The number of parts along the channels is the model's own; along positions it is not.
+    """
+    name = str(getattr(node.target, "__name__", node.target)).rpartition(".")[2]
+    if name not in (*_INTO_A_NUMBER, *_BY_SIZE) or not isinstance(source, Tensor):
+        return False
+    given = dict(zip(("parts", "dim"), node.args[1:], strict=False)) | dict(node.kwargs)
+    if name == "unbind":
+        given = {"dim": given.get("dim", given.get("parts", 0))}
+    parts = next((value for key, value in given.items() if key != "dim"), None)
+    if isinstance(parts, (tuple, list)) or (name in _INTO_A_NUMBER and parts == length):
+        return False
+    dim = given.get("dim", 0)
+    return not (isinstance(dim, int) and dim % source.ndim == 1 and source.ndim > 3)
+
+
 class SizedTracer(fx.Tracer):
     """A tracer whose values are computed on fake tensors as they are traced.
 
@@ -167,6 +188,17 @@ class SizedTracer(fx.Tracer):
         if self._mode is None or not self.sizes_known or proxy.node in self._batches:
             return None
         return self._values.get(proxy.node)
+
+    def length(self, proxy: fx.Proxy) -> int | None:
+        """The number of entries of a sequence, wherever in the model no size decides it; None if unknown."""
+        value = self._values.get(proxy.node)
+        if self._mode is None or not isinstance(value, (tuple, list)):
+            return None
+        sources = proxy.node.all_input_nodes
+        source = self._values.get(sources[0]) if sources else None
+        if _depends_on_size(proxy.node, source, len(value)) and not self.sizes_known:
+            return None
+        return len(value)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return super().proxy(node) if self._mode is None else SizedProxy(node, self)
@@ -217,12 +249,11 @@ class SizedTracer(fx.Tracer):
         return super().to_bool(obj)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        known = self.known(obj)
-        if not isinstance(known, (tuple, list)):
-            # A tensor's first dimension is the batch, whose size must stay open.
+        length = self.length(obj)
+        if length is None:  # a tensor, too: its first dimension is the batch, whose size must stay open
             return super().iter(obj)
         return iter(
-            [self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in range(len(known))]
+            [self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in range(length)]
         )
 
     def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:

@@ -109,6 +109,48 @@ def test_an_untraceable_root_without_parts() -> None:
     assert (caught.value.where or "").endswith(line_of(Root, "x.sum() > 0"))
 
 
+# The number of parts is the model's own: sizes stay open ------------------------------------------------------
+
+
+def chunks(net: Any, x: Tensor) -> Tensor:
+    parts = x.chunk(4, 1)
+    return net.conv(torch.cat([part * i for i, part in enumerate(parts)][: len(parts)], 1))
+
+
+def listed_chunks(net: Any, x: Tensor) -> Tensor:
+    parts = list(torch.chunk(x, chunks=2, dim=-3))
+    parts.extend(parts[-1] * i for i in range(2))
+    return net.conv(torch.cat(parts[:1] + parts[-1:], 1))
+
+
+def splits(net: Any, x: Tensor) -> Tensor:
+    return net.conv(torch.cat(list(reversed([*torch.split(x, 2, dim=1)])), 1))
+
+
+def listed_sizes(net: Any, x: Tensor) -> Tensor:
+    return net.conv(torch.cat([part * 2 for part in x.split([3, 5], 1)], 1))
+
+
+def chunked_rows(net: Any, x: Tensor) -> Tensor:
+    return net.conv(torch.cat([part * 2 for part in x.chunk(2, 2)], 2))
+
+
+PARTS = (chunks, listed_chunks, splits, listed_sizes, chunked_rows)
+
+
+@pytest.mark.parametrize("function", PARTS)
+@pytest.mark.parametrize("inside", [True, False], ids=["a submodule", "the root"])
+def test_a_number_of_parts_leaves_the_sizes_open(function: Any, inside: bool) -> None:
+    model = (Conv(Asks(function)) if inside else Asks(function)).double().eval()
+    channels = 3 if inside else 8
+    traced = trace(model, noise(2, channels, 8, 6))
+    assert (traced.opaque, traced.fixed_sizes, traced.parts) == ((), (), None)
+    for sizes in ((2, 8, 6), (1, 7, 10), (3, 12, 5)):
+        x = noise(sizes[0], channels, *sizes[1:], seed=sizes[1])
+        with torch.no_grad():
+            assert torch.equal(traced.module(x), model(x))
+
+
 # Sizes decide: traced for the example's height and width ------------------------------------------------------
 
 
@@ -129,9 +171,9 @@ def asserts(net: Any, x: Tensor) -> Tensor:
     return net.conv(x)
 
 
-def chunks(net: Any, x: Tensor) -> Tensor:
-    parts = x.chunk(4, 1)
-    return net.conv(torch.cat([part * i for i, part in enumerate(parts)][: len(parts)], 1))
+def rows(net: Any, x: Tensor) -> Tensor:
+    parts = x.split(2, 2)
+    return net.conv(torch.cat([part * i for i, part in enumerate(parts)][: len(parts)], 2))
 
 
 def same_shape(net: Any, x: Tensor) -> Tensor:
@@ -139,7 +181,7 @@ def same_shape(net: Any, x: Tensor) -> Tensor:
     return x + y if x.shape == y.shape else y
 
 
-BY_SIZE = (pads_odd, flattens, asserts, chunks, same_shape)
+BY_SIZE = (pads_odd, flattens, asserts, rows, same_shape)
 
 
 @pytest.mark.parametrize("function", BY_SIZE)
