@@ -1,4 +1,4 @@
-"""What calibration costs at real sizes: ``python -m tests.benchmarks.calibration [--model M] [--effort fast]``.
+"""What calibration costs at real sizes: ``python -m tests.benchmarks.calibration [--effort fast]``.
 
 Prints, by phase, wall and CPU seconds, the most memory resident, and the relative output error that is left,
 for an untrained model whose BatchNorms were settled by a few passes. ResNet-50 at 224x224 with 64 images on
@@ -195,7 +195,10 @@ def main() -> None:
         settings = vars(options) | {"torch": torch.__version__, "load": os.getloadavg()}
         print(json.dumps({"settings": settings, "phases": [asdict(p) for p in phases]}, indent=2))
         return
-    print(f"{options.model}, {options.images} images of {options.size}x{options.size}, {options.effort},", end="")
+    print(
+        f"{options.model}, {options.images} images of {options.size}x{options.size}, {options.effort},",
+        end="",
+    )
     print(f" alpha {options.alpha}; torch {torch.__version__}, {options.threads} threads,", end="")
     print(f" load {os.getloadavg()[0]:.1f}\n")
     _print(phases, options.effort)
