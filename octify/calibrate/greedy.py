@@ -11,6 +11,11 @@ away its taps H and gives its taps L:
 
 (block matrix inversion). Outputs are weighted by their Fisher information. A sixteenth of the
 channels is chosen at a time.
+
+That takes the low channel for ``P`` of the original's. What the converted network makes of it at
+half resolution is not (``production.noise``); that error, read by the same weights W, costs in
+addition ``noise_c tr(W_c' cov(L_c) W_c)``. Along a residual stream it accumulates, so it counts more
+than once.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from torch import Tensor, nn
 
 from octify.calibrate.channels import Chunks, choices, with_channels
 from octify.calibrate.observe import Observer, observe, sensitivity
+from octify.calibrate.production import noise
 from octify.calibrate.rows import read_taps, sample
 from octify.kernels import path
 from octify.layout import DENSE, ConvNode, Ids, Layout, Mask
@@ -37,7 +43,8 @@ from octify.plan.resolve import resolve
 from octify.trace import Traced
 
 ROUNDS = 16
-_RIDGE = 1e-3
+_RIDGE = 1e-2  # of the mean variance of a tap
+_NOISE = 3.0  # 1 to 10 are alike
 _FISHER_IMAGES = 64
 
 
@@ -81,7 +88,8 @@ def by_greedy(
     """``plan`` with the low channels whose loss is repaired best by refitting."""
     resolved = resolve(traced, plan)
     layout = resolved.layout
-    readers = _collect(traced, layout, chunks, rows, seed)
+    noisy = noise(traced, layout, chunks, seed=seed)
+    readers = _collect(traced, layout, chunks, rows, seed, noisy)
     low = np.zeros_like(resolved.low)
     sets = choices(layout)
     for done, members in enumerate(sets):
@@ -115,13 +123,16 @@ def _choose_set(
 class _Weighted:
     """A reader with its importance-weighted covariance, ready to be asked for costs."""
 
-    def __init__(self, reader: Reader, weights: Tensor) -> None:
+    def __init__(self, reader: Reader, weights: Tensor, noisy: np.ndarray) -> None:
         self.classes, self.taps, self.outputs = reader.classes, reader.taps, reader.outputs
         self.cov = reader.covariance(weights)
         half = (len(self.cov) - self.outputs) // 2
         self.high, self.low = slice(0, half), slice(half, 2 * half)
         diagonal = self.cov.diagonal()
         self.ridge = float(_RIDGE * diagonal[:half].mean().clamp_min(1e-20))
+        self.kept = 1 - np.minimum(
+            1.0, _NOISE * np.where(self.classes != DENSE, noisy[np.maximum(self.classes, 0)], 0.0)
+        )
 
     def costs(self, low: Mask) -> tuple[Ids, np.ndarray]:
         """Classes of the channels that are high now, and what making each low would cost."""
@@ -155,10 +166,13 @@ class _Weighted:
         r = r_all.reshape(m, k, -1) + b_h @ qs
         rest = g_ll - m_full + b_h @ qb + self.ridge * torch.eye(k, dtype=self.cov.dtype)
         regained = (r * torch.linalg.solve(rest, r)).sum((1, 2))
-        return self.classes[places.numpy()], (lost - regained).numpy()
+        chosen = places.numpy()
+        return self.classes[chosen], lost.numpy() - self.kept[chosen] * regained.numpy()
 
 
-def _collect(traced: Traced, layout: Layout, chunks: Chunks, rows: int, seed: int) -> list[_Weighted]:
+def _collect(
+    traced: Traced, layout: Layout, chunks: Chunks, rows: int, seed: int, noisy: np.ndarray
+) -> list[_Weighted]:
     """One reader for each group of each convolution that mixes coupled channels."""
     convs = [conv for conv in layout.convs if (conv.ids_in != DENSE).any() and _mixes(traced, conv)]
     images = sum(len(chunk[0]) for chunk in chunks)
@@ -179,7 +193,7 @@ def _collect(traced: Traced, layout: Layout, chunks: Chunks, rows: int, seed: in
             usable = weights is not None and len(weights) == len(group) * reader.outputs
             part = weights.cpu().reshape(len(group), -1)[i] if usable and weights is not None else None
             part = torch.ones(reader.outputs) if part is None else part
-            result.append(_Weighted(reader, part))
+            result.append(_Weighted(reader, part, noisy))
     return result
 
 
