@@ -5,6 +5,10 @@ For every convolution that reads coupled channels, one covariance over sampled p
 convolution is refitted (``sweep`` has the formulas). Outputs are weighted by their Fisher
 information. A sixteenth of the channels is chosen at a time.
 
+That takes the low channel for ``P`` of the original's. What the converted network makes of it at
+half resolution is not (``production.noise``); of what is regained that share is lost again, and more
+than once: along a residual stream it accumulates.
+
 Memory, whatever the number and the size of images: covariances of at most 1 GiB at a time (or
 those of one coupled set), for which the original runs again, and the swept ones of one coupled set.
 """
@@ -22,6 +26,7 @@ from torch import Tensor, nn
 from octify.calibrate.channels import Chunks, choices, with_channels
 from octify.calibrate.gram import add_gram, mirror
 from octify.calibrate.observe import Observer, observe, sensitivity
+from octify.calibrate.production import noise
 from octify.calibrate.rows import read_taps, sample
 from octify.calibrate.sweep import Sweep, swept
 from octify.kernels import path
@@ -35,7 +40,8 @@ from octify.plan.resolve import resolve
 from octify.trace import Traced
 
 ROUNDS = 16
-_RIDGE = 1e-3
+_RIDGE = 1e-2  # of the mean variance of a tap
+_NOISE = 3.0  # 1 to 10 are alike
 _FISHER_IMAGES = 64
 _MOST_BYTES = 2**30  # of covariances that are collected in one run of the original
 
@@ -49,6 +55,8 @@ class Reader:
         ``[taps of x (channel-major), taps of Pi x, y]``.
     importance:
         Of each output, (O,).
+    kept:
+        Of each channel, (C,): the share of what refitting regains that lasts.
     """
 
     classes: Ids
@@ -57,6 +65,7 @@ class Reader:
     total: Tensor = field(repr=False)
     mean: Tensor = field(repr=False)
     importance: Tensor = field(repr=False)
+    kept: Tensor = field(repr=False)
     rows: int = 0
 
     def add(self, features: Tensor) -> None:
@@ -88,7 +97,11 @@ class Reader:
         cov.addr_(mean[index], mean[index], alpha=-1).mul_(scale[:, None]).mul_(scale)
         cov.diagonal()[: -self.outputs].add_(ridge)
         return self.classes[places.numpy()], Sweep(
-            swept(cov, half), high, half + torch.arange(high.numel()).reshape(high.shape), self.outputs
+            swept(cov, half),
+            high,
+            half + torch.arange(high.numel()).reshape(high.shape),
+            self.outputs,
+            self.kept[places],
         )
 
 
@@ -105,12 +118,13 @@ def by_greedy(
     resolved = resolve(traced, plan)
     layout = resolved.layout
     convs = {c.node: c for c in layout.convs if (c.ids_in != DENSE).any() and _mixes(traced, c)}
+    noisy = noise(traced, layout, chunks, seed=seed)
     fisher = sensitivity(traced, _first_images(chunks, _FISHER_IMAGES), list(convs), seed)
     low = np.zeros_like(resolved.low)
     sets = [members for members in choices(layout) if any(resolved.low[cell].any() for cell in members)]
     done = 0
     for some, touched in _passes(traced, sets, convs):
-        readers = _collect(traced, touched, chunks, fisher, rows, seed)
+        readers = _collect(traced, touched, chunks, (fisher, noisy), rows, seed)
         for members in some:
             progress("choosing channels", done, len(sets))
             _choose_set(members, [int(resolved.low[cell].sum()) for cell in members], readers, low)
@@ -162,13 +176,17 @@ def _collect(
     traced: Traced,
     convs: Mapping[str, ConvNode],
     chunks: Chunks,
-    fisher: Mapping[str, Tensor],
+    weights: tuple[Mapping[str, Tensor], np.ndarray],
     rows: int,
     seed: int,
 ) -> list[Reader]:
-    """One reader for each group of each convolution, with its moments."""
+    """One reader for each group of each convolution, with its moments.
+
+    ``weights`` are the outputs' Fisher information, by node, and the channels' noise, by class.
+    """
+    fisher, noisy = weights
     images = sum(len(chunk[0]) for chunk in chunks)
-    readers = {name: _readers(traced, conv, fisher.get(name)) for name, conv in convs.items()}
+    readers = {name: _readers(traced, conv, fisher.get(name), noisy) for name, conv in convs.items()}
     watch = {
         name: _adder(traced, conv, readers[name], max(1, -(-rows // images)), seed)
         for name, conv in convs.items()
@@ -215,12 +233,14 @@ def _bytes(traced: Traced, conv: ConvNode) -> int:
     return int(4 * module.groups * _features(module) ** 2)
 
 
-def _readers(traced: Traced, conv: ConvNode, fisher: Tensor | None) -> list[Reader]:
+def _readers(traced: Traced, conv: ConvNode, fisher: Tensor | None, noisy: np.ndarray) -> list[Reader]:
     module = _convolution(traced, conv)
     groups, size = module.groups, _features(module)
     each_in, each_out = module.in_channels // groups, module.out_channels // groups
     usable = fisher is not None and len(fisher) == module.out_channels
     importance = fisher.cpu() if usable and fisher is not None else torch.ones(module.out_channels)
+    coupled = np.where(conv.ids_in != DENSE, noisy[np.maximum(conv.ids_in, 0)], 0.0)
+    kept = torch.from_numpy(1 - np.minimum(1.0, _NOISE * coupled))
     return [
         Reader(
             conv.ids_in[g * each_in : (g + 1) * each_in],
@@ -229,6 +249,7 @@ def _readers(traced: Traced, conv: ConvNode, fisher: Tensor | None) -> list[Read
             torch.zeros(size, size),
             torch.zeros(size),
             importance[g * each_out : (g + 1) * each_out],
+            kept[g * each_in : (g + 1) * each_in],
         )
         for g in range(groups)
     ]

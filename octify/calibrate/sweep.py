@@ -62,10 +62,15 @@ class Sweep:
         (candidates, taps): where the taps of x, and of Pi x, of each channel that may become low are.
     outputs:
         How many features Y has, the last ones.
+    kept:
+        (candidates,): the share of what is regained that lasts (``production``); all of it by default.
     """
 
-    def __init__(self, matrix: Tensor, high: Tensor, low: Tensor, outputs: int) -> None:
+    def __init__(
+        self, matrix: Tensor, high: Tensor, low: Tensor, outputs: int, kept: Tensor | None = None
+    ) -> None:
         self.matrix, self.high, self.low, self.outputs = matrix, high, low, outputs
+        self.kept = matrix.new_ones(len(high)) if kept is None else kept
 
     def costs(self) -> Tensor:
         """What making each candidate low adds to the error that refitting leaves, (candidates,).
@@ -84,7 +89,7 @@ class Sweep:
         r = t[low[:, :, None], y] + b @ qs
         m = t[low[:, :, None], low[:, None, :]] + b @ qb
         lost, regained = (s * qs).sum((1, 2)), (r * torch.linalg.solve(m, r)).sum((1, 2))
-        return torch.sub(lost, regained)
+        return torch.sub(lost, self.kept * regained)
 
     def lower(self, chosen: Tensor) -> None:
         """Make the candidates ``chosen`` (a mask) low; they are candidates no longer."""
@@ -96,3 +101,4 @@ class Sweep:
         place = place.cumsum(0) - 1
         self.matrix = entered(without(self.matrix, gone), place[new])
         self.high, self.low = place[self.high[~chosen]], place[self.low[~chosen]]
+        self.kept = self.kept[~chosen]

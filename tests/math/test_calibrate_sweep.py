@@ -83,7 +83,8 @@ def test_costs_are_what_refitting_anew_loses(
     size = rows.shape[1]
     total, mean = rows.new_zeros(size, size), rows.new_zeros(size)
     importance = torch.rand(outputs, generator=generator, dtype=torch.float64)
-    reader = Reader(classes, taps, outputs, total, mean, importance)
+    kept = torch.rand(len(classes), generator=generator, dtype=torch.float64)
+    reader = Reader(classes, taps, outputs, total, mean, importance, kept)
     for part in rows.split(17):
         reader.add(part)
     mirror(reader.total)
@@ -105,25 +106,27 @@ def test_costs_are_what_refitting_anew_loses(
 def check_costs(rows: Tensor, reader: Reader, low: np.ndarray, ids: np.ndarray, costs: Tensor) -> None:
     cov = torch.cov(rows.T, correction=0)
     half = len(reader.classes) * reader.taps
-    cov.diagonal()[: 2 * half] += 1e-3 * cov.diagonal()[:half].mean()
+    cov.diagonal()[: 2 * half] += greedy._RIDGE * cov.diagonal()[:half].mean()
     scale = torch.cat([cov.new_ones(2 * half), reader.importance.sqrt()])
     cov = cov * scale * scale[:, None]
     y = list(range(2 * half, len(cov)))
 
-    def active(lows: np.ndarray) -> list[int]:
+    def active(lows: np.ndarray, gone: int | None = None) -> list[int]:
         """Where the features that are read are."""
         taps = range(reader.taps)
         is_low = [c != DENSE and bool(lows[c]) for c in reader.classes]
-        return [n * reader.taps + t + half * is_low[n] for n in range(len(is_low)) for t in taps]
+        left = [n for n, c in enumerate(reader.classes) if gone is None or c != gone]
+        return [n * reader.taps + t + half * is_low[n] for n in left for t in taps]
 
     now = refitted_error(cov, active(low), y)
     for channel, cost in zip(ids, costs, strict=True):
         then = low.copy()
         then[channel] = True
+        kept = float(reader.kept[list(reader.classes).index(channel)])
+        after, without_it = refitted_error(cov, active(then), y), refitted_error(cov, active(low, channel), y)
         # The condition number is below 1e3 (the ridge) times the features' spread, itself below 100.
-        assert abs(float(cost) - (refitted_error(cov, active(then), y) - now)) <= 1e5 * 100 * EPS * float(
-            cov.diagonal()[y].sum()
-        )
+        most = 1e5 * 100 * EPS * float(cov.diagonal()[y].sum())
+        assert abs(float(cost) - (kept * after + (1 - kept) * without_it - now)) <= most
 
 
 @pytest.mark.parametrize(("columns", "groups"), [(40, 3), (1100, 2)])
