@@ -13,9 +13,8 @@ away its taps H and gives its taps L:
 channels is chosen at a time.
 
 That takes the low channel for ``P`` of the original's. What the converted network makes of it at
-half resolution is not (``production.noise``); that error, read by the same weights W, costs in
-addition ``noise_c tr(W_c' cov(L_c) W_c)``. Along a residual stream it accumulates, so it counts more
-than once.
+half resolution is only partly that: with the share ``noise_c`` (``octify.calibrate.production``) of its
+variance lost, only ``1 - noise_c`` of what it would regain is regained.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ from octify.trace import Traced
 
 ROUNDS = 16
 _RIDGE = 1e-2  # of the mean variance of a tap
-_NOISE = 3.0  # 1 to 10 are alike
 _FISHER_IMAGES = 64
 
 
@@ -130,9 +128,7 @@ class _Weighted:
         self.high, self.low = slice(0, half), slice(half, 2 * half)
         diagonal = self.cov.diagonal()
         self.ridge = float(_RIDGE * diagonal[:half].mean().clamp_min(1e-20))
-        self.kept = 1 - np.minimum(
-            1.0, _NOISE * np.where(self.classes != DENSE, noisy[np.maximum(self.classes, 0)], 0.0)
-        )
+        self.kept = 1 - np.where(self.classes != DENSE, noisy[np.maximum(self.classes, 0)], 0.0)
 
     def costs(self, low: Mask) -> tuple[Ids, np.ndarray]:
         """Classes of the channels that are high now, and what making each low would cost."""

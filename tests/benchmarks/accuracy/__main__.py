@@ -119,9 +119,7 @@ def _show(rows: Sequence[Any], images: int) -> None:
 
     _print(summary.COLUMNS, [summary.cells(row) for row in rows])
     _print(summary.MEAN_COLUMNS, [summary.mean_cells(mean) for mean in summary.means(rows, images)])
-    _print(
-        summary.DEMAND_COLUMNS, [summary.demand_cells(demand) for demand in summary.demands(rows, images)]
-    )
+    _print(summary.DEMAND_COLUMNS, [summary.demand_cells(demand) for demand in summary.demands(rows, images)])
 
 
 def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

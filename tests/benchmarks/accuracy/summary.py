@@ -220,9 +220,7 @@ def _few_images(rows: Rows, images: int) -> list[Demand]:
                 for name in both[0].keys() & both[1].keys()
             }
         over = {name: value for name, value in cost.items() if value > FEW_IMAGES}
-        found.append(
-            _demand(f"standard: {few} images cost at most {FEW_IMAGES:g} points more", cost, over)
-        )
+        found.append(_demand(f"standard: {few} images cost at most {FEW_IMAGES:g} points more", cost, over))
     return found
 
 
