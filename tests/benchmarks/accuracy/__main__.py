@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks.accuracy``: what conversion costs in accuracy, and what calibration brings back.
+"""``python -m tests.benchmarks.accuracy``: what conversion costs in accuracy, what calibration brings back.
 
 Four trained networks on two tasks, at several shares of low channels, with kernel slicing, octify's
 calibrations and structured pruning (methods.py says which). With ``--json OUT`` rows are kept next to OUT
