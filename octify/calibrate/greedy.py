@@ -6,8 +6,8 @@ convolution is refitted (``sweep`` has the formulas). Outputs are weighted by th
 information. A sixteenth of the channels is chosen at a time.
 
 That takes the low channel for ``P`` of the original's. What the converted network makes of it at
-half resolution is not (``production.noise``); of what is regained that share is lost again, and more
-than once: along a residual stream it accumulates.
+half resolution is only partly that: with a share ``noise_c`` (``octify.calibrate.production``) of its
+variance lost, only ``1 - noise_c`` of what it would regain is regained.
 
 Memory, whatever the number and the size of images: covariances of at most 1 GiB at a time (or
 those of one coupled set), for which the original runs again, and the swept ones of one coupled set.
@@ -41,7 +41,6 @@ from octify.trace import Traced
 
 ROUNDS = 16
 _RIDGE = 1e-2  # of the mean variance of a tap
-_NOISE = 3.0  # 1 to 10 are alike
 _FISHER_IMAGES = 64
 _MOST_BYTES = 2**30  # of covariances that are collected in one run of the original
 
@@ -240,7 +239,7 @@ def _readers(traced: Traced, conv: ConvNode, fisher: Tensor | None, noisy: np.nd
     usable = fisher is not None and len(fisher) == module.out_channels
     importance = fisher.cpu() if usable and fisher is not None else torch.ones(module.out_channels)
     coupled = np.where(conv.ids_in != DENSE, noisy[np.maximum(conv.ids_in, 0)], 0.0)
-    kept = torch.from_numpy(1 - np.minimum(1.0, _NOISE * coupled))
+    kept = torch.from_numpy(1 - coupled)
     return [
         Reader(
             conv.ids_in[g * each_in : (g + 1) * each_in],

@@ -5,6 +5,7 @@ repaired; the targets are the original's values behind BatchNorm and residual ad
 
     high   z
     low    the y with act(y) = P act(z) where there is one, else P z
+           (before a max pool: such that the pool over the low branch gives P of the original's pool)
 
 Pooling before the activation would give too low a mean (Jensen), and that shift, accumulated, is
 the main reason naive conversion fails. What the converted model adds behind the convolution (a
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octify.calibrate.affine import scale_and_shift, unscaling, write_norm
@@ -28,7 +30,7 @@ from octify.calibrate.sites import Site, sites
 from octify.calibrate.solve import REFITS, Fit, solve, with_bias
 from octify.kernels import PathName
 from octify.nn import OctaveConv
-from octify.nn.functional import output_sizes, pool
+from octify.nn.functional import low_size, output_sizes, pool
 from octify.rewrite import Rewritten
 from octify.trace import Traced
 
@@ -230,8 +232,25 @@ def _target(z: Tensor, branch: str, site: Site, where: Positions) -> Tensor:
     plain = where.pick(pool(z))
     if site.activation is None:
         return plain
-    inverse, valid = site.activation.inverse(where.pick(pool(site.activation.apply(z))))
+    made = site.activation.apply(z)
+    low = pool(made)
+    if site.max_pool is not None and site.conv.kernels == "paper":
+        low = low + max_pool_gap(site.max_pool, made)
+    inverse, valid = site.activation.inverse(where.pick(low))
     return torch.where(valid, inverse, plain)
+
+
+def max_pool_gap(max_pool: nn.Module, made: Tensor) -> Tensor | float:
+    """What the low branch lacks for a max pool over it to give ``P max_pool(made)``, at its resolution.
+
+    The maximum of block means is less than the mean of maxima. Every sample of a window is raised by the
+    same amount, so the maximum stays where it was.
+    """
+    gap: Tensor = pool(max_pool(made)) - max_pool(pool(made))
+    size = low_size(made.shape[2:])
+    if any(n % m for n, m in zip(size, gap.shape[2:], strict=True)):  # windows that overlap an odd end
+        return 0.0
+    return F.interpolate(gap, size=size, mode="nearest")
 
 
 def _converted_skips(site: Site, branch: str, student: Stream, chunk: int, where: Positions) -> Tensor | None:

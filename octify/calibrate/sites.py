@@ -52,6 +52,8 @@ class Site:
 
     norm:
         The original's BatchNorm behind it, or None; ``norm_high`` and ``norm_low`` are the converted ones.
+    max_pool:
+        The max pool that alone reads the activation, or None.
     """
 
     path: str
@@ -65,6 +67,7 @@ class Site:
     norm_low: nn.Module | None
     skips: tuple[Skip, ...]
     activation: Activation | None
+    max_pool: nn.Module | None = None
     channels_last: bool = False
 
     def as_map(self, value: Tensor) -> Tensor:
@@ -140,6 +143,7 @@ def _site(
             current = user
         else:
             act = elementwise(traced, user)
+            current = user
             break
     return Site(
         str(node.target),
@@ -153,8 +157,15 @@ def _site(
         parts[1],
         tuple(skips),
         None if act is None else Activation.of(act),
+        None if act is None else _max_pool(traced, current),
         isinstance(traced.submodule(node), nn.Linear),
     )
+
+
+def _max_pool(traced: Traced, activated: fx.Node) -> nn.Module | None:
+    user = only_user(activated)
+    module = None if user is None else traced.submodule(user)
+    return module if isinstance(module, (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)) else None
 
 
 def is_affine_norm(module: nn.Module) -> bool:
