@@ -25,7 +25,7 @@ from octify.calibrate.observe import Observer, observe, sensitivity
 from octify.calibrate.rows import read_taps, sample
 from octify.calibrate.sweep import Sweep, swept
 from octify.kernels import path
-from octify.layout import DENSE, ConvNode, Ids, Mask
+from octify.layout import DENSE, ConvNode, Ids, Layout, Mask
 from octify.nn.conv import axes_of
 from octify.nn.functional import project
 from octify.ops.conv import is_depthwise
@@ -103,25 +103,74 @@ def by_greedy(
 ) -> Plan:
     """``plan`` with the low channels whose loss is repaired best by refitting."""
     resolved = resolve(traced, plan)
-    layout = resolved.layout
-    convs = {c.node: c for c in layout.convs if (c.ids_in != DENSE).any() and _mixes(traced, c)}
-    fisher = sensitivity(traced, _first_images(chunks, _FISHER_IMAGES), list(convs), seed)
     low = np.zeros_like(resolved.low)
-    sets = [members for members in choices(layout) if any(resolved.low[cell].any() for cell in members)]
+    sets = [some for some in choices(resolved.layout) if any(resolved.low[cell].any() for cell in some)]
     done = 0
-    for some, touched in _passes(traced, sets, convs):
-        readers = _collect(traced, touched, chunks, fisher, rows, seed)
+    for some, readers in collected(traced, resolved.layout, sets, chunks, rows=rows, seed=seed):
         for members in some:
             progress("choosing channels", done, len(sets))
-            _choose_set(members, [int(resolved.low[cell].sum()) for cell in members], readers, low)
+            choose_set(members, [int(resolved.low[cell].sum()) for cell in members], readers, low)
             done += 1
-    return with_channels(plan, layout, low)
+        del readers  # before the next are collected
+    return with_channels(plan, resolved.layout, low)
+
+
+def choose_set(members: Sequence[Ids], wanted: Sequence[int], readers: Sequence[Reader], low: Mask) -> None:
+    """Choose the low channels of one coupled set, in place."""
+    choice = Choice(members, readers, low)
+    left = list(wanted)
+    while any(left):
+        steps = [min(n, max(1, math.ceil(len(cell) / ROUNDS))) for n, cell in zip(left, members, strict=True)]
+        choice.take(steps)
+        left = [n - step for n, step in zip(left, steps, strict=True)]
+
+
+class Choice:
+    """The low channels of one coupled set, chosen a few at a time: ``low`` is changed in place."""
+
+    def __init__(self, members: Sequence[Ids], readers: Sequence[Reader], low: Mask) -> None:
+        every = np.concatenate(members)
+        self.members, self.low = members, low
+        self.readers = [reader for reader in readers if np.isin(reader.classes, every).any()]
+        self._sweeps = [reader.sweep(low, every) for reader in self.readers]
+
+    def take(self, counts: Sequence[int]) -> None:
+        """Make ``counts`` channels more of each cell of the set low: those that cost least."""
+        self._catch_up()
+        cost = np.zeros(len(self.low))
+        for ids, sweep in self._sweeps:
+            lost, regained = sweep.costs()
+            np.add.at(cost, ids, (lost - regained).numpy())
+        for count, cell in zip(counts, self.members, strict=True):
+            free = cell[~self.low[cell]]
+            self.low[free[np.argsort(cost[free], kind="stable")[:count]]] = True
+
+    def errors(self) -> list[float]:
+        """What refitting leaves of the outputs' (weighted) variance, for each of ``readers``."""
+        self._catch_up()
+        return [sweep.error() for _, sweep in self._sweeps]
+
+    def _catch_up(self) -> None:
+        """Tell the sweeps what has been taken since; the last taking is never told, unless asked for."""
+        for i, (ids, sweep) in enumerate(self._sweeps):
+            taken = self.low[ids]
+            sweep.lower(torch.from_numpy(taken))
+            self._sweeps[i] = (ids[~taken], sweep)
+
+
+def collected(
+    traced: Traced, layout: Layout, sets: Sequence[Sequence[Ids]], chunks: Chunks, *, rows: int, seed: int
+) -> Iterator[tuple[list[Sequence[Ids]], list[Reader]]]:
+    """Coupled sets in order, as many at a time as have covariances that fit, and all that read them."""
+    convs = {c.node: c for c in layout.convs if (c.ids_in != DENSE).any() and _mixes(traced, c)}
+    fisher = sensitivity(traced, _first_images(chunks, _FISHER_IMAGES), list(convs), seed) if sets else {}
+    for some, touched in _passes(traced, sets, convs):
+        yield some, _collect(traced, touched, chunks, fisher, rows, seed)
 
 
 def _passes(
     traced: Traced, sets: Sequence[Sequence[Ids]], convs: Mapping[str, ConvNode]
 ) -> Iterator[tuple[list[Sequence[Ids]], dict[str, ConvNode]]]:
-    """Coupled sets in order, as many at a time as have covariances that fit, and their readers."""
     some: list[Sequence[Ids]] = []
     touched: dict[str, ConvNode] = {}
     for members in sets:
@@ -134,28 +183,6 @@ def _passes(
         touched |= mine
     if some:
         yield some, touched
-
-
-def _choose_set(members: Sequence[Ids], wanted: Sequence[int], readers: Sequence[Reader], low: Mask) -> None:
-    """Choose the low channels of one coupled set, in place."""
-    every = np.concatenate(members)
-    touching = [r.sweep(low, every) for r in readers if np.isin(r.classes, every).any()]
-    taken = [0] * len(members)
-    while True:
-        cost = np.zeros(len(low))
-        for ids, sweep in touching:
-            np.add.at(cost, ids, sweep.costs().numpy())
-        for i, cell in enumerate(members):
-            step = min(wanted[i] - taken[i], max(1, math.ceil(len(cell) / ROUNDS)))
-            if step > 0:
-                free = cell[~low[cell]]
-                low[free[np.argsort(cost[free], kind="stable")[:step]]] = True
-                taken[i] += step
-        if taken == list(wanted):
-            return
-        for i, (ids, sweep) in enumerate(touching):
-            sweep.lower(torch.from_numpy(low[ids]))
-            touching[i] = (ids[~low[ids]], sweep)
 
 
 def _collect(

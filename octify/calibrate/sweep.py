@@ -67,8 +67,12 @@ class Sweep:
     def __init__(self, matrix: Tensor, high: Tensor, low: Tensor, outputs: int) -> None:
         self.matrix, self.high, self.low, self.outputs = matrix, high, low, outputs
 
-    def costs(self) -> Tensor:
-        """What making each candidate low adds to the error that refitting leaves, (candidates,).
+    def error(self) -> float:
+        """What refitting leaves of the outputs' variance."""
+        return float(self.matrix.diagonal()[-self.outputs :].sum())
+
+    def costs(self) -> tuple[Tensor, Tensor]:
+        """By how much making each candidate low raises and lowers ``error``, (candidates,) each.
 
         lost    tr(S_H' Q_HH^-1 S_H)
         regained tr(r' M^-1 r),   r = T_LY + B_H Q_HH^-1 S_H,   M = T_LL + B_H Q_HH^-1 B_H'
@@ -83,8 +87,7 @@ class Sweep:
         qs, qb = solved[:, :, : self.outputs], solved[:, :, self.outputs :]
         r = t[low[:, :, None], y] + b @ qs
         m = t[low[:, :, None], low[:, None, :]] + b @ qb
-        lost, regained = (s * qs).sum((1, 2)), (r * torch.linalg.solve(m, r)).sum((1, 2))
-        return torch.sub(lost, regained)
+        return (s * qs).sum((1, 2)), (r * torch.linalg.solve(m, r)).sum((1, 2))
 
     def lower(self, chosen: Tensor) -> None:
         """Make the candidates ``chosen`` (a mask) low; they are candidates no longer."""

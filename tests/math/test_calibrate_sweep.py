@@ -93,7 +93,10 @@ def test_costs_are_what_refitting_anew_loses(
     low[list(before)] = True
     ids, sweep = reader.sweep(low, np.arange(channels))
     for _ in range(2):
-        check_costs(rows, reader, low, ids, sweep.costs())
+        lost, regained = sweep.costs()
+        assert (lost > 0).all()
+        assert (regained >= 0).all()
+        check_costs(rows, reader, low, ids, lost - regained, sweep.error())
         chosen = data.draw(st.sets(st.sampled_from(sorted(ids.tolist())), max_size=len(ids)))
         low[list(chosen)] = True
         sweep.lower(torch.from_numpy(low[ids]))
@@ -102,7 +105,9 @@ def test_costs_are_what_refitting_anew_loses(
             break
 
 
-def check_costs(rows: Tensor, reader: Reader, low: np.ndarray, ids: np.ndarray, costs: Tensor) -> None:
+def check_costs(
+    rows: Tensor, reader: Reader, low: np.ndarray, ids: np.ndarray, costs: Tensor, error: float
+) -> None:
     cov = torch.cov(rows.T, correction=0)
     half = len(reader.classes) * reader.taps
     cov.diagonal()[: 2 * half] += 1e-3 * cov.diagonal()[:half].mean()
@@ -116,14 +121,14 @@ def check_costs(rows: Tensor, reader: Reader, low: np.ndarray, ids: np.ndarray, 
         is_low = [c != DENSE and bool(lows[c]) for c in reader.classes]
         return [n * reader.taps + t + half * is_low[n] for n in range(len(is_low)) for t in taps]
 
+    # The condition number is below 1e3 (the ridge) times the features' spread, itself below 100.
+    tolerance = 1e5 * 100 * EPS * float(cov.diagonal()[y].sum())
     now = refitted_error(cov, active(low), y)
+    assert abs(error - now) <= tolerance
     for channel, cost in zip(ids, costs, strict=True):
         then = low.copy()
         then[channel] = True
-        # The condition number is below 1e3 (the ridge) times the features' spread, itself below 100.
-        assert abs(float(cost) - (refitted_error(cov, active(then), y) - now)) <= 1e5 * 100 * EPS * float(
-            cov.diagonal()[y].sum()
-        )
+        assert abs(float(cost) - (refitted_error(cov, active(then), y) - now)) <= tolerance
 
 
 @pytest.mark.parametrize(("columns", "groups"), [(40, 3), (1100, 2)])
