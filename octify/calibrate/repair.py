@@ -38,6 +38,7 @@ from octify.calibrate.rows import (
 from octify.calibrate.sites import Site, sites
 from octify.calibrate.solve import REFITS, Fit, solve, with_bias
 from octify.calibrate.store import Store
+from octify.calibrate.work import Steps, of_fit
 from octify.kernels import PathName
 from octify.nn import OctaveConv
 from octify.nn.functional import output_sizes, pool
@@ -97,8 +98,11 @@ def repair(
         student = Stream(student_module.graph, student_module, chunks, store)
         for site in todo:
             _hold(site, teacher, student)
+        images = sum(len(chunk[0]) for chunk in chunks)
+        work = [of_fit(traced, site.path, images, rows, refits) for site in todo]
+        steps = Steps(progress, sum(work))
         for done, site in enumerate(todo):
-            progress(site.path, done, len(todo))
+            steps(site.path, work[done])
             generator = torch.Generator().manual_seed(seed * 100_003 + done)
             for branch in ("high", "low"):
                 found = _fit_branch(site, branch, teacher, student, refits, rows, generator)

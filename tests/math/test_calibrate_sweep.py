@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octify.calibrate import greedy
+from octify.calibrate import readers
 from octify.calibrate.gram import add_gram, gram, mirror
-from octify.calibrate.greedy import Reader, by_greedy
+from octify.calibrate.greedy import by_greedy
+from octify.calibrate.readers import Reader
 from octify.calibrate.sweep import entered, swept, without
 from octify.layout import DENSE
 from octify.plan.planner import make_plan
@@ -170,6 +171,6 @@ def test_the_choice_is_the_same_in_one_run_and_in_many_and_in_chunks_of_any_size
     whole = by_greedy(traced, plan, [(x,)], rows=500, seed=3)
     assert whole != plan
     assert by_greedy(traced, plan, [(x,)], rows=500, seed=3) == whole
-    monkeypatch.setattr(greedy, "_MOST_BYTES", 1)
+    monkeypatch.setattr(readers, "_MOST_BYTES", 1)
     assert by_greedy(traced, plan, [(x,)], rows=500, seed=3) == whole
     assert by_greedy(traced, plan, [(part,) for part in x.split(5)], rows=500, seed=3) == whole
