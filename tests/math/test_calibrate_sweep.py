@@ -13,7 +13,7 @@ from octify.calibrate import readers
 from octify.calibrate.gram import add_gram, gram, mirror
 from octify.calibrate.greedy import by_greedy
 from octify.calibrate.readers import Reader
-from octify.calibrate.sweep import entered, swept, without
+from octify.calibrate.sweep import exchanged, swept
 from octify.layout import DENSE
 from octify.plan.planner import make_plan
 from octify.ruleset import load_rules
@@ -52,15 +52,14 @@ def test_a_downdated_inverse_is_the_inverse_of_what_is_left(
     gone = data.draw(st.lists(st.integers(0, active - 1), min_size=1, max_size=active - 1, unique=True))
     new = data.draw(st.lists(st.integers(active, active + rest - 1), min_size=1, max_size=rest, unique=True))
     left = [i for i in range(len(cov)) if i not in gone]
-    now = torch.tensor([left.index(i) for i in new])
-    found = entered(without(swept(cov.clone(), active), torch.tensor(gone)), now)
+    found = exchanged(swept(cov.clone(), active), torch.tensor(gone), torch.tensor(new))
     # The same features swept at once: first those that are active, then the others.
     members = [i for i in left if i < active or i in new]
     others = [i for i in left if i not in members]
     order = members + others
     wanted = swept(cov[order][:, order], len(members))
     back = [order.index(i) for i in left]
-    # Every pivot loses what the condition number of what it inverts costs; both have at most that of cov.
+    # Both lose what the condition numbers of what they invert cost, which are at most that of cov.
     scale = wanted.abs().max()
     assert (found - wanted[back][:, back]).abs().max() <= 100 * EPS * spread * len(cov) * scale
 
