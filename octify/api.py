@@ -148,14 +148,16 @@ def convert(
 
 
 def _counting(tell: Progress) -> Callable[[str, int, int], None]:
-    """Progress with a count and the time left, judged from the time taken since the count began."""
-    started: dict[int, float] = {}
+    """Progress with the share of a stage's work that is done and the time left to its end, judged from it."""
+    start = 0.0
 
     def count(what: str, done: int, of: int) -> None:
+        nonlocal start
         now = time.perf_counter()
-        start = started.setdefault(of, now)
+        if not done:  # a stage begins
+            start = now
         left = f", about {(now - start) / done * (of - done):.0f} s left" if done else ""
-        tell(f"calibrating: {what} ({done + 1} of {of}{left})")
+        tell(f"calibrating: {what} ({100 * done // of} %{left})")
 
     return count
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octify.calibrate.images import MEMORY, live_bytes
 from octify.trace import Traced
 
 Chunk = tuple[Tensor, ...]
@@ -22,14 +21,12 @@ def enlarged(traced: Traced, chunks: Sequence[Chunk], seed: int) -> tuple[Chunk,
     """``chunks`` and up to three altered copies of them: for least squares, which needs positions.
 
     A late layer has few positions in an image (49 of 7x7) and many unknowns (4608), so a few hundred
-    images are learned by heart. As many copies are made as give the smallest map `ROWS` positions,
-    within the memory that `images.gather` keeps to.
+    images are learned by heart. As many copies are made as give the smallest map `ROWS` positions.
     """
     if not chunks or chunks[0][0].ndim < 4:
         return tuple(chunks)
     images = sum(len(chunk[0]) for chunk in chunks)
-    most = MEMORY // max(1, 2 * live_bytes(traced)) // images
-    copies = min(COPIES, most, -(-ROWS // (images * _smallest_map(traced))))
+    copies = min(COPIES, -(-ROWS // (images * _smallest_map(traced))))
     generator = torch.Generator().manual_seed(seed)
     more = [_altered(chunk, generator) for _ in range(copies - 1) for chunk in chunks]
     return (*chunks, *more)

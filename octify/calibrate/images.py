@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ from octify.errors import OctifyError
 from octify.trace import Traced
 
 MOST_IMAGES = 512
-MEMORY = 4 * 2**30  # bytes for the values of teacher and student
+VALUES = 16 * 2**30  # bytes for the values of original and converted model, in memory and files
+INPUTS = 2 * 2**30  # bytes for the inputs themselves, in memory
 _CHUNK = 64 * 2**20  # bytes of the largest value of a chunk
 _HELD_OUT = 8  # one in so many, at most _MOST_HELD_OUT
 _MOST_HELD_OUT = 64
+_LEAST = 16  # inputs that are taken however large they are
 _FEW = 32  # inputs that are too few to keep some aside
 
 
@@ -44,12 +47,13 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
         beyond the model's inputs (labels) is ignored. Inputs with NaN or infinite values are
         skipped and counted.
 
-    Memory: the values alive at the widest cut through the network, for all images, of original and
-    converted model, are kept below 4 GiB by taking fewer images.
+    Fewer are taken, with a warning, where the inputs would need more than 2 GiB, or the values alive
+    at the widest cut through original and converted model, for all of them, more than 16 GiB (most of
+    it on disk: ``store``); at least 16.
 
     Raises OctifyError when there are no inputs, or they do not fit the model.
     """
-    limit = min(most, max(16, MEMORY // max(1, 2 * live_bytes(traced))))
+    limit = min(most, max(_LEAST, _fitting(traced)))
     rows, skipped, more = _rows(traced, data, limit)
     if not rows:
         raise OctifyError(
@@ -61,7 +65,10 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
     if skipped:
         warnings.append(f"{skipped} calibration inputs had NaN or infinite values and were left out")
     if more and limit < most:
-        warnings.append(f"only {limit} calibration inputs were used, to stay within 4 GiB of values")
+        warnings.append(
+            f"only {limit} calibration inputs were used, to stay within {INPUTS // 2**30} GiB of inputs"
+            f" and {VALUES // 2**30} GiB of values"
+        )
     if len(rows) < _FEW:
         warnings.append(
             f"{len(rows)} calibration inputs are few: the fit stays near its start; 256 are enough"
@@ -135,6 +142,13 @@ def chunk_size(traced: Traced) -> int:
     batch = max(1, traced.inputs[0].shape[0])
     largest = max((facts.new_bytes // batch for facts in traced.facts.values()), default=1)
     return int(max(1, min(128, _CHUNK // max(1, largest))))
+
+
+def _fitting(traced: Traced) -> int:
+    """How many inputs there is room for."""
+    batch = max(1, traced.inputs[0].shape[0])
+    each = sum(math.prod(spec.shape) * getattr(torch, spec.dtype).itemsize for spec in traced.inputs) // batch
+    return int(min(INPUTS // max(1, each), VALUES // max(1, 2 * live_bytes(traced))))
 
 
 def live_bytes(traced: Traced) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, fx, nn
 
 from octify.calibrate.execution import out_of_place
 from octify.trace import Traced
+
+_FOR_GRADIENTS = 2**30  # bytes of values that a backward pass reads
 
 Observer = Callable[[Tensor, Tensor], None]
 
@@ -41,15 +43,17 @@ def observe(traced: Traced, chunks: Sequence[tuple[Tensor, ...]], watch: Mapping
 def sensitivity(
     traced: Traced, chunks: Sequence[tuple[Tensor, ...]], names: Sequence[str], seed: int
 ) -> Mapping[str, Tensor]:
-    """Fisher weights of the outputs of the nodes ``names``: mean squared gradient for each channel, (C,).
+    """Fisher weights of the outputs of the nodes ``names``: squared gradient of each channel, (C,).
 
-    The gradient is that of ``-log p_y`` with y drawn from the original's own prediction where the
-    output is (N, classes), else of a random projection of the outputs.
+    Its mean over positions, summed over images; taken in pieces of chunks so small that the values
+    that the backward pass reads stay below 1 GiB. The gradient is that of ``-log p_y`` with y drawn
+    from the original's own prediction where the output is (N, classes), else of a random projection
+    of the outputs.
     """
     module = copy.deepcopy(traced.module).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     totals: dict[str, Tensor] = {}
-    for chunk in chunks:
+    for chunk in _pieces(traced, chunks):
         watched: dict[str, Tensor] = {}
 
         def keep(name: str, into: dict[str, Tensor] = watched) -> Observer:
@@ -66,9 +70,17 @@ def sensitivity(
             grads = torch.autograd.grad(loss, [watched[n] for n in present], allow_unused=True)
         for name, grad in zip(present, grads, strict=True):
             if grad is not None:
-                dims = [0, *range(2, grad.ndim)]
-                totals[name] = totals.get(name, 0) + grad.square().mean(dims)
+                square = grad.square().sum(0)
+                totals[name] = totals.get(name, 0) + square.reshape(len(square), -1).mean(1)
     return totals
+
+
+def _pieces(traced: Traced, chunks: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    batch = max(1, traced.inputs[0].shape[0])
+    each = sum(facts.new_bytes for facts in traced.facts.values()) // batch
+    images = max(1, _FOR_GRADIENTS // max(1, each))
+    for chunk in chunks:
+        yield from zip(*(torch.split(x, images) for x in chunk), strict=True)
 
 
 def tensors_of(output: Any) -> list[Tensor]:

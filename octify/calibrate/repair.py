@@ -10,6 +10,9 @@ repaired; the targets are the original's values behind BatchNorm and residual ad
 Pooling before the activation would give too low a mean (Jensen), and that shift, accumulated, is
 the main reason naive conversion fails. What the converted model adds behind the convolution (a
 skip connection with its own error) is subtracted, so the branch repairs it.
+
+Memory, whatever the number of images: what the ``Stream``s hold, and one system at a time, of at
+most ``ROWS`` rows and 600 MB (``rows_wanted``).
 """
 
 from __future__ import annotations
@@ -25,9 +28,19 @@ from torch import Tensor, nn
 from octify.calibrate.affine import scale_and_shift, unscaling, write_norm
 from octify.calibrate.execution import Stream, out_of_place
 from octify.calibrate.order import repair_order
-from octify.calibrate.rows import Positions, features, rows_as_weight, rows_wanted, sample, weight_as_rows
+from octify.calibrate.rows import (
+    Positions,
+    features,
+    joined,
+    rows_as_weight,
+    rows_wanted,
+    sample,
+    weight_as_rows,
+)
 from octify.calibrate.sites import Site, sites
 from octify.calibrate.solve import REFITS, Fit, solve, with_bias
+from octify.calibrate.store import Store
+from octify.calibrate.work import Steps, of_fit
 from octify.kernels import PathName
 from octify.nn import OctaveConv
 from octify.nn.functional import low_size, output_sizes, pool
@@ -82,13 +95,16 @@ def repair(
     teacher_module = copy.deepcopy(traced.module).eval()
     layers: list[LayerError] = []
     fits: dict[tuple[str, str], Fit] = {}
-    with out_of_place(student_module), out_of_place(teacher_module):
-        teacher = Stream(traced.module.graph, teacher_module, chunks)
-        student = Stream(student_module.graph, student_module, chunks)
+    with out_of_place(student_module), out_of_place(teacher_module), Store() as store:
+        teacher = Stream(traced.module.graph, teacher_module, chunks, store)
+        student = Stream(student_module.graph, student_module, chunks, store)
         for site in todo:
             _hold(site, teacher, student)
+        images = sum(len(chunk[0]) for chunk in chunks)
+        work = [of_fit(traced, site.path, images, rows, refits) for site in todo]
+        steps = Steps(progress, sum(work))
         for done, site in enumerate(todo):
-            progress(site.path, done, len(todo))
+            steps(site.path, work[done])
             generator = torch.Generator().manual_seed(seed * 100_003 + done)
             for branch in ("high", "low"):
                 found = _fit_branch(site, branch, teacher, student, refits, rows, generator)
@@ -183,6 +199,7 @@ def _system(
     generator: torch.Generator,
 ) -> _System:
     source = {"high": site.call.args[0], "low": site.call.args[1] if len(site.call.args) > 1 else None}
+    student.reach(*(n for n in source.values() if n is not None))  # type: ignore[arg-type]
     values = {k: None if n is None else student.values(n) for k, n in source.items()}  # type: ignore[arg-type]
     produced = teacher.values(site.node)
     channels = site.high_out if branch == "high" else site.low_out
@@ -196,27 +213,27 @@ def _system(
         branches = {k: None if v is None else v[i] for k, v in values.items()}
         size, high_need, low_need = output_sizes(branches["high"], branches["low"], site.conv.axes)
         need = high_need if branch == "high" else low_need
-        where = sample(len(produced[i]), need, per_image, generator, produced[i].device)
+        y = site.as_map(produced[i])
+        where = sample(len(y), need, per_image, generator, y.device)
         parts = [
             features(site.conv, name, branches[name.split("_")[0]], size, need, where)  # type: ignore[arg-type]
             for name, _ in paths
         ]
         xs.append(with_bias(torch.cat(parts, dim=2)))
-        whole = _original_sum(site, teacher, i, channels)
+        whole = _original_sum(y, site, teacher, i, channels)
         targets.append(_grouped(_target(whole, branch, site, where), groups))
         skip = _converted_skips(site, branch, student, i, where)
         if skip is not None:
             skips.append(_grouped(skip, groups))
-    return _System(torch.cat(xs, 1), torch.cat(targets, 1), torch.cat(skips, 1) if skips else None)
+    return _System(joined(xs), joined(targets), joined(skips) if skips else None)
 
 
 def _grouped(rows: Tensor, groups: int) -> Tensor:
     return rows.reshape(len(rows), groups, -1).movedim(1, 0)
 
 
-def _original_sum(site: Site, teacher: Stream, chunk: int, channels: Sequence[int]) -> Tensor:
+def _original_sum(y: Tensor, site: Site, teacher: Stream, chunk: int, channels: Sequence[int]) -> Tensor:
     """The original's ``channels`` behind BatchNorm and residual additions, (N, len(channels), *size)."""
-    y = site.as_map(teacher.values(site.node)[chunk])
     index = torch.tensor(channels, device=y.device)
     scale, shift = scale_and_shift(site.norm, y.shape[1], y)
     shape = (-1, *(1,) * (y.ndim - 2))

@@ -53,6 +53,19 @@ def rows_wanted(unknowns: int, groups: int, most: int) -> int:
     return max(256, min(most, _MOST_NUMBERS // max(1, unknowns * groups)))
 
 
+def joined(parts: list[Tensor]) -> Tensor:
+    """The rows (groups, R, D) of all chunks as one; ``parts`` is emptied on the way: they are there once."""
+    groups, _, columns = parts[0].shape
+    whole = parts[0].new_empty(groups, sum(part.shape[1] for part in parts), columns)
+    start = 0
+    while parts:
+        part = parts.pop(0)
+        whole[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
+        del part
+    return whole
+
+
 def features(
     conv: OctaveConv, name: PathName, x: Tensor, size: Sequence[int], need: Sequence[int], where: Positions
 ) -> Tensor:

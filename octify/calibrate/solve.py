@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from octify.calibrate.activation import Activation
+from octify.calibrate.gram import gram as gram_of
 
 RIDGE = 1e-2  # of the mean diagonal; 1e-4 to 1e-1 are alike
 REFITS = 4  # more hurt
@@ -54,7 +55,7 @@ def solve(
     initial:
         (groups, D + 1, O), where the ridge pulls.
     """
-    gram = x.transpose(1, 2) @ x
+    gram = gram_of(x)
     rows, unknowns = x.shape[1], x.shape[2] - 1
     mean = gram.diagonal(dim1=1, dim2=2)[:, :unknowns].mean(1).double()
     ridge = (RIDGE * mean).clamp_min(_LEAST * rows)[:, None].expand(-1, unknowns + 1).clone()

@@ -7,8 +7,8 @@ operator", 1979) it holds, with ``Q = cov_AA^-1``, everything that a choice asks
 
     T_AA = -Q,  T_AR = Q cov_AR,  T_RR = cov_RR - cov_RA Q cov_AR      (R = L and Y)
 
-A channel that becomes low leaves A with its taps H and enters it with its taps L: two pivots of the
-rank of its taps, so a round costs a fraction of inverting anew, and gives the same matrix.
+A channel that becomes low leaves A with its taps H and enters it with its taps L: a pivot of twice
+the rank of its taps, so a round costs a fraction of inverting anew, and gives the same matrix.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ def swept(cov: Tensor, count: int) -> Tensor:
     return cov
 
 
-def without(matrix: Tensor, gone: Tensor) -> Tensor:
-    """A swept matrix swept back on the features ``gone`` (indices), which are then left out."""
-    keep = torch.ones(len(matrix), dtype=torch.bool, device=matrix.device)
-    keep[gone] = False
-    rest = keep.nonzero().flatten()
-    column = matrix[rest[:, None], gone]
-    left = matrix[rest[:, None], rest]
-    return left.addmm_(column, torch.linalg.solve(matrix[gone[:, None], gone], column.T), alpha=-1)
+def exchanged(matrix: Tensor, gone: Tensor, new: Tensor) -> Tensor:
+    """A swept matrix after the features ``gone`` (indices) have left A and ``new`` have entered it.
 
-
-def entered(matrix: Tensor, new: Tensor) -> Tensor:
-    """A swept matrix swept on the features ``new`` (indices) as well; in place."""
-    inverse = torch.linalg.inv(matrix[new[:, None], new])
-    column = matrix[:, new]
+    One principal pivot on both, for which T_PP, negative definite on one part and positive on the
+    other, has an inverse. What is gone has no rows in the result.
+    """
+    keep = torch.ones(len(matrix), dtype=torch.long, device=matrix.device)
+    keep[gone] = 0
+    place = keep.cumsum(0) - 1
+    rest, pivot, entered = keep.nonzero().flatten(), torch.cat([gone, new]), place[new]
+    inverse = torch.linalg.inv(matrix[pivot[:, None], pivot])
+    left = matrix.index_select(0, rest)
+    column = left.index_select(1, pivot)
+    left = left.index_select(1, rest)
     scaled = column @ inverse
-    matrix.addmm_(scaled, column.T, alpha=-1)
-    matrix[:, new] = scaled
-    matrix[new, :] = scaled.T
-    matrix[new[:, None], new] = -inverse
-    return matrix
+    left.addmm_(scaled, column.T, alpha=-1)
+    left[:, entered] = scaled[:, len(gone) :]
+    left[entered, :] = scaled[:, len(gone) :].T
+    left[entered[:, None], entered] = -inverse[len(gone) :, len(gone) :]
+    return left
 
 
 class Sweep:
@@ -62,18 +62,17 @@ class Sweep:
         (candidates, taps): where the taps of x, and of Pi x, of each channel that may become low are.
     outputs:
         How many features Y has, the last ones.
-    kept:
-        (candidates,): the share of what is regained that lasts (``production``); all of it by default.
     """
 
-    def __init__(
-        self, matrix: Tensor, high: Tensor, low: Tensor, outputs: int, kept: Tensor | None = None
-    ) -> None:
+    def __init__(self, matrix: Tensor, high: Tensor, low: Tensor, outputs: int) -> None:
         self.matrix, self.high, self.low, self.outputs = matrix, high, low, outputs
-        self.kept = matrix.new_ones(len(high)) if kept is None else kept
 
-    def costs(self) -> Tensor:
-        """What making each candidate low adds to the error that refitting leaves, (candidates,).
+    def error(self) -> float:
+        """What refitting leaves of the outputs' variance."""
+        return float(self.matrix.diagonal()[-self.outputs :].sum())
+
+    def costs(self) -> tuple[Tensor, Tensor]:
+        """By how much making each candidate low raises and lowers ``error``, (candidates,) each.
 
         lost    tr(S_H' Q_HH^-1 S_H)
         regained tr(r' M^-1 r),   r = T_LY + B_H Q_HH^-1 S_H,   M = T_LL + B_H Q_HH^-1 B_H'
@@ -88,17 +87,13 @@ class Sweep:
         qs, qb = solved[:, :, : self.outputs], solved[:, :, self.outputs :]
         r = t[low[:, :, None], y] + b @ qs
         m = t[low[:, :, None], low[:, None, :]] + b @ qb
-        lost, regained = (s * qs).sum((1, 2)), (r * torch.linalg.solve(m, r)).sum((1, 2))
-        return torch.sub(lost, self.kept * regained)
+        return (s * qs).sum((1, 2)), (r * torch.linalg.solve(m, r)).sum((1, 2))
 
     def lower(self, chosen: Tensor) -> None:
         """Make the candidates ``chosen`` (a mask) low; they are candidates no longer."""
         gone, new = self.high[chosen].flatten(), self.low[chosen].flatten()
         if not len(gone):
             return
-        place = torch.ones(len(self.matrix), dtype=torch.long, device=gone.device)
-        place[gone] = 0
-        place = place.cumsum(0) - 1
-        self.matrix = entered(without(self.matrix, gone), place[new])
-        self.high, self.low = place[self.high[~chosen]], place[self.low[~chosen]]
-        self.kept = self.kept[~chosen]
+        self.matrix = exchanged(self.matrix, gone, new)
+        before = torch.bincount(gone, minlength=len(self.matrix) + len(gone)).cumsum(0)
+        self.high, self.low = (index - before[index] for index in (self.high[~chosen], self.low[~chosen]))

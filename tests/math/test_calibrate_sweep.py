@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octify.calibrate import greedy
+from octify.calibrate import readers
 from octify.calibrate.gram import add_gram, gram, mirror
-from octify.calibrate.greedy import Reader, by_greedy
-from octify.calibrate.sweep import entered, swept, without
+from octify.calibrate.greedy import by_greedy
+from octify.calibrate.readers import Reader
+from octify.calibrate.sweep import exchanged, swept
 from octify.layout import DENSE
 from octify.plan.planner import make_plan
 from octify.ruleset import load_rules
@@ -51,15 +52,14 @@ def test_a_downdated_inverse_is_the_inverse_of_what_is_left(
     gone = data.draw(st.lists(st.integers(0, active - 1), min_size=1, max_size=active - 1, unique=True))
     new = data.draw(st.lists(st.integers(active, active + rest - 1), min_size=1, max_size=rest, unique=True))
     left = [i for i in range(len(cov)) if i not in gone]
-    now = torch.tensor([left.index(i) for i in new])
-    found = entered(without(swept(cov.clone(), active), torch.tensor(gone)), now)
+    found = exchanged(swept(cov.clone(), active), torch.tensor(gone), torch.tensor(new))
     # The same features swept at once: first those that are active, then the others.
     members = [i for i in left if i < active or i in new]
     others = [i for i in left if i not in members]
     order = members + others
     wanted = swept(cov[order][:, order], len(members))
     back = [order.index(i) for i in left]
-    # Every pivot loses what the condition number of what it inverts costs; both have at most that of cov.
+    # Both lose what the condition numbers of what they invert cost, which are at most that of cov.
     scale = wanted.abs().max()
     assert (found - wanted[back][:, back]).abs().max() <= 100 * EPS * spread * len(cov) * scale
 
@@ -83,8 +83,7 @@ def test_costs_are_what_refitting_anew_loses(
     size = rows.shape[1]
     total, mean = rows.new_zeros(size, size), rows.new_zeros(size)
     importance = torch.rand(outputs, generator=generator, dtype=torch.float64)
-    kept = torch.rand(len(classes), generator=generator, dtype=torch.float64)
-    reader = Reader(classes, taps, outputs, total, mean, importance, kept)
+    reader = Reader(classes, taps, outputs, total, mean, importance)
     for part in rows.split(17):
         reader.add(part)
     mirror(reader.total)
@@ -94,7 +93,10 @@ def test_costs_are_what_refitting_anew_loses(
     low[list(before)] = True
     ids, sweep = reader.sweep(low, np.arange(channels))
     for _ in range(2):
-        check_costs(rows, reader, low, ids, sweep.costs())
+        lost, regained = sweep.costs()
+        assert (lost > 0).all()
+        assert (regained >= 0).all()
+        check_costs(rows, reader, low, ids, lost - regained, sweep.error())
         chosen = data.draw(st.sets(st.sampled_from(sorted(ids.tolist())), max_size=len(ids)))
         low[list(chosen)] = True
         sweep.lower(torch.from_numpy(low[ids]))
@@ -103,30 +105,30 @@ def test_costs_are_what_refitting_anew_loses(
             break
 
 
-def check_costs(rows: Tensor, reader: Reader, low: np.ndarray, ids: np.ndarray, costs: Tensor) -> None:
+def check_costs(
+    rows: Tensor, reader: Reader, low: np.ndarray, ids: np.ndarray, costs: Tensor, error: float
+) -> None:
     cov = torch.cov(rows.T, correction=0)
     half = len(reader.classes) * reader.taps
-    cov.diagonal()[: 2 * half] += greedy._RIDGE * cov.diagonal()[:half].mean()
+    cov.diagonal()[: 2 * half] += readers._RIDGE * cov.diagonal()[:half].mean()
     scale = torch.cat([cov.new_ones(2 * half), reader.importance.sqrt()])
     cov = cov * scale * scale[:, None]
     y = list(range(2 * half, len(cov)))
 
-    def active(lows: np.ndarray, gone: int | None = None) -> list[int]:
+    def active(lows: np.ndarray) -> list[int]:
         """Where the features that are read are."""
         taps = range(reader.taps)
         is_low = [c != DENSE and bool(lows[c]) for c in reader.classes]
-        left = [n for n, c in enumerate(reader.classes) if gone is None or c != gone]
-        return [n * reader.taps + t + half * is_low[n] for n in left for t in taps]
+        return [n * reader.taps + t + half * is_low[n] for n in range(len(is_low)) for t in taps]
 
+    # The condition number is below 1e3 (the ridge) times the features' spread, itself below 100.
+    tolerance = 1e5 * 100 * EPS * float(cov.diagonal()[y].sum())
     now = refitted_error(cov, active(low), y)
+    assert abs(error - now) <= tolerance
     for channel, cost in zip(ids, costs, strict=True):
         then = low.copy()
         then[channel] = True
-        kept = float(reader.kept[list(reader.classes).index(channel)])
-        after, without_it = refitted_error(cov, active(then), y), refitted_error(cov, active(low, channel), y)
-        # The condition number is below 1e3 (the ridge) times the features' spread, itself below 100.
-        most = 1e5 * 100 * EPS * float(cov.diagonal()[y].sum())
-        assert abs(float(cost) - (kept * after + (1 - kept) * without_it - now)) <= most
+        assert abs(float(cost) - (refitted_error(cov, active(then), y) - now)) <= tolerance
 
 
 @pytest.mark.parametrize(("columns", "groups"), [(40, 3), (1100, 2)])
@@ -168,6 +170,6 @@ def test_the_choice_is_the_same_in_one_run_and_in_many_and_in_chunks_of_any_size
     whole = by_greedy(traced, plan, [(x,)], rows=500, seed=3)
     assert whole != plan
     assert by_greedy(traced, plan, [(x,)], rows=500, seed=3) == whole
-    monkeypatch.setattr(greedy, "_MOST_BYTES", 1)
+    monkeypatch.setattr(readers, "_MOST_BYTES", 1)
     assert by_greedy(traced, plan, [(x,)], rows=500, seed=3) == whole
     assert by_greedy(traced, plan, [(part,) for part in x.split(5)], rows=500, seed=3) == whole
