@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from safetensors.torch import load_file
 from safetensors.torch import save as as_safetensors
 from torch import Tensor, fx, nn
 
+from octify.calibrate.allocate_plans import Plans
+from octify.calibrate.allocate_search import convert_to
+from octify.calibrate.allocate_target import Target
+from octify.calibrate.recipe import Calibrated, calibrate, images_of, order_of
 from octify.errors import OctifyError, PlanError, SourceError
 from octify.export import ExportResult, export_onnx
 from octify.files import staged_directory
@@ -23,7 +27,7 @@ from octify.plan.model import Plan
 from octify.plan.planner import make_plan
 from octify.projection import reference as projected_reference
 from octify.report import Report, build_report, profile_report
-from octify.report.calibrated import with_calibration
+from octify.report.calibrated import with_allocation, with_calibration
 from octify.rewrite import Rewritten, rewrite
 from octify.ruleset import load_rules
 from octify.trace import Traced, trace
@@ -77,6 +81,8 @@ def convert(
     *,
     channel_order: str | None = None,
     seed: int = 0,
+    target_macs: float | None = None,
+    target_error: float | None = None,
 ) -> Result:
     """Convert ``model`` to octave form; the model itself is left untouched.
 
@@ -103,6 +109,11 @@ def convert(
         Which channels are low: ``"last"``, ``"energy"`` or ``"greedy"``; by default what the effort says.
     seed:
         Of calibration's random choices; the result is the same for the same seed.
+    target_macs, target_error:
+        In place of ``alpha``: at most so much of the original's MACs (0 to 1), or the cheapest model of at
+        most so large a relative output error on inputs that calibration does not use. Every coupled
+        set gets its own alpha by what it costs, or all the same if that measures better
+        (``octify.calibrate.allocate_search``); ``report.allocation`` tells. Needs ``calibration``.
     plan:
         A plan, or the path of one, to replay instead of ``alpha``, ``rules``, ``kernels`` and ``exclude``.
     exclude:
@@ -115,9 +126,18 @@ def convert(
     OctifyError
         With what, where, why and what to do: an untraceable model, inputs it rejects, a rule or
         pattern that matches nothing, a plan for another model.
+    CheckFailed
+        A target that cannot be met, with what can be reached.
     """
     if kernels not in ("paper", "exact"):
         raise OctifyError(f"there are no {kernels!r} kernels", hint="use 'paper' or 'exact'")
+    target = Target.of(target_macs, target_error)
+    if target is not None and (calibration is None or plan is not None):
+        raise OctifyError(
+            f"a target for the {'MACs' if target.kind == 'macs' else 'error'} needs calibration and no plan",
+            why="alphas are chosen by errors that are measured on data; a plan has chosen already",
+            hint='give calibration inputs, or the word "synthetic", and leave out the plan',
+        )
     tell = progress or _silent
     policy = None if plan is not None else load_rules(rules)
     tell("tracing")
@@ -131,20 +151,42 @@ def convert(
             hint="calibrate its backbone as a model of its own, or fine-tune the converted model",
         )
     tell("planning")
+    if target is not None and policy is not None and calibration is not None:
+        plans = Plans(traced, policy, kernels, exclude)
+        return _to_target(target, plans, calibration, effort, channel_order, seed, tell)
     if policy is not None:
         chosen = make_plan(traced, policy, alpha, kernels, exclude)
     else:
         chosen = plan if isinstance(plan, Plan) else Plan.load(plan)  # type: ignore[arg-type]
     if calibration is None:
         return _apply(traced, chosen, tell)
-    from octify.calibrate.recipe import calibrate
-
     calibrated = calibrate(
         traced, chosen, calibration, effort, channel_order, seed=seed, progress=_counting(tell)
     )
+    return _calibrated(traced, calibrated, tell)
+
+
+def _calibrated(traced: Traced, calibrated: Calibrated, tell: Progress) -> Result:
     tell("reporting")
     report = _report(traced, calibrated.plan, calibrated.rewritten)
     return Result(calibrated.rewritten.module, calibrated.plan, with_calibration(report, calibrated))
+
+
+def _to_target(
+    target: Target,
+    plans: Plans,
+    calibration: Iterable[Any] | str,
+    effort: str,
+    channel_order: str | None,
+    seed: int,
+    tell: Progress,
+) -> Result:
+    order_of(effort, channel_order)
+    progress = _counting(tell)
+    images = images_of(plans.traced, calibration, seed=seed, progress=progress)
+    made, allocation = convert_to(target, plans, images, effort, channel_order, seed=seed, progress=progress)
+    result = _calibrated(plans.traced, replace(made, synthetic=isinstance(calibration, str)), tell)
+    return replace(result, report=with_allocation(result.report, allocation))
 
 
 def _counting(tell: Progress) -> Callable[[str, int, int], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -85,6 +85,14 @@ def calibrate(
 
     Deterministic for a seed. Raises OctifyError for unusable data.
     """
+    order_of(effort, channel_order)
+    images = images_of(traced, data, most=most, seed=seed, progress=progress)
+    made = calibrate_on(traced, plan, images, effort, channel_order, seed=seed, progress=progress)
+    return replace(made, synthetic=isinstance(data, str))
+
+
+def order_of(effort: str, channel_order: str | None) -> str:
+    """The channel order of an effort, unless one is given. Raises OctifyError for words it does not know."""
     if effort not in EFFORTS:
         raise OctifyError(f"there is no effort {effort!r}", hint=f"use one of {', '.join(EFFORTS)}")
     order = channel_order or _ORDER_OF[effort]
@@ -92,14 +100,24 @@ def calibrate(
         raise OctifyError(
             f"there is no channel order {order!r}", hint=f"use one of {', '.join(CHANNEL_ORDERS)}"
         )
-    if traced.parts is not None:
-        raise OctifyError(
-            "a model that is converted in parts cannot be calibrated as a whole",
-            why=f"its root {traced.parts.failure.reason}",
-            hint="calibrate the part (such as the backbone) as a model of its own, or fine-tune the result",
-        )
-    device = next((p.device for p in traced.module.parameters()), torch.device("cpu"))
-    images = _images(traced, data, most, seed, device, progress)
+    return order
+
+
+def calibrate_on(
+    traced: Traced,
+    plan: Plan,
+    images: Images,
+    effort: str,
+    channel_order: str | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda what, done, of: None,
+) -> Calibrated:
+    """``calibrate`` on images that were gathered before (``images_of``).
+
+    The repair writes to modules that ``traced`` shares with the result: another run needs another copy.
+    """
+    order = order_of(effort, channel_order)
     measured = images.held_out or images.chunks
     wanted = outputs(traced.module, measured)
     held = bool(images.held_out)
@@ -115,7 +133,7 @@ def calibrate(
         rewritten,
         effort,
         order,
-        isinstance(data, str),
+        False,
         images.count,
         before,
         after,
@@ -125,9 +143,22 @@ def calibrate(
     )
 
 
-def _images(
-    traced: Traced, data: Iterable[Any] | str, most: int, seed: int, device: torch.device, progress: Progress
+def images_of(
+    traced: Traced,
+    data: Iterable[Any] | str,
+    *,
+    most: int = MOST_IMAGES,
+    seed: int = 0,
+    progress: Progress = lambda what, done, of: None,
 ) -> Images:
+    """The calibration inputs that ``data`` (as ``calibrate`` takes it) yields. Raises OctifyError."""
+    if traced.parts is not None:
+        raise OctifyError(
+            "a model that is converted in parts cannot be calibrated as a whole",
+            why=f"its root {traced.parts.failure.reason}",
+            hint="calibrate the part (such as the backbone) as a model of its own, or fine-tune the result",
+        )
+    device = next((p.device for p in traced.module.parameters()), torch.device("cpu"))
     if isinstance(data, str):
         if data != "synthetic":
             raise OctifyError(

@@ -85,6 +85,24 @@ MaxErrorOption = Annotated[
         help="Fail (exit code 1, nothing written) when the relative output error stays larger than this.",
     ),
 ]
+TargetMacsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--target-macs",
+        metavar="RATIO",
+        help="In place of --alpha: at most so much of the original's MACs, such as 0.6; every group of"
+        " coupled layers gets the alpha that costs least, judged on --calib data.",
+    ),
+]
+TargetErrorOption = Annotated[
+    float | None,
+    typer.Option(
+        "--target-error",
+        metavar="X",
+        help="In place of --alpha: the cheapest model whose relative output error, on --calib inputs kept"
+        " aside, is at most this; calibrates a dozen models.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -100,13 +118,23 @@ class Settings:
     crop: int | None
     seed: int
     max_error: float | None
+    target_macs: float | None
+    target_error: float | None
 
     def check(self) -> None:
         """Refuse, before torch is imported, options that cannot be right."""
+        from octify.calibrate.allocate_target import Target
         from octify.data import check_data
 
+        target = Target.of(self.target_macs, self.target_error)
         if self.data is not None:
             check_data(self.data)
+        elif target is not None:
+            raise OctifyError(
+                f"--target-{target.kind} needs --calib",
+                why="it chooses alphas by errors that are measured on calibration data",
+                hint=f"--target-{target.kind} {target.value:g} --calib DATA, or --calib synthetic",
+            )
         elif self.max_error is not None:
             raise OctifyError(
                 "--max-error needs --calib", why="the output error is measured on calibration data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,8 @@ from octify.cli.calibration import (
     SeedOption,
     Settings,
     StdOption,
+    TargetErrorOption,
+    TargetMacsOption,
     inputs_of,
     require_error,
     tell_about,
@@ -77,6 +80,8 @@ ForceOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Convert and report, but write nothing.")]
 
+_POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude")
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -90,6 +95,8 @@ def convert(
     context: typer.Context,
     model: ModelArgument,
     alpha: AlphaOption = 0.5,
+    target_macs: TargetMacsOption = None,
+    target_error: TargetErrorOption = None,
     out: OutOption = None,
     onnx: OnnxOption = None,
     calib: CalibOption = None,
@@ -123,6 +130,7 @@ def convert(
       octify convert model.py --alpha 0.5 -o out --onnx out/model.onnx
       octify convert timm:resnet26d --alpha 0.25 --exclude 'layer4.*' --dry-run
       octify convert model.py --weights model.safetensors --calib images/ -o out
+      octify convert model.py --target-macs 0.6 --calib images/ -o out
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         calibration = Settings(
@@ -135,10 +143,17 @@ def convert(
             crop,
             seed,
             max_error,
+            target_macs,
+            target_error,
         )
         calibration.check()
         if plan is not None:
-            _refuse_policy(context)
+            _refuse(
+                context, _POLICY, "--plan", "a plan says which channels of which layers become low, and how"
+            )
+        if target_macs is not None or target_error is not None:
+            target = "--target-macs" if target_error is None else "--target-error"
+            _refuse(context, ("alpha",), target, "a target decides the alpha of every layer")
         check_model(model, weights, input)
         check_policy(alpha, None if plan else rules)
         outputs = _outputs(model, out, onnx, dry_run=dry_run, force=force)
@@ -160,6 +175,8 @@ def convert(
             effort=calibration.effort,
             channel_order=calibration.order,
             seed=seed,
+            target_macs=target_macs,
+            target_error=target_error,
             progress=run.progress,
         )
         tell_about(run, data)
@@ -171,15 +188,19 @@ def convert(
         run.answer(run.partial | _write(run, result, source, outputs, weights, input))
 
 
-def _refuse_policy(context: typer.Context) -> None:
-    """A plan decides everything: an option that would be ignored is a mistake."""
-    sources = {name: context.get_parameter_source(name) for name in ("alpha", "rules", "kernels", "exclude")}
-    given = [f"--{name}" for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+def _refuse(context: typer.Context, options: Sequence[str], beside: str, why: str) -> None:
+    """An option that would be ignored ``beside`` another is a mistake."""
+    sources = {name: context.get_parameter_source(name) for name in options}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, source in sources.items()
+        if source and source.name == "COMMANDLINE"
+    ]
     if given:
         raise OctifyError(
-            f"{', '.join(given)} cannot be combined with --plan",
-            why="a plan already says which channels of which layers become low, and how",
-            hint="leave one of them out, or edit the plan",
+            f"{', '.join(given)} cannot be combined with {beside}",
+            why=why,
+            hint="leave one of them out" + (", or edit the plan" if beside == "--plan" else ""),
         )
 
 

@@ -42,9 +42,7 @@ def choose(traced: Traced, layout: Layout, wanted: Mapping[int, float], settings
     read = portions(layout, divided)
     low = np.zeros(layout.classes, dtype=bool)
     for s, parts in enumerate(divided):
-        alike = len({len(cell) for cell in parts}) == 1
-        for cell in parts:
-            count = low_count(len(cell), len(parts) if alike else 1, alpha_of(s), settings)
+        for cell, count in zip(parts, low_counts(parts, alpha_of(s), settings), strict=True):
             first = int(cell[0])
             low[low_channels(read.get(first, [cell]), uneven[s][first] if s in uneven else count)] = True
     whole = {s: found for s, parts in enumerate(divided) if (found := [c for c in parts if low[c].all()])}
@@ -118,6 +116,12 @@ def cells(layout: Layout) -> list[list[Ids]]:
     for cell in np.split(ordered, ends):
         result[int(layout.set_of[cell[0]])].append(cell)
     return result
+
+
+def low_counts(parts: Sequence[Ids], alpha: float, settings: Settings) -> list[int]:
+    """Low channels in each of a set's cells, where its groups are alike."""
+    alike = len({len(cell) for cell in parts}) == 1
+    return [low_count(len(cell), len(parts) if alike else 1, alpha, settings) for cell in parts]
 
 
 def low_count(size: int, parts: int, alpha: float, settings: Settings) -> int:

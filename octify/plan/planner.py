@@ -10,15 +10,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from octify.coupling import couple
-from octify.errors import OctifyError, PlanError, RuleError
+from octify.errors import OctifyError, PlanError
 from octify.kernels import Scheme
 from octify.layout import DENSE, ConvNode, Layout, Mask, mask_of
 from octify.nn.groups import is_scattered
@@ -26,19 +24,11 @@ from octify.ops.conv import ONE_SAMPLE, is_depthwise
 from octify.ops.linear import channels_of
 from octify.plan.balance import dense_where_it_costs
 from octify.plan.choose import Choice, choose
-from octify.plan.convs import Conv, collect, facts_for_rules
+from octify.plan.convs import Conv, collect
 from octify.plan.model import ConvPlan, Plan
-from octify.ruleset import Rule, RuleSet, unmatched
+from octify.plan.policies import Policies, policies_of
+from octify.ruleset import RuleSet
 from octify.trace import Traced
-
-
-@dataclass(frozen=True)
-class _Policies:
-    """What the rules said: paths with a dense output, paths left alone (both with reasons), the rest."""
-
-    dense: Mapping[str, str]
-    left: Mapping[str, str]
-    rules: Mapping[str, Rule]
 
 
 def make_plan(
@@ -47,8 +37,15 @@ def make_plan(
     alpha: float = 0.5,
     kernels: Scheme = "paper",
     exclude: Sequence[str] = (),
+    alphas: Mapping[str, float] | None = None,
 ) -> Plan:
     """Plan the conversion of ``traced``.
+
+    Parameters
+    ----------
+    alphas:
+        In place of ``alpha``, for the coupled sets that the convolutions at these paths write. A rule
+        that states an alpha comes first.
 
     Raises OctifyError for an alpha outside [0, 1], RuleError when a path pattern of the rules
     or of ``exclude`` matches no convolution.
@@ -59,16 +56,13 @@ def make_plan(
             why="it is the share of low-frequency channels",
             hint="--alpha 0.5 (from 0 to 1)",
         )
-    structure = couple(traced)
-    convs = collect(traced, structure)
-    _check_patterns(traced, convs, rules, exclude)
-    policies = _policies(convs, structure, rules, alpha, exclude)
+    policies = policies_of(traced, rules, exclude)
     unbalanced: dict[str, str] = {}
     while True:
         dense = {**policies.dense, **unbalanced}
         layout = couple(traced, frozenset(dense), policies.left)
         current = collect(traced, layout)
-        wanted = _wanted(current, layout, policies, alpha)
+        wanted = _wanted(current, layout, policies, alpha, alphas or {})
         choice = choose(traced, layout, wanted, rules.settings)
         choice = dense_where_it_costs(
             traced, layout, current, choice, rules.settings.boundary_macs_per_element
@@ -79,66 +73,17 @@ def make_plan(
         unbalanced |= dict.fromkeys(scattered, "its low output channels are too scattered over its groups")
 
 
-def _check_patterns(traced: Traced, convs: Sequence[Conv], rules: RuleSet, exclude: Sequence[str]) -> None:
-    linear = {conv.path for conv in convs}
-    paths = [
-        path
-        for path, module in traced.module.named_modules(remove_duplicate=False)
-        if hasattr(module, "kernel_size") or path in linear
-    ]
-    lost = unmatched(exclude, paths)
-    if lost:
-        raise RuleError(
-            f"--exclude matches no convolution: {', '.join(lost)}",
-            why=f"the model's convolutions are {_some(paths)}",
-            hint="give a module path, or a pattern such as 'layer1.*'",
-        )
-    lost = unmatched(rules.path_patterns, paths)
-    if lost:
-        raise RuleError(
-            f"the rules match no convolution: {', '.join(lost)}",
-            where=str(rules.path),
-            why=f"the model's convolutions are {_some(paths)}",
-        )
-
-
-def _some(paths: Sequence[str]) -> str:
-    shown = ", ".join(paths[:8])
-    return f"{shown} and {len(paths) - 8} more" if len(paths) > 8 else shown
-
-
-def _policies(
-    convs: Sequence[Conv], structure: Layout, rules: RuleSet, alpha: float, exclude: Sequence[str]
-) -> _Policies:
-    facts = facts_for_rules(list(convs), structure)
-    dense: dict[str, str] = {}
-    left: dict[str, str] = {}
-    found: dict[str, Rule] = {}
-    for conv in convs:
-        pattern = next((p for p in exclude if fnmatchcase(conv.path, p)), None)
-        if pattern is not None:
-            left[conv.path] = f"excluded by {pattern}"
-            continue
-        # One sample per channel: nothing to halve, but it follows the values it is tied to.
-        rule = rules.find(facts[conv.path], only_paths=conv.vector)
-        if rule is None:
-            continue
-        found[conv.path] = rule
-        if rule.leave:
-            left[conv.path] = rule.reason or "a rule leaves it"
-        elif (rule.output == "dense" or rule.alpha == 0) and not conv.depthwise:
-            dense[conv.path] = rule.reason or "a rule keeps its output dense"
-    return _Policies(dense, left, found)
-
-
-def _wanted(convs: Sequence[Conv], layout: Layout, policies: _Policies, alpha: float) -> dict[int, float]:
-    """Alpha of every coupled set: the smallest that the rules give to a convolution that writes it."""
+def _wanted(
+    convs: Sequence[Conv], layout: Layout, policies: Policies, alpha: float, alphas: Mapping[str, float]
+) -> dict[int, float]:
+    """Alpha of every coupled set: the smallest that is given to a convolution that writes it."""
     wanted: dict[int, float] = {}
     for conv in convs:
         if conv.vector or conv.depthwise:
             continue
         rule = policies.rules.get(conv.path)
-        asked = alpha if rule is None or rule.alpha is None else rule.alpha
+        stated = None if rule is None else rule.alpha
+        asked = alphas.get(conv.path, alpha) if stated is None else stated
         for s in {s for call in conv.calls for s in layout.sets(call.ids_out)}:
             wanted[s] = min(asked, wanted.get(s, asked))
     return wanted
@@ -162,7 +107,7 @@ def _plan(
     layout: Layout,
     choice: Choice,
     reasons: Mapping[str, str],
-    policies: _Policies,
+    policies: Policies,
 ) -> Plan:
     entries: dict[str, ConvPlan] = {}
     calls = {conv.path: conv for conv in layout.convs}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from octify.calibrate.allocate_target import Allocation, Rival
 from octify.calibrate.compare import Agreement
 from octify.calibrate.recipe import Calibrated
+from octify.report.allocation import AllocationRow, RivalRow, SetRow
 from octify.report.build import UNCALIBRATED
 from octify.report.calibration import BranchError, CalibrationRow, OutputError
 from octify.report.model import Report
@@ -27,6 +29,29 @@ def with_calibration(report: Report, calibrated: Calibrated) -> Report:
     )
     warnings = tuple(w for w in report.warnings if w != UNCALIBRATED)
     return replace(report, calibration=row, warnings=(*warnings, *calibrated.warnings))
+
+
+def with_allocation(report: Report, allocation: Allocation) -> Report:
+    """``report`` with how its alphas were chosen to meet a target."""
+    totals = report.totals
+    row = AllocationRow(
+        allocation.target.kind,
+        allocation.target.value,
+        totals.macs_after / totals.macs_before if totals.macs_before else 1.0,
+        allocation.chosen,
+        allocation.why,
+        tuple(SetRow(each.paths, each.alpha) for each in allocation.sets),
+        None if allocation.per_set is None else _rival(allocation.per_set),
+        _rival(allocation.uniform),
+        allocation.uniform_alpha,
+        allocation.effort,
+        allocation.trials,
+    )
+    return replace(report, allocation=row)
+
+
+def _rival(rival: Rival) -> RivalRow:
+    return RivalRow(rival.macs_ratio, rival.relative_error)
 
 
 def _output(agreement: Agreement) -> OutputError:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from octify.report.allocation import AllocationRow
 from octify.report.calibration import CalibrationRow
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Report:
     boundaries: tuple[BoundaryRow, ...]
     warnings: tuple[str, ...]
     calibration: CalibrationRow | None = None
+    allocation: AllocationRow | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -109,6 +111,7 @@ class Report:
             "boundaries": [asdict(row) for row in self.boundaries],
             "warnings": list(self.warnings),
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
+            "allocation": None if self.allocation is None else self.allocation.to_dict(),
         }
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:

@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from octify.report.allocation import render_allocation
 from octify.report.calibration import render_calibration
 from octify.report.model import LayerRow, Left, Report
 
@@ -27,6 +28,9 @@ def render(report: Report) -> Iterator[RenderableType]:
     if report.calibration is not None:
         yield Text("")
         yield from render_calibration(report.calibration)
+    if report.allocation is not None:
+        yield Text("")
+        yield from render_allocation(report.allocation)
     yield Text("")
     yield _totals(report)
 

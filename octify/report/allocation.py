@@ -1,0 +1,94 @@
+"""How alphas were chosen to meet a target, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_SHOWN_PATHS = 4
+_UNITS = {"macs": "of the original's MACs", "error": "relative output error"}
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """The share of low channels of a coupled set, by the convolutions that write it."""
+
+    written_by: tuple[str, ...]
+    alpha: float
+
+
+@dataclass(frozen=True)
+class RivalRow:
+    """One way to meet the target: its MACs over the original's, and its relative output error."""
+
+    macs_ratio: float
+    relative_error: float | None
+
+
+@dataclass(frozen=True)
+class AllocationRow:
+    """A target, what was reached, and alpha per coupled set against a uniform alpha.
+
+    target, target_value:
+        ``"macs"`` (over the original's) or ``"error"`` (relative output error), and how much at most.
+    macs_ratio:
+        Of the chosen model.
+    chosen, why:
+        ``"per set"`` or ``"uniform"``, and by what it was decided.
+    effort:
+        The calibration that both ways were measured with, on the inputs of the calibration report.
+    trials:
+        Models that were measured on the way to a target error.
+    """
+
+    target: str
+    target_value: float
+    macs_ratio: float
+    chosen: str
+    why: str
+    sets: tuple[SetRow, ...]
+    per_set: RivalRow | None
+    uniform: RivalRow
+    uniform_alpha: float
+    effort: str
+    trials: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+
+def render_allocation(row: AllocationRow) -> Iterator[RenderableType]:
+    """The two ways, then alpha of every coupled set."""
+    ways = Table(
+        title=f"target: at most {row.target_value:g} {_UNITS[row.target]}",
+        title_justify="left",
+        header_style="bold",
+    )
+    ways.add_column(f"with {row.effort} calibration")
+    for name in ("MACs ratio", "relative output error", ""):
+        ways.add_column(name, justify="right")
+    for name, way, key in (
+        ("alpha per coupled set", row.per_set, "per set"),
+        (f"uniform alpha {row.uniform_alpha:.3g}", row.uniform, "uniform"),
+    ):
+        if way is not None:
+            error = "-" if way.relative_error is None else f"{way.relative_error:.4f}"
+            ways.add_row(name, f"{way.macs_ratio:.3f}", error, "chosen" if row.chosen == key else "")
+    yield ways
+    yield Text(row.why)
+    sets = Table(
+        "channels written by", title="alpha per coupled set", title_justify="left", header_style="bold"
+    )
+    sets.add_column("alpha", justify="right")
+    for each in row.sets:
+        shown = ", ".join(each.written_by[:_SHOWN_PATHS])
+        rest = len(each.written_by) - _SHOWN_PATHS
+        more = f" and {rest} more" if rest > 0 else ""
+        sets.add_row(shown + more, f"{each.alpha:.3g}" if each.alpha else "-")
+    yield sets
