@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from octify.cli import errors
+from octify.cli.bench import bench
 from octify.cli.convert import convert
 from octify.cli.export import export
 from octify.cli.inspect import inspect
@@ -76,6 +77,7 @@ app.command(short_help="Convert a model, report what was won, write it.")(conver
 app.command(short_help="Show what a conversion would do; write nothing.")(inspect)
 app.command(short_help="Write a checked ONNX file.")(export)
 app.command(short_help="Compare a conversion with its definition.")(verify)
+app.command(short_help="Time models and ONNX files against each other.")(bench)
 app.add_typer(rules, name="rules")
 
 
