@@ -21,6 +21,7 @@ from octify.cli.export import export
 from octify.cli.inspect import inspect
 from octify.cli.rules import rules
 from octify.cli.session import Session
+from octify.cli.sweep import sweep
 from octify.cli.verify import verify
 from octify.errors import OctifyError
 
@@ -78,6 +79,7 @@ app.command(short_help="Show what a conversion would do; write nothing.")(inspec
 app.command(short_help="Write a checked ONNX file.")(export)
 app.command(short_help="Compare a conversion with its definition.")(verify)
 app.command(short_help="Time models and ONNX files against each other.")(bench)
+app.command(short_help="Convert at several alphas; a table and a plot.")(sweep)
 app.add_typer(rules, name="rules")
 
 
