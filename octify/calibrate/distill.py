@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from octify.calibrate.affine import unscaling
+from octify.calibrate.augment import augmented
 from octify.calibrate.observe import tensors_of
 from octify.calibrate.repair import branch_norm, branch_paths
 from octify.calibrate.rows import rows_as_weight, weight_as_rows
@@ -123,28 +123,6 @@ def relative_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         total = part if total is None else total + part
     assert total is not None
     return total
-
-
-def augmented(batch: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """The images shifted by up to an eighth of their size and half of them flipped, all inputs alike.
-
-    Without it a few hundred images are learned by heart.
-    """
-    images = batch[0]
-    if images.ndim < 4:
-        return list(batch)
-    flip = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
-    reach = [max(1, n // 8) for n in images.shape[-2:]]
-    dy, dx = (int(torch.randint(-r, r + 1, (1,), generator=generator)) for r in reach)
-    return [_moved(x, flip, dy, dx) if x.shape[-2:] == images.shape[-2:] else x for x in batch]
-
-
-def _moved(x: Tensor, flip: Tensor, dy: int, dx: int) -> Tensor:
-    x = torch.where(flip.reshape(-1, *(1,) * (x.ndim - 1)), x.flip(-1), x)
-    pads = [max(dx, 0), max(-dx, 0), max(dy, 0), max(-dy, 0)]
-    h, w = x.shape[-2:]
-    padded = F.pad(x, pads, mode="reflect") if x.ndim == 4 else F.pad(x, pads)
-    return padded[..., pads[3] : pads[3] + h, pads[1] : pads[1] + w]
 
 
 def _branches(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from octify.calibrate.augment import enlarged
 from octify.calibrate.channels import by_energy
 from octify.calibrate.compare import Agreement, compare, outputs
 from octify.calibrate.distill import distill
@@ -162,7 +163,7 @@ def _repair(
     repaired = repair(
         traced,
         rewritten,
-        images.chunks,
+        enlarged(traced, images.chunks, seed),
         refits=0 if effort == "fast" else REFITS,
         seed=seed,
         keep_fits=thorough,

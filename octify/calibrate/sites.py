@@ -116,7 +116,7 @@ def _site(
     place: Mapping[fx.Node, int],
 ) -> Site:
     high, low = split_indices(conv.out_channels, conv.low_out)
-    norm_node = _only_user(node)
+    norm_node = only_user(node)
     norm = traced.submodule(norm_node) if norm_node is not None else None
     act: Callable[[Tensor], Tensor] | None = None
     parts: tuple[nn.Module | None, nn.Module | None] = (None, None)
@@ -125,12 +125,12 @@ def _site(
         current = norm_node
         made = rewritten.module.get_submodule(str(norm_node.target))
         parts = (made.high, made.low) if isinstance(made, OctaveChannelwise) else (made, None)
-        act = _inner_activation(norm)
+        act = inner_activation(norm)
     else:
         norm = None
     skips: list[Skip] = []
     while act is None:
-        user = _only_user(current)
+        user = only_user(current)
         if user is None:
             break
         if _does_nothing(traced, user):
@@ -164,7 +164,7 @@ def is_affine_norm(module: nn.Module) -> bool:
     )
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
+def only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
@@ -172,7 +172,7 @@ def _does_nothing(traced: Traced, node: fx.Node) -> bool:
     return type(traced.submodule(node)).__name__ in _IN_EVAL_NOTHING
 
 
-def _inner_activation(norm: nn.Module) -> Callable[[Tensor], Tensor] | None:
+def inner_activation(norm: nn.Module) -> Callable[[Tensor], Tensor] | None:
     act = getattr(norm, "act", None)
     return act if isinstance(act, nn.Module) and not isinstance(act, nn.Identity) else None
 

@@ -82,13 +82,18 @@ def _timed(work: Callable[[], T], clock: Callable[[], float] = time.perf_counter
     return clock() - start, result
 
 
-def _zoo_model(name: str) -> nn.Module:
+def install_quirk() -> None:
+    """Make torchvision importable beside a PyTorch build it was not made for."""
     try:
         import torchvision_quirk
     except ImportError:  # run from the checkout, without the tests' search path
         sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "quirk"))
         import torchvision_quirk
     torchvision_quirk.install()
+
+
+def _zoo_model(name: str) -> nn.Module:
+    install_quirk()
     import torchvision
 
     return torchvision.models.get_model(name, weights=None).eval()

@@ -20,13 +20,14 @@ EVERYDAY = (
 
 
 def computed_resizes(graph: ir.Graph) -> list[str]:
-    """Resize nodes whose factors are not constants of the file."""
+    """Resize nodes whose factors are not constants of the file: 2, or 1 along an axis that stays."""
     found = []
     for node in (node for node in graph.all_nodes() if node.op_type == "Resize"):
         scales = node.inputs[2] if len(node.inputs) > 2 else None
         sizes = node.inputs[3] if len(node.inputs) > 3 else None
         constant = scales is not None and scales.is_initializer() and scales.const_value is not None
-        if sizes is not None or not constant or list(scales.const_value.numpy()) != [1, 1, 2, 2]:
+        factors = list(scales.const_value.numpy()) if constant else []
+        if sizes is not None or factors[:2] != [1, 1] or not {*factors[2:]} <= {1, 2}:
             found.append(node.name)
     return found
 

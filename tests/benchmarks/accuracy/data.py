@@ -50,6 +50,7 @@ def load(task: str) -> Task:
     return Task(train, pool.images, choose, test)
 
 
+@functools.lru_cache(maxsize=6)  # of the many training draws, only the latest
 def split(task: str, name: str, draw: int = 0) -> Labelled:
     """One split of ``task``. `load` returns the first draw of "train"; training a network takes many."""
     if draw and name != "train":

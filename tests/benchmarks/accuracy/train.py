@@ -81,11 +81,14 @@ def write(model: nn.Module, net: str, task: str, notes: dict[str, str]) -> None:
 def main() -> None:
     every = [f"{net}-{task}" for task, net in itertools.product(("textures", "digits"), nets.NETS)]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("which", nargs="*", default=every, choices=every, metavar="NET-TASK")
+    # `choices` would compare the empty list with them (before Python 3.13).
+    parser.add_argument("which", nargs="*", metavar="NET-TASK", help=", ".join(every))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     arguments = parser.parse_args()
-    for which in arguments.which:
+    if unknown := sorted(set(arguments.which) - set(every)):
+        parser.error(f"there is no {unknown[0]!r}; there are {', '.join(every)}")
+    for which in arguments.which or every:
         net, task = which.split("-")
         start = time.process_time()
         model = train(net, task, arguments.seed, arguments.epochs)

@@ -1,0 +1,137 @@
+"""How well a channel can be made at half resolution.
+
+A low channel is not ``P`` of the original's channel but what a convolution makes of pooled inputs:
+rectified textures have a mean that no linear map of pooled inputs predicts. The share of
+``P act(z)`` that least squares on the taps of ``P x`` leaves unexplained is that channel's
+*noise*: 0 for a channel that is made as well at half resolution, near 1 for one that is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from octify.calibrate.affine import scale_and_shift
+from octify.calibrate.channels import Chunks
+from octify.calibrate.observe import Observer, observe
+from octify.calibrate.rows import read_taps, sample
+from octify.calibrate.sites import elementwise, inner_activation, is_affine_norm, only_user
+from octify.kernels import Path, path
+from octify.layout import DENSE, ConvNode, Ids, Layout
+from octify.nn.conv import axes_of
+from octify.nn.functional import low_size, pool
+from octify.ops.linear import conv_form
+from octify.trace import Traced
+
+_RIDGE = 1e-2  # of the mean variance of a tap
+_ROWS = 10_000
+
+
+@dataclass
+class _Producer:
+    """Second moments of ``[taps of P x, 1, P act(z)]`` of one convolution, by group."""
+
+    classes: Ids
+    groups: int
+    outputs: int
+    total: Tensor = field(repr=False)
+    rows: int = 0
+
+    def add(self, taps: Tensor, target: Tensor) -> None:
+        """Taps (R, I, K) and targets (R, O)."""
+        rows = len(taps)
+        parts = (
+            taps.reshape(rows, self.groups, -1),
+            taps.new_ones(rows, self.groups, 1),
+            target.reshape(rows, self.groups, -1),
+        )
+        features = torch.cat(parts, dim=2).movedim(1, 0)
+        self.total = self.total + (features.transpose(1, 2) @ features).double().cpu()
+        self.rows += rows
+
+    def variances(self) -> tuple[Tensor, Tensor]:
+        """Of every output channel: unexplained, and in total, (O,) each."""
+        each = self.outputs // self.groups
+        known = self.total.shape[1] - each - 1
+        second = self.total / self.rows
+        mean = second[:, known, :]
+        cov = second - mean[:, :, None] * mean[:, None, :]
+        taps, target = slice(0, known), slice(known + 1, None)
+        ridge = _RIDGE * cov.diagonal(dim1=1, dim2=2)[:, taps].mean(1).clamp_min(1e-12)
+        gram = cov[:, taps, taps] + ridge[:, None, None] * torch.eye(known, dtype=cov.dtype)
+        cross = cov[:, taps, target]
+        whole = cov.diagonal(dim1=1, dim2=2)[:, target]
+        explained = (cross * torch.linalg.solve(gram, cross)).sum(1)
+        return (whole - explained).clamp_min(0).flatten(), whole.flatten()
+
+
+def noise(traced: Traced, layout: Layout, chunks: Chunks, *, rows: int = _ROWS, seed: int = 0) -> np.ndarray:
+    """The noise of every coupled channel (by class), of all convolutions that make it together."""
+    images = sum(len(chunk[0]) for chunk in chunks)
+    nodes = {node.name: node for node in traced.module.graph.nodes}
+    producers: dict[str, _Producer] = {}
+    watch: dict[str, Observer] = {}
+    for conv in layout.convs:
+        module = conv_form(traced.module.get_submodule(conv.path), 2)
+        if not (conv.ids_out != DENSE).any() or not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            continue
+        producers[conv.node] = _producer(conv, module)
+        make = _maker(traced, nodes[conv.node])
+        recipe = path("low_to_low", axes_of(module), "paper")
+        last = isinstance(traced.module.get_submodule(conv.path), nn.Linear)
+        generator = torch.Generator().manual_seed(seed)  # its own: in chunks of any size, the same positions
+        watch[conv.node] = _adder(producers[conv.node], make, recipe, -(-rows // images), generator, last)
+    observe(traced, chunks, watch)
+    unexplained, whole = np.zeros(layout.classes), np.zeros(layout.classes)
+    for producer in producers.values():
+        present = producer.classes != DENSE
+        for into, values in zip((unexplained, whole), producer.variances(), strict=True):
+            np.add.at(into, producer.classes[present], values.numpy()[present])
+    return np.where(whole > 0, unexplained / np.maximum(whole, 1e-30), 0.0)
+
+
+def _producer(conv: ConvNode, module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> _Producer:
+    groups, outputs = module.groups, module.out_channels
+    size = module.weight[0].numel() + 1 + outputs // groups
+    return _Producer(conv.ids_out, groups, outputs, torch.zeros(groups, size, size, dtype=torch.float64))
+
+
+def _maker(traced: Traced, node: fx.Node) -> Callable[[Tensor], Tensor]:
+    """From a convolution's output to the value that its readers get: BatchNorm and activation, if alone."""
+    norm = None
+    act: Callable[[Tensor], Tensor] | None = None
+    follower = only_user(node)
+    if follower is not None and (module := traced.submodule(follower)) is not None and is_affine_norm(module):
+        norm, act = module, inner_activation(module)
+        follower = only_user(follower)
+    if act is None and follower is not None:
+        act = elementwise(traced, follower)
+
+    def make(y: Tensor) -> Tensor:
+        scale, shift = scale_and_shift(norm, y.shape[1], y)
+        shape = (-1, *(1,) * (y.ndim - 2))
+        z = y * scale.reshape(shape) + shift.reshape(shape)
+        return z if act is None else act(z)
+
+    return make
+
+
+def _adder(
+    producer: _Producer,
+    make: Callable[[Tensor], Tensor],
+    recipe: Path,
+    per_image: int,
+    generator: torch.Generator,
+    last: bool,
+) -> Observer:
+    def add(x: Tensor, y: Tensor) -> None:
+        x, y = (t.movedim(-1, 1) if last else t for t in (x, y))
+        value = make(y)
+        where = sample(len(value), low_size(value.shape[2:]), max(1, per_image), generator, y.device)
+        producer.add(read_taps(pool(x), recipe, where.image, where.at), where.pick(pool(value)))
+
+    return add
