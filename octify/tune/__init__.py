@@ -1,1 +1,1 @@
-"""Training a converted model further: distillation from its original, or with labels. On Hugging Face Accelerate."""
+"""Training a converted model further, towards its original or labels. On Hugging Face Accelerate."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 
 from octify.errors import OctifyError
 from octify.files import staged_directory
+from octify.tune.places import STATE
 
-FOLDER = "tune-checkpoint"
-_STATE, _MODEL, _OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
+_MODEL, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,7 @@ def write(folder: Path, progress: Progress, model: nn.Module, optimizer: torch.o
     with staged_directory(folder) as staged:
         save_file(weights, staged / _MODEL)
         save_file(state, staged / _OPTIMIZER)
-        (staged / _STATE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def exists(folder: Path) -> bool:
-    """Whether there is a checkpoint."""
-    return (folder / _STATE).is_file()
+        (staged / STATE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def read(folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
@@ -69,7 +63,7 @@ def read(folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimi
     Raises OctifyError when it cannot be read, or belongs to a run with another ``key``.
     """
     try:
-        document = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        document = json.loads((folder / STATE).read_text(encoding="utf-8"))
         progress = Progress(**document)
         weights, flat = load_file(folder / _MODEL), load_file(folder / _OPTIMIZER)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
@@ -89,8 +83,3 @@ def read(folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimi
         state.setdefault(int(index), {})[entry] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
-
-
-def remove(folder: Path) -> None:
-    """Delete the checkpoint of a run that is finished, or begun anew."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ Labels are whole numbers, one for each input:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,19 +122,21 @@ def _of_file(path: Path, dims: Sequence[int]) -> Examples:
             why=f"it holds {', '.join(f'{name} {tuple(t.shape)}' for name, t in named.items()) or 'nothing'}",
             hint="save the inputs as the model takes them, already normalised",
         )
-    return _in_memory([t.float() if t.is_floating_point() else t for t in inputs[: len(dims)]], labels, str(path))
+    return _in_memory(
+        [t.float() if t.is_floating_point() else t for t in inputs[: len(dims)]], labels, str(path)
+    )
 
 
 def _of_loader(found: Iterable[Any], where: str, count: int) -> Examples:
-    source = getattr(found, "dataset", found)
-    if hasattr(source, "__getitem__") and isinstance(source, Sized) and not isinstance(source, (Tensor, Mapping)):
-        items: Iterable[Any] = (source[i] for i in range(len(source)))
-    else:
-        items = found
+    source: Any = getattr(found, "dataset", found)  # a DataLoader's batches are its own; a run makes others
+    mapped = hasattr(source, "__getitem__") and not isinstance(source, (Tensor, Mapping))
+    items: Iterable[Any] = (source[i] for i in range(len(source))) if mapped else found
     inputs: list[list[Tensor]] = [[] for _ in range(count)]
     labels: list[Tensor] = []
     for number, item in enumerate(items):
-        parts = (item,) if isinstance(item, Tensor) else tuple(item) if isinstance(item, (tuple, list)) else ()
+        parts = (
+            (item,) if isinstance(item, Tensor) else tuple(item) if isinstance(item, (tuple, list)) else ()
+        )
         if len(parts) < count or not all(isinstance(part, Tensor) for part in parts[:count]):
             raise OctifyError(
                 f"item {number} of {where} is no input of the model",
@@ -164,7 +166,7 @@ def _in_memory(inputs: Sequence[Tensor], labels: Tensor | None, where: str) -> E
     for x in inputs:
         if x.is_floating_point():
             finite &= torch.isfinite(x.flatten(1)).all(1)
-    told = ()
+    told: tuple[str, ...] = ()
     if not bool(finite.all()):
         told = (f"{int((~finite).sum())} examples had NaN or infinite values and were left out",)
         inputs = [x[finite] for x in inputs]

@@ -21,6 +21,7 @@ from octify.tune.examples import Examples
 from octify.tune.loss import check_labels, objective
 from octify.tune.measure import answers, figures
 from octify.tune.order import Order, of_step, split
+from octify.tune.places import has_checkpoint
 from octify.tune.settings import Settings
 
 _CLIP = 5.0
@@ -135,7 +136,7 @@ class _Run:
 
     def begin(self, store: Path | None, key: str, resume: bool) -> checkpoint.Progress:
         """Where to go on: at the checkpoint, or at step 0."""
-        if store is None or not resume or not checkpoint.exists(store):
+        if store is None or not resume or not has_checkpoint(store):
             return checkpoint.Progress(key, 0, 0.0, self.measured())
         progress = checkpoint.read(store, key, self.student, self.raw)
         scaler = getattr(self.accelerator, "scaler", None)
@@ -177,7 +178,8 @@ class _Run:
         with _training(self.student, settings.norms), accelerator.autocast():
             outputs = self.model(*inputs)
         answer = None if labels is None else labels.to(self.device)
-        loss = objective(outputs, wanted, answer, settings.distill)
+        processes = accelerator.num_processes
+        loss = objective(outputs, wanted, answer, settings.distill, self._summed, processes)
         if not bool(torch.isfinite(loss)):
             raise OctifyError(
                 f"the loss is {float(loss)} at step {step + 1}",
@@ -189,6 +191,11 @@ class _Run:
         accelerator.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimizer.step()
         return float(loss.detach())
+
+    def _summed(self, x: Tensor) -> Tensor:
+        """The sum of ``x`` over all processes."""
+        summed: Tensor = self.accelerator.reduce(x, "sum")
+        return summed
 
 
 @contextmanager

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octify.calibrate.distill import relative_loss
 from octify.calibrate.observe import tensors_of
 from octify.errors import OctifyError
 
 
-def objective(outputs: Any, wanted: Any, labels: Tensor | None, distill: float) -> Tensor:
-    """``distill * relative_loss + (1 - distill) * cross entropy``, in float32.
+def objective(
+    outputs: Any,
+    wanted: Any,
+    labels: Tensor | None,
+    distill: float,
+    total: Callable[[Tensor], Tensor] = lambda x: x,
+    parts: int = 1,
+) -> Tensor:
+    """``distill * distance + (1 - distill) * cross entropy``, in float32.
 
     Parameters
     ----------
@@ -22,14 +29,32 @@ def objective(outputs: Any, wanted: Any, labels: Tensor | None, distill: float) 
         What the converted model and the original give; tensors, or any nesting of them.
     labels:
         (N,), for an output (N, classes); None leaves the second term out.
+    total, parts:
+        Where a batch is shared by several processes: the sum of a number over them, and how many they
+        are. The mean of the parts' losses is then the loss of the whole batch, and so are gradients.
     """
     given = [x.float() for x in tensors_of(outputs)]
-    total = torch.zeros((), device=given[0].device)
+    result = torch.zeros((), device=given[0].device)
     if distill > 0:
-        total = total + distill * relative_loss(given, [x.float() for x in tensors_of(wanted)])
+        result = result + distill * _distance(given, [x.float() for x in tensors_of(wanted)], total, parts)
     if labels is not None and distill < 1:
-        total = total + (1 - distill) * F.cross_entropy(given[0], labels)
-    return total
+        result = result + (1 - distill) * F.cross_entropy(given[0], labels)
+    return result
+
+
+def _distance(
+    given: Sequence[Tensor], wanted: Sequence[Tensor], total: Callable[[Tensor], Tensor], parts: int
+) -> Tensor:
+    """``10 ||difference||^2 / ||target||^2`` summed over the outputs; logits (N, classes) are centred."""
+    result = torch.zeros((), device=given[0].device)
+    for a, b in zip(given, wanted, strict=True):
+        difference, target = a - b, b
+        if b.ndim == 2 and b.shape[1] > 1:
+            difference = difference - difference.mean(1, keepdim=True)
+            target = b - b.mean(1, keepdim=True)
+        whole = total(target.square().sum().detach()).clamp_min(1e-12)
+        result = result + 10 * parts * difference.square().sum() / whole
+    return result
 
 
 def check_labels(labels: Tensor | None, outputs: Any) -> None:

@@ -16,7 +16,7 @@ def split(count: int, held_out: float, seed: int) -> tuple[list[int], list[int]]
 
 
 class Order:
-    """The batches of a run: every epoch is a new permutation of ``indices``; none is left out or cut short."""
+    """The batches of a run: one permutation of ``indices`` after another, none left out or cut short."""
 
     def __init__(self, indices: list[int], batch: int, seed: int) -> None:
         self._indices, self._batch, self._seed = indices, batch, seed
