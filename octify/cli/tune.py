@@ -143,7 +143,8 @@ def tune(
     """Train a converted folder further: towards its original's outputs, and labels where there are any.
 
     The original is loaded again, as DIR/source.json names it, and runs beside the converted model.
-    Under "accelerate launch --module octify tune DIR ..." several processes share every batch.
+    Under "accelerate launch --module octify tune DIR ..." (GPUs) or "torchrun --nproc-per-node 2 -m octify
+    tune DIR ..." (CPUs as well) several processes share every batch.
 
     \b
     Examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -180,9 +181,10 @@ class _Run:
         answer = None if labels is None else labels.to(self.device)
         processes = accelerator.num_processes
         loss = objective(outputs, wanted, answer, settings.distill, self._summed, processes)
-        if not bool(torch.isfinite(loss)):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise OctifyError(
-                f"the loss is {float(loss)} at step {step + 1}",
+                f"the loss is {value} at step {step + 1}",
                 why="the learning rate is too large, or the precision too small",
                 hint="a smaller --lr, or --precision no",
             )
@@ -190,7 +192,7 @@ class _Run:
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimizer.step()
-        return float(loss.detach())
+        return value
 
     def _summed(self, x: Tensor) -> Tensor:
         """The sum of ``x`` over all processes."""
