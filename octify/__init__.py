@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from octify.api import Result, convert, inspect, load, profile, reference
     from octify.errors import OctifyError
     from octify.export import ExportResult, export_onnx
+    from octify.latency.bench import BenchResult, bench
     from octify.plan import ConvPlan, Plan
     from octify.report import Report
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "BenchResult": "octify.latency.bench",
     "ConvPlan": "octify.plan",
     "ExportResult": "octify.export",
     "OctifyError": "octify.errors",
     "Plan": "octify.plan",
     "Report": "octify.report",
     "Result": "octify.api",
+    "bench": "octify.latency.bench",
     "convert": "octify.api",
     "export_onnx": "octify.export",
     "inspect": "octify.api",
@@ -36,12 +39,14 @@ _HOME = {
 }
 
 __all__ = [
+    "BenchResult",
     "ConvPlan",
     "ExportResult",
     "OctifyError",
     "Plan",
     "Report",
     "Result",
+    "bench",
     "convert",
     "export_onnx",
     "inspect",

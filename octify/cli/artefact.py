@@ -22,6 +22,7 @@ class Origin:
 
     target: str
     inputs: tuple[str, ...]
+    weights: Path | None = None
 
 
 def is_artefact(folder: Path) -> bool:
@@ -70,7 +71,12 @@ def read_origin(folder: Path) -> Origin | None:
         if document["file"]:
             place = Path(os.path.relpath(folder / document["file"]))
             target = f"{place}:{document['name']}" if document["name"] else str(place)
-        return Origin(target, tuple(str(text) for text in document["inputs"]))
+        weights = document.get("weights")
+        return Origin(
+            target,
+            tuple(str(text) for text in document["inputs"]),
+            None if weights is None else Path(os.path.relpath(folder / weights)),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(
             f"{path} cannot be read",

@@ -139,8 +139,8 @@ class Settings:
             raise OctifyError(
                 "--max-error needs --calib", why="the output error is measured on calibration data"
             )
-        _numbers(self.mean, "--mean")
-        _numbers(self.std, "--std")
+        numbers(self.mean, "--mean")
+        numbers(self.std, "--std")
 
     def open(self, run: Session, source: Source) -> Data | str | None:
         """The calibration data of ``source``'s model."""
@@ -156,8 +156,8 @@ class Settings:
             form = image_format(
                 source.model,
                 shape,
-                _numbers(self.mean, "--mean"),
-                _numbers(self.std, "--std"),
+                numbers(self.mean, "--mean"),
+                numbers(self.std, "--std"),
                 self.resize,
                 self.crop,
             )
@@ -165,7 +165,8 @@ class Settings:
         return open_data(self.data, source.model, shape, form)
 
 
-def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """One number, or several with commas between, as typed behind ``option``."""
     if text is None:
         return None
     try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from octify.cli import artefact
+from octify.cli.converted import load_converted
 from octify.cli.loading import check_model, describe, load
 from octify.cli.onnx import write_onnx
 from octify.cli.options import (
@@ -19,14 +19,8 @@ from octify.cli.options import (
     VerboseOption,
     WeightsOption,
 )
-from octify.cli.session import Session, session
-from octify.errors import SourceError
+from octify.cli.session import session
 from octify.files import check_file
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from octify.source import Source
 
 WhatArgument = Annotated[
     str,
@@ -76,7 +70,7 @@ def export(
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         check_file(file)
         if Path(what).is_dir():
-            loaded, source = _load_artefact(run, Path(what), model, weights, input)
+            loaded, source = load_converted(run, Path(what), model, weights, input)
         else:
             check_model(what, weights, input)
             source = load(run, what, weights, input)
@@ -84,41 +78,3 @@ def export(
         exported = write_onnx(run, loaded, source.example_inputs, file, dynamic_batch=not static_batch)
         run.show(*exported.lines())
         run.answer({"source": describe(source), "onnx": exported.to_dict()})
-
-
-def _load_artefact(
-    run: Session, folder: Path, model: str | None, weights: Path | None, inputs: list[str] | None
-) -> tuple[nn.Module, Source]:
-    """The converted model in ``folder``, and the source of its original."""
-    if not artefact.is_artefact(folder):
-        raise SourceError(
-            f"{folder} is not a folder that octify wrote",
-            why=f"it has no {artefact.PLAN}",
-            hint=f"octify convert MODEL -o {folder}",
-        )
-    if weights is not None:
-        raise SourceError(
-            f"{folder} has its own weights; --weights is for a model", hint="leave --weights out"
-        )
-    origin = artefact.read_origin(folder)
-    target = model or (origin.target if origin else None)
-    if target is None:
-        raise SourceError(
-            f"{folder} does not say which model it was made from",
-            why=f"it has no {artefact.SOURCE}",
-            hint=f"octify export {folder} FILE.onnx --model MODEL",
-        )
-    shapes = inputs or list(origin.inputs if origin else ())
-    try:
-        check_model(target, None, shapes)
-    except SourceError as error:
-        if error.hint and model is None:
-            error.hint = f"octify export {folder} FILE.onnx --model MODEL, where MODEL is the original now"
-        raise
-    # Its original weights are not needed: the folder's own replace every one of them.
-    source = load(run, target, None, shapes)
-
-    from octify import api
-
-    run.progress(f"loading {folder}")
-    return api.load(folder, source.model), source

@@ -15,11 +15,14 @@ from typing import Annotated, Any
 import typer
 
 from octify.cli import errors
+from octify.cli.bench import bench
 from octify.cli.convert import convert
 from octify.cli.export import export
 from octify.cli.inspect import inspect
 from octify.cli.rules import rules
 from octify.cli.session import Session
+from octify.cli.sweep import sweep
+from octify.cli.tune import tune
 from octify.cli.verify import verify
 from octify.errors import OctifyError
 
@@ -76,6 +79,9 @@ app.command(short_help="Convert a model, report what was won, write it.")(conver
 app.command(short_help="Show what a conversion would do; write nothing.")(inspect)
 app.command(short_help="Write a checked ONNX file.")(export)
 app.command(short_help="Compare a conversion with its definition.")(verify)
+app.command(short_help="Time models and ONNX files against each other.")(bench)
+app.command(short_help="Convert at several alphas; a table and a plot.")(sweep)
+app.command(short_help="Train a converted folder further.")(tune)
 app.add_typer(rules, name="rules")
 
 

@@ -1,0 +1,1 @@
+"""Measured latency: contestants (``contestant``), interleaved rounds (``rounds``), memory and profiles."""

@@ -1,0 +1,290 @@
+"""``octify.bench``: models side by side in the runtimes people deploy."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from octify.errors import OctifyError
+from octify.export import export_onnx
+from octify.latency.memory import peak_of_call, peak_of_file
+from octify.latency.profile import OpTime, by_op_type
+from octify.latency.rounds import MIN_SECONDS, ROUNDS, Timing, interleaved
+from octify.latency.runtime import RUNTIMES, Run, Setting
+from octify.trace import trace
+
+Progress = Callable[[str], None]
+Contestant = nn.Module | str | Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in one runtime at one batch size.
+
+    timing:
+        Milliseconds per call; ``speedup`` is against the first model in the same runtime.
+    macs:
+        Multiply-accumulates per call; None for a file, whose MACs are not counted.
+    efficiency:
+        Speed-up over the ratio of MACs: 1 when every MAC saved became time saved.
+    peak_bytes:
+        See ``octify.latency.memory``: of an ONNX file with its weights, of a module without.
+    """
+
+    model: str
+    runtime: str
+    batch: int
+    threads: int
+    timing: Timing
+    macs: int | None
+    efficiency: float | None
+    peak_bytes: int | None
+    ops: tuple[OpTime, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, times in milliseconds."""
+        return asdict(self) | {"timing": asdict(self.timing) | {"spread": self.timing.spread}}
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """All rows of a bench, and the machine they were measured on. ``print(result)`` shows a table."""
+
+    rows: tuple[Row, ...]
+    machine: str
+    versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "machine": self.machine,
+            "versions": dict(self.versions),
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+    def __str__(self) -> str:
+        from octify.report.latency import as_text
+
+        return as_text(self)
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from octify.report.latency import render
+
+        yield from render(self)
+
+
+def bench(
+    models: Mapping[str, Contestant],
+    example_inputs: Tensor | Sequence[Tensor],
+    *,
+    runtimes: Sequence[str] | None = None,
+    threads: int = 1,
+    batches: Sequence[int] = (),
+    rounds: int = ROUNDS,
+    min_seconds: float = MIN_SECONDS,
+    profile: bool = False,
+    memory: bool = True,
+    progress: Progress = lambda phase: None,
+) -> BenchResult:
+    """Time models against each other, round by round in turn.
+
+    Parameters
+    ----------
+    models:
+        By name: modules, or paths of ``.onnx`` files. Speed-ups are against the first.
+    example_inputs:
+        A tensor (N, C, H, W), or a sequence of tensors.
+    runtimes:
+        Of ``"onnxruntime"``, ``"onnxruntime-cuda"``, ``"eager"``, ``"channels-last"``, ``"compile"``;
+        modules are exported for onnxruntime, BatchNorm folded, and checked. By default onnxruntime alone.
+    threads:
+        Of one operator.
+    batches:
+        Batch sizes to time at; the example's own by default. An ONNX file must take them.
+    rounds, min_seconds:
+        How often each model is timed, and for how many seconds at least each time.
+    profile:
+        Also sum onnxruntime's kernel times by operator type.
+    memory:
+        Also measure peak memory.
+
+    Raises
+    ------
+    OctifyError
+        An unknown runtime, one that is not available here, a file in a runtime for modules, or inputs
+        that a model does not take.
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    if not models:
+        raise OctifyError("there is nothing to time", hint="give at least one model")
+    wanted = tuple(runtimes or ("onnxruntime",))
+    _check(models, wanted)
+    rows: list[Row] = []
+    with _threads(threads), contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        files = _files(models, wanted, inputs, folder, progress)
+        macs = {name: _macs(model, inputs) for name, model in models.items()}
+        for batch in batches or (len(inputs[0]),):
+            given = tuple(_of_batch(x, batch, len(inputs[0])) for x in inputs)
+            for runtime in wanted:
+                case = _Case(runtime, batch, threads, given, files, macs, progress)
+                timed = case.timed(models, rounds, min_seconds)
+                rows += [case.row(name, models[name], *timed[name], profile, memory) for name in models]
+    return BenchResult(tuple(rows), _machine(), _versions())
+
+
+def _check(models: Mapping[str, Contestant], runtimes: Sequence[str]) -> None:
+    for name in runtimes:
+        runtime = RUNTIMES.get(name)
+        if runtime is None:
+            raise OctifyError(f"there is no runtime {name!r}", hint=f"use one of {', '.join(RUNTIMES)}")
+        reason = runtime.available()
+        if reason is not None:
+            raise OctifyError(f"{name} is not available", why=reason)
+        files = [key for key, model in models.items() if not isinstance(model, nn.Module)]
+        if runtime.takes == "module" and files:
+            raise OctifyError(
+                f"{name} cannot run {files[0]}",
+                why="it is an ONNX file, and this runtime runs PyTorch modules",
+                hint="--runtime onnxruntime, or give the models themselves",
+            )
+    for name, model in models.items():
+        if not isinstance(model, nn.Module) and not Path(model).is_file():
+            raise OctifyError(f"no such file: {model}", hint=f"check the path of {name}")
+
+
+def _files(
+    models: Mapping[str, Contestant],
+    runtimes: Sequence[str],
+    inputs: tuple[Tensor, ...],
+    folder: Path,
+    progress: Progress,
+) -> dict[str, Path]:
+    """An ONNX file of every model, if a runtime wants one; modules are exported into ``folder``."""
+    if not any(RUNTIMES[name].takes == "onnx" for name in runtimes):
+        return {}
+    files = {}
+    for i, (name, model) in enumerate(models.items()):
+        if isinstance(model, nn.Module):
+            progress(f"exporting {name}")
+            files[name] = export_onnx(model, inputs, folder / f"{i}.onnx").path
+        else:
+            files[name] = Path(model)
+    return files
+
+
+def _macs(model: Contestant, inputs: Sequence[Tensor]) -> int | None:
+    """MACs of a module for one sample batch of ``inputs``."""
+    if not isinstance(model, nn.Module):
+        return None
+    return sum(known.macs for known in trace(model, inputs).facts.values())
+
+
+def _of_batch(x: Tensor, batch: int, have: int) -> Tensor:
+    if not x.ndim or x.shape[0] != have:
+        return x
+    return x[torch.arange(batch, device=x.device) % have].contiguous()
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One runtime at one batch size."""
+
+    runtime: str
+    batch: int
+    threads: int
+    inputs: tuple[Tensor, ...]
+    files: Mapping[str, Path]
+    macs: Mapping[str, int | None]
+    progress: Progress
+
+    def timed(
+        self, models: Mapping[str, Contestant], rounds: int, min_seconds: float
+    ) -> dict[str, tuple[Timing, Run]]:
+        prepare, takes = RUNTIMES[self.runtime].prepare, RUNTIMES[self.runtime].takes
+        runs: dict[str, Run] = {}
+        for name, model in models.items():
+            self.progress(f"preparing {name} in {self.runtime}")
+            own = self.files[name] if takes == "onnx" else model
+            runs[name] = prepare(own, self.inputs, Setting(self.threads))  # type: ignore[arg-type]
+            self._try(name, runs[name])
+
+        def tell(what: str, done: int, of: int) -> None:
+            self.progress(f"{self.runtime}, batch {self.batch}: {what} ({done + 1} of {of})")
+
+        timings = interleaved(
+            runs, threads=self.threads, rounds=rounds, min_seconds=min_seconds, progress=tell
+        )
+        return {name: (timings[name], runs[name]) for name in runs}
+
+    def _try(self, name: str, run: Run) -> None:
+        try:
+            run()
+        except Exception as error:  # whatever a runtime raises
+            shapes = " and ".join("x".join(map(str, x.shape)) for x in self.inputs)
+            raise OctifyError(
+                f"{name} does not run in {self.runtime} on inputs of {shapes}",
+                why=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+                hint="--input and --batch must be what the model takes",
+            ) from error
+
+    def row(self, name: str, model: Contestant, timing: Timing, run: Run, profile: bool, memory: bool) -> Row:
+        first = next(iter(self.macs))
+        mine, base = self.macs[name], self.macs[first]
+        efficiency = timing.speedup * mine / base if mine and base else None
+        return Row(
+            name,
+            self.runtime,
+            self.batch,
+            self.threads,
+            timing,
+            None if mine is None else mine,
+            efficiency,
+            self._peak(name, run) if memory else None,
+            self._ops(name) if profile else (),
+        )
+
+    def _peak(self, name: str, run: Run) -> int | None:
+        if self.runtime == "onnxruntime":
+            shapes = [(tuple(x.shape), str(x.dtype).removeprefix("torch.")) for x in self.inputs]
+            return peak_of_file(self.files[name], shapes, self.threads)
+        return peak_of_call(run) if self.runtime in ("eager", "channels-last") else None
+
+    def _ops(self, name: str) -> tuple[OpTime, ...]:
+        if self.runtime != "onnxruntime":
+            return ()
+        return by_op_type(self.files[name], self.inputs, self.threads)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _machine() -> str:
+    """The processor's name, and what PyTorch's kernels use of it."""
+    import platform
+
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in ("torch", "onnxruntime")}

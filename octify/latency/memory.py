@@ -1,0 +1,89 @@
+"""Peak memory of an inference, beside the process that asks.
+
+Of an ONNX file: what the resident memory of a fresh process grows by, from before the file is loaded to the
+peak of its first inferences (weights included). Of a module: what PyTorch's CPU allocator holds at its peak
+during one call beyond what it held before (weights not included; buffers inside libraries are not seen).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from octify.errors import ExportError
+
+Run = Callable[[], object]
+
+# Runs without torch, whose own memory would drown the figure. Inputs are shapes and dtypes, as JSON.
+_CHILD = """
+import json, sys
+import numpy as np, onnxruntime
+path, threads, shapes = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+def peak():
+    try:  # not getrusage: on Linux its peak begins with that of the process that started this one
+        lines = open("/proc/self/status").read().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except OSError:
+        import resource
+        return (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+feed = {v.name: np.zeros(s, d) for v, (s, d) in zip(session.get_inputs(), shapes)}
+for _ in range(3):
+    session.run(None, feed)
+print(peak() - before)
+"""
+
+
+def peak_of_file(path: Path, shapes: list[tuple[tuple[int, ...], str]], threads: int) -> int:
+    """Bytes that a process grows by when it loads ``path`` and runs it; ``shapes``: of zeros, and dtypes."""
+    command = [sys.executable, "-c", _CHILD, str(path), str(threads), json.dumps(shapes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise ExportError(
+            "onnxruntime does not run the file", where=str(path), why=lines[-1] if lines else None
+        )
+    return int(done.stdout)
+
+
+def peak_of_call(run: Run) -> int:
+    """Bytes that PyTorch's CPU allocator holds at its peak during ``run()``, beyond what it held before."""
+    run()
+    with (
+        _without_stderr(),
+        torch.no_grad(),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded,
+    ):
+        run()
+    results = recorded.profiler.kineto_results
+    held = most = 0
+    for event in results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """The profiler's library writes trace points to the process's standard error, past Python."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,54 @@
+"""Where onnxruntime spends its time: the profiler's kernel times, summed by operator type."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from octify.latency.runtime import feed_of, session_of
+
+CALLS = 10
+
+
+@dataclass(frozen=True)
+class OpTime:
+    """Milliseconds per call that operators of one type take, and how many there are after optimisation."""
+
+    op: str
+    milliseconds: float
+    share: float
+    nodes: int
+
+
+def by_op_type(path: Path, inputs: Sequence[Tensor], threads: int, calls: int = CALLS) -> tuple[OpTime, ...]:
+    """The operator types of an ONNX file in onnxruntime on the CPU, the slowest first."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = session_of(path, threads, profile=str(Path(folder) / "profile"))
+        feed = feed_of(session, inputs)
+        for _ in range(calls + 1):
+            session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    kernels = [event for event in events if event.get("cat") == "Node" and "op_name" in event.get("args", {})]
+    first: set[str] = set()
+    spent: Counter[str] = Counter()
+    nodes: Counter[str] = Counter()
+    for event in kernels:
+        if not event["name"].endswith("_kernel_time"):
+            continue
+        op = event["args"]["op_name"]
+        if event["name"] not in first:  # the first call allocates
+            first.add(event["name"])
+            nodes[op] += 1
+        else:
+            spent[op] += event["dur"]
+    total = sum(spent.values()) or 1
+    return tuple(
+        OpTime(op, microseconds / 1000 / calls, microseconds / total, nodes[op])
+        for op, microseconds in spent.most_common()
+    )

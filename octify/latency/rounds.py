@@ -1,0 +1,76 @@
+"""Interleaved timing: every round times each contestant once, so a machine whose speed drifts drifts for all.
+
+A figure is the median over the rounds; a speed-up is the median of the ratios round by round.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch.utils.benchmark import Timer
+
+ROUNDS = 20
+MIN_SECONDS = 0.05  # of one contestant in one round: shorter ones run several times
+WARM_UPS = 3
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per call of one contestant.
+
+    median, quartile1, quartile3:
+        Over the rounds.
+    speedup:
+        Median over the rounds of (time of the first contestant / time of this one).
+    """
+
+    median: float
+    quartile1: float
+    quartile3: float
+    speedup: float
+    rounds: int
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range as a share of the median."""
+        return (self.quartile3 - self.quartile1) / self.median
+
+
+def interleaved(
+    contestants: Mapping[str, Run],
+    *,
+    threads: int,
+    rounds: int = ROUNDS,
+    min_seconds: float = MIN_SECONDS,
+    progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+) -> dict[str, Timing]:
+    """Time ``contestants`` in turn, ``rounds`` times; the order turns around with every round.
+
+    ``threads`` are set for PyTorch during the runs (``torch.utils.benchmark``); other runtimes have
+    their own setting already.
+    """
+    timers = {
+        name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in contestants.items()
+    }
+    repeats: dict[str, int] = {}
+    for done, (name, timer) in enumerate(timers.items()):
+        progress(f"warming up {name}", done, len(timers))
+        first = timer.timeit(WARM_UPS).mean
+        repeats[name] = max(1, round(min_seconds / max(first, 1e-9)))
+    seconds: dict[str, list[float]] = {name: [] for name in timers}
+    for turn in range(rounds):
+        progress("timing", turn, rounds)
+        for name in list(timers) if turn % 2 == 0 else reversed(timers):
+            seconds[name].append(timers[name].timeit(repeats[name]).mean)
+    first_name = next(iter(timers))
+    return {name: _timing(own, seconds[first_name]) for name, own in seconds.items()}
+
+
+def _timing(own: Sequence[float], first: Sequence[float]) -> Timing:
+    low, middle, high = statistics.quantiles(own, n=4) if len(own) > 1 else (own[0],) * 3
+    ratio = statistics.median(a / b for a, b in zip(first, own, strict=True))
+    return Timing(1e3 * middle, 1e3 * low, 1e3 * high, ratio, len(own))

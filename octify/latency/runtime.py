@@ -1,0 +1,177 @@
+"""The runtimes that a model can be timed in: one function each, from a model to something that runs.
+
+``RUNTIMES`` is the table; a new runtime is one more entry.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from octify.errors import ExportError, OctifyError
+from octify.export.fold import fold_batchnorm
+
+Run = Callable[[], object]
+Model = nn.Module | Path
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a contestant runs.
+
+    threads:
+        Of one operator; a runtime gets no others.
+    """
+
+    threads: int = 1
+
+
+def _onnxruntime(provider: str) -> Callable[[Model, Sequence[Tensor], Setting], Run]:
+    def prepare(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
+        assert isinstance(model, Path)
+        session = session_of(model, setting.threads, provider)
+        feed = feed_of(session, inputs)
+        return lambda: session.run(None, feed)
+
+    return prepare
+
+
+def session_of(
+    path: Path, threads: int, provider: str = "CPUExecutionProvider", profile: str | None = None
+) -> onnxruntime.InferenceSession:
+    """A session of ``path`` with all of onnxruntime's optimisations; ``profile`` is a file's prefix."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # onnxruntime's own, which share no base class
+        text = str(error).strip().splitlines()[0]
+        raise ExportError("onnxruntime cannot load the file", where=str(path), why=text) from error
+
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+def declared_inputs(path: Path) -> list[str]:
+    """The inputs that an ONNX file declares, as ``1x3x224x224`` or ``1x16:int64``; an open batch is 1.
+
+    Raises OctifyError when another dimension is open.
+    """
+    shapes = []
+    for value in session_of(path, 1).get_inputs():
+        sizes = [1 if axis == 0 and not isinstance(n, int) else n for axis, n in enumerate(value.shape)]
+        if value.type not in _DTYPES or not all(isinstance(n, int) for n in sizes):
+            raise OctifyError(
+                f"{path.name} leaves the shape of its input open",
+                why=f"{value.name} is {value.type} of {value.shape}",
+                hint="--input 1x3x224x224",
+            )
+        shapes.append("x".join(map(str, sizes)) + f":{_DTYPES[value.type]}")
+    return shapes
+
+
+def feed_of(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor]) -> dict[str, Any]:
+    """``inputs`` by the file's own names. Raises OctifyError when it takes more or fewer."""
+    values = session.get_inputs()
+    tensors = [x for x in pytree.tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
+    if len(values) != len(tensors):
+        raise OctifyError(
+            f"the ONNX file takes {len(values)} input(s), {len(tensors)} were given",
+            hint="give one --input for each",
+        )
+    return {
+        value.name: np.ascontiguousarray(x.detach().cpu().numpy())
+        for value, x in zip(values, tensors, strict=True)
+    }
+
+
+def _eager(memory_format: torch.memory_format) -> Callable[[Model, Sequence[Tensor], Setting], Run]:
+    def prepare(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
+        ready, given = _in_format(model, inputs, memory_format)
+        return _inference(ready, given)
+
+    return prepare
+
+
+def _compiled(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
+    """Inductor with the weights frozen, channels last: what PyTorch's own CPU guide advises."""
+    ready, given = _in_format(model, inputs, torch.channels_last)
+    from torch._inductor import config
+
+    with config.patch(freezing=True):
+        compiled = torch.compile(ready)
+        run = _inference(compiled, given)
+        run()  # compiles here, while the setting holds
+    return run
+
+
+def _in_format(
+    model: Model, inputs: Sequence[Tensor], memory_format: torch.memory_format
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A folded copy of ``model`` and its inputs in a memory format (of images; others stay as they are)."""
+    assert isinstance(model, nn.Module)
+    own = copy.deepcopy(model).eval().requires_grad_(False)
+    ready = fold_batchnorm(own, tuple(inputs))
+    ready = ready.to(memory_format=memory_format)  # type: ignore[call-overload]
+    given = tuple(x.to(memory_format=memory_format) if x.ndim == 4 else x for x in inputs)
+    return ready, given
+
+
+def _inference(model: Any, inputs: Sequence[Tensor]) -> Run:
+    def run() -> object:
+        with torch.inference_mode():
+            return model(*inputs)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A way to run a model.
+
+    takes:
+        ``"onnx"``: files (modules are exported for it); ``"module"``: modules alone.
+    available:
+        None, or why it cannot be used here.
+    """
+
+    takes: str
+    prepare: Callable[[Model, Sequence[Tensor], Setting], Run]
+    available: Callable[[], str | None] = lambda: None
+
+
+def _without_cuda() -> str | None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return None
+    return "this onnxruntime has no CUDA provider; pip install onnxruntime-gpu on a machine with a GPU"
+
+
+RUNTIMES: Mapping[str, Runtime] = {
+    "onnxruntime": Runtime("onnx", _onnxruntime("CPUExecutionProvider")),
+    "onnxruntime-cuda": Runtime("onnx", _onnxruntime("CUDAExecutionProvider"), _without_cuda),
+    "eager": Runtime("module", _eager(torch.contiguous_format)),
+    "channels-last": Runtime("module", _eager(torch.channels_last)),
+    "compile": Runtime("module", _compiled),
+}

@@ -1,0 +1,1 @@
+"""A model at several alphas: its points, and their plot."""

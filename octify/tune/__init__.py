@@ -1,0 +1,1 @@
+"""Training a converted model further, towards its original or labels. On Hugging Face Accelerate."""
