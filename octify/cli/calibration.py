@@ -117,9 +117,9 @@ class Settings:
     resize: int | None
     crop: int | None
     seed: int
-    max_error: float | None
-    target_macs: float | None
-    target_error: float | None
+    max_error: float | None = None
+    target_macs: float | None = None
+    target_error: float | None = None
 
     def check(self) -> None:
         """Refuse, before torch is imported, options that cannot be right."""

@@ -148,7 +148,7 @@ def sweep(
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         order = channel_order.value if channel_order else None
-        settings = Settings(calib, calib_effort.value, order, mean, std, resize, crop, seed, max_error=None)
+        settings = Settings(calib, calib_effort.value, order, mean, std, resize, crop, seed)
         settings.check()
         wanted = [(name, share) for name in _names(rules) for share in _shares(alpha)]
         check_model(model, weights, input)
