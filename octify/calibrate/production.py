@@ -1,9 +1,9 @@
 """How well a channel can be made at half resolution.
 
-A low channel is not ``P`` of the original's channel but what a convolution makes of pooled inputs:
-rectified textures have a mean that no linear map of pooled inputs predicts. The share of
-``P act(z)`` that least squares on the taps of ``P x`` leaves unexplained is that channel's
-*noise*: 0 for a channel that is made as well at half resolution, near 1 for one that is lost.
+A low channel is not ``P`` of the original's channel but what a convolution and its activation make
+of pooled inputs: rectified textures have a mean that pooled inputs do not tell. The share of
+``P act(z)`` that least squares on the taps of ``P x`` and on ``act(P z)`` leaves unexplained is that
+channel's *noise*: 0 for a channel that is made as well at half resolution, near 1 for a lost one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from octify.calibrate.sites import elementwise, inner_activation, is_affine_norm
 from octify.kernels import Path, path
 from octify.layout import DENSE, ConvNode, Ids, Layout
 from octify.nn.conv import axes_of
-from octify.nn.functional import low_size, pool
+from octify.nn.functional import pool
 from octify.ops.linear import conv_form
 from octify.trace import Traced
 
@@ -33,7 +33,7 @@ _ROWS = 10_000
 
 @dataclass
 class _Producer:
-    """Second moments of ``[taps of P x, 1, P act(z)]`` of one convolution, by group."""
+    """Second moments of ``[taps of P x, 1, act(P z), P act(z)]`` of one convolution, by group."""
 
     classes: Ids
     groups: int
@@ -41,12 +41,13 @@ class _Producer:
     total: Tensor = field(repr=False)
     rows: int = 0
 
-    def add(self, taps: Tensor, target: Tensor) -> None:
-        """Taps (R, I, K) and targets (R, O)."""
+    def add(self, taps: Tensor, early: Tensor, target: Tensor) -> None:
+        """Taps (R, I, K), ``act(P z)`` (R, O) and ``P act(z)`` (R, O)."""
         rows = len(taps)
         parts = (
             taps.reshape(rows, self.groups, -1),
             taps.new_ones(rows, self.groups, 1),
+            early.reshape(rows, self.groups, -1),
             target.reshape(rows, self.groups, -1),
         )
         features = torch.cat(parts, dim=2).movedim(1, 0)
@@ -56,17 +57,22 @@ class _Producer:
     def variances(self) -> tuple[Tensor, Tensor]:
         """Of every output channel: unexplained, and in total, (O,) each."""
         each = self.outputs // self.groups
-        known = self.total.shape[1] - each - 1
+        known = self.total.shape[1] - 2 * each - 1
         second = self.total / self.rows
         mean = second[:, known, :]
         cov = second - mean[:, :, None] * mean[:, None, :]
-        taps, target = slice(0, known), slice(known + 1, None)
-        ridge = _RIDGE * cov.diagonal(dim1=1, dim2=2)[:, taps].mean(1).clamp_min(1e-12)
-        gram = cov[:, taps, taps] + ridge[:, None, None] * torch.eye(known, dtype=cov.dtype)
-        cross = cov[:, taps, target]
-        whole = cov.diagonal(dim1=1, dim2=2)[:, target]
-        explained = (cross * torch.linalg.solve(gram, cross)).sum(1)
-        return (whole - explained).clamp_min(0).flatten(), whole.flatten()
+        diagonal = cov.diagonal(dim1=1, dim2=2)
+        ridge = _RIDGE * diagonal[:, :known].mean(1).clamp_min(1e-12)
+        gram = cov[:, :known, :known] + ridge[:, None, None] * torch.eye(known, dtype=cov.dtype)
+        cross = cov[:, :known, known + 1 :]
+        solved = torch.linalg.solve(gram, cross)
+        # What the taps leave of act(P z) and of P act(z), and what the one then tells of the other.
+        left = diagonal[:, known + 1 :] - (cross * solved).sum(1)
+        early, target = left[:, :each], left[:, each:]
+        own = cov[:, known + 1 : known + 1 + each, known + 1 + each :].diagonal(dim1=1, dim2=2)
+        shared = own - (cross[:, :, :each] * solved[:, :, each:]).sum(1)
+        told = torch.where(early > _RIDGE * diagonal[:, known + 1 : known + 1 + each], shared**2 / early, 0.0)
+        return (target - told).clamp_min(0).flatten(), diagonal[:, known + 1 + each :].flatten()
 
 
 def noise(traced: Traced, layout: Layout, chunks: Chunks, *, rows: int = _ROWS, seed: int = 0) -> np.ndarray:
@@ -96,12 +102,12 @@ def noise(traced: Traced, layout: Layout, chunks: Chunks, *, rows: int = _ROWS, 
 
 def _producer(conv: ConvNode, module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> _Producer:
     groups, outputs = module.groups, module.out_channels
-    size = module.weight[0].numel() + 1 + outputs // groups
+    size = module.weight[0].numel() + 1 + 2 * (outputs // groups)
     return _Producer(conv.ids_out, groups, outputs, torch.zeros(groups, size, size, dtype=torch.float64))
 
 
-def _maker(traced: Traced, node: fx.Node) -> Callable[[Tensor], Tensor]:
-    """From a convolution's output to the value that its readers get: BatchNorm and activation, if alone."""
+def _maker(traced: Traced, node: fx.Node) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """From a convolution's output y to ``act(P z)`` and ``P act(z)``: BatchNorm and activation, if alone."""
     norm = None
     act: Callable[[Tensor], Tensor] | None = None
     follower = only_user(node)
@@ -111,18 +117,18 @@ def _maker(traced: Traced, node: fx.Node) -> Callable[[Tensor], Tensor]:
     if act is None and follower is not None:
         act = elementwise(traced, follower)
 
-    def make(y: Tensor) -> Tensor:
+    def make(y: Tensor) -> tuple[Tensor, Tensor]:
         scale, shift = scale_and_shift(norm, y.shape[1], y)
         shape = (-1, *(1,) * (y.ndim - 2))
         z = y * scale.reshape(shape) + shift.reshape(shape)
-        return z if act is None else act(z)
+        return (pool(z), pool(z)) if act is None else (act(pool(z)), pool(act(z)))
 
     return make
 
 
 def _adder(
     producer: _Producer,
-    make: Callable[[Tensor], Tensor],
+    make: Callable[[Tensor], tuple[Tensor, Tensor]],
     recipe: Path,
     per_image: int,
     generator: torch.Generator,
@@ -130,8 +136,9 @@ def _adder(
 ) -> Observer:
     def add(x: Tensor, y: Tensor) -> None:
         x, y = (t.movedim(-1, 1) if last else t for t in (x, y))
-        value = make(y)
-        where = sample(len(value), low_size(value.shape[2:]), max(1, per_image), generator, y.device)
-        producer.add(read_taps(pool(x), recipe, where.image, where.at), where.pick(pool(value)))
+        early, target = make(y)
+        where = sample(len(target), target.shape[2:], max(1, per_image), generator, y.device)
+        taps = read_taps(pool(x), recipe, where.image, where.at)
+        producer.add(taps, where.pick(early), where.pick(target))
 
     return add

@@ -260,8 +260,8 @@ def _target(z: Tensor, branch: str, site: Site, where: Positions) -> Tensor:
 def max_pool_gap(max_pool: nn.Module, made: Tensor) -> Tensor | float:
     """What the low branch lacks for a max pool over it to give ``P max_pool(made)``, at its resolution.
 
-    The maximum of block means is less than the mean of maxima. Every sample of a window is raised by the
-    same amount, so the maximum stays where it was.
+    The maximum of block means is not the mean of maxima (of textures it is less). Every sample of a
+    window is raised by the same amount, so the maximum stays where it was.
     """
     gap: Tensor = pool(max_pool(made)) - max_pool(pool(made))
     size = low_size(made.shape[2:])
