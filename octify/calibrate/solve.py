@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from octify.calibrate.activation import Activation
+from octify.calibrate.activation import Activation, Slopes
 
 RIDGE = 1e-2  # of the mean diagonal; 1e-4 to 1e-1 are alike
 REFITS = 4  # more hurt
@@ -40,7 +40,7 @@ def solve(
     target: Tensor,
     skip: Tensor | None,
     initial: Tensor,
-    activation: Activation | None,
+    activation: Activation | Slopes | None,
     refits: int,
 ) -> Fit:
     """Fit ``x @ W + skip`` to ``target``.
@@ -78,7 +78,7 @@ def solve(
     return Fit(weights, gram[:, :unknowns, :unknowns] / rows)
 
 
-def hinge(target: Tensor, predicted: Tensor, activation: Activation) -> Tensor:
+def hinge(target: Tensor, predicted: Tensor, activation: Activation | Slopes) -> Tensor:
     """``target - predicted``, less what the activation's flat parts hide."""
     error = target - predicted
     low, high = activation.floor, activation.ceiling
