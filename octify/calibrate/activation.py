@@ -17,8 +17,9 @@ _FLAT = 1e-6
 class Activation:
     """An elementwise function as a table over [-12, 12].
 
-    ``floor`` and ``ceiling``: below and above these arguments the function is constant (infinite if
-    nowhere); errors there do not matter to what follows.
+    ``arguments`` and ``results`` are its increasing part. ``floor`` and ``ceiling``: below and above
+    these arguments the function is constant (infinite if nowhere); errors there do not matter to what
+    follows. ``unique``: results above this one have one argument only (SiLU's below 0 have two).
     """
 
     function: Callable[[Tensor], Tensor]
@@ -26,6 +27,7 @@ class Activation:
     results: Tensor
     floor: float
     ceiling: float
+    unique: float = -float("inf")
     identity: bool = False
 
     @classmethod
@@ -48,7 +50,8 @@ class Activation:
         growing = (y[lowest + 1 :] > y[lowest:-1]).nonzero().flatten()
         stop = lowest + 1 + (int(growing[-1]) + 1 if len(growing) else 0)
         same = torch.equal(y, x.float().double())
-        return cls(function, x[lowest:stop], y[lowest:stop], floor, ceiling, same)
+        unique = float(y[:lowest].max()) if lowest else -float("inf")
+        return cls(function, x[lowest:stop], y[lowest:stop], floor, ceiling, unique, same)
 
     @property
     def flat_somewhere(self) -> bool:
@@ -60,16 +63,16 @@ class Activation:
         return self
 
     def apply(self, x: Tensor) -> Tensor:
-        """The function of ``x``, of any shape."""
-        return self.function(x)
+        """The function of ``x``, of any shape; even one that works in place leaves ``x`` as it is."""
+        return self.function(x.clone())
 
     def inverse(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """Arguments that give ``p``, and where there is one in the increasing part."""
+        """Arguments that give ``p``, and where there is exactly one."""
         if len(self.arguments) < 2:
             return p, torch.zeros_like(p, dtype=torch.bool)
         x, y = self.arguments.to(p), self.results.to(p)
         span = float(y[-1] - y[0])
-        valid = (p > y[0] + 1e-4 * min(1.0, span)) & (p < y[-1])
+        valid = (p > max(float(y[0]), self.unique) + 1e-4 * min(1.0, span)) & (p < y[-1])
         right = torch.searchsorted(y, p.contiguous()).clamp(1, len(y) - 1)
         y0, y1 = y[right - 1], y[right]
         share = ((p - y0) / (y1 - y0).clamp_min(1e-30)).clamp(0, 1)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
+from octify.calibrate.caution import cautious_ridge
 from octify.calibrate.execution import Stream, out_of_place
 from octify.calibrate.linear_form import Block, blocks
 from octify.calibrate.order import repair_order
@@ -135,7 +136,10 @@ def _fit_branch(
         if not bool(torch.isfinite(system.x).all() & torch.isfinite(system.target).all()):
             return "its values are not finite"
         start = initial(site, branch, block)
-        fit = solve(system.x, system.target, system.skip, start, system.activation, refits)
+        ridge = cautious_ridge(system.x, system.target, system.skip, start)
+        if ridge is None:
+            return "there are too few inputs to improve on its weights"
+        fit = solve(system.x, system.target, system.skip, start, system.activation, refits, ridge)
         if not bool(torch.isfinite(fit.weights).all()):
             return "its fit is not finite"
         errors.add(system, start, fit.weights, block)

@@ -42,6 +42,7 @@ def solve(
     initial: Tensor,
     activation: Activation | Slopes | None,
     refits: int,
+    ridge_share: float = RIDGE,
 ) -> Fit:
     """Fit ``x @ W + skip`` to ``target``.
 
@@ -53,11 +54,13 @@ def solve(
         (groups, R, O); ``skip`` is added behind the convolution and cannot be changed.
     initial:
         (groups, D + 1, O), where the ridge pulls.
+    ridge_share:
+        The ridge, of the mean diagonal of the Gram matrix.
     """
     gram = x.transpose(1, 2) @ x
     rows, unknowns = x.shape[1], x.shape[2] - 1
     mean = gram.diagonal(dim1=1, dim2=2)[:, :unknowns].mean(1).double()
-    ridge = (RIDGE * mean).clamp_min(_LEAST * rows)[:, None].expand(-1, unknowns + 1).clone()
+    ridge = (ridge_share * mean).clamp_min(_LEAST * rows)[:, None].expand(-1, unknowns + 1).clone()
     ridge[:, -1] = _LEAST * rows
     factor = torch.linalg.cholesky(gram.double() + torch.diag_embed(ridge))
 
