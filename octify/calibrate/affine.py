@@ -6,10 +6,53 @@ those of the new convolution's output, its weight and bias reproduce the fitted 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 _SMALLEST_SCALE = 1e-4
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``scale * x + shift`` per channel, (C,) each."""
+
+    scale: Tensor
+    shift: Tensor
+
+    @classmethod
+    def of_norm(cls, norm: nn.Module) -> Affine:
+        """A BatchNorm in eval mode."""
+        mean = norm.get_buffer("running_mean")
+        return cls(*scale_and_shift(norm, len(mean), mean))
+
+    def after(self, first: Affine | None) -> Affine:
+        """``self(first(x))``."""
+        if first is None:
+            return self
+        return Affine(self.scale * first.scale, self.scale * first.shift + self.shift)
+
+    def channels(self, chosen: Sequence[int]) -> Affine:
+        """The map of these channels."""
+        index = torch.tensor(list(chosen), dtype=torch.int64, device=self.scale.device)
+        return Affine(self.scale[index], self.shift[index])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``x`` (N, C, ...) mapped."""
+        shape = (-1, *(1,) * (x.ndim - 2))
+        return x * self.scale.to(x).reshape(shape) + self.shift.to(x).reshape(shape)
+
+    def equals(self, other: Affine) -> bool:
+        """Whether it is the same map."""
+        return torch.equal(self.scale, other.scale) and torch.equal(self.shift, other.shift)
+
+    @property
+    def invertible(self) -> Tensor:
+        """Which channels are not lost in it, (C,)."""
+        size = self.scale.abs()
+        return size > _SMALLEST_SCALE * size.max().clamp_min(torch.finfo(size.dtype).tiny)
 
 
 def scale_and_shift(norm: nn.Module | None, channels: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from octify.calibrate.affine import unscaling
 from octify.calibrate.augment import augmented
+from octify.calibrate.linear_form import Block
 from octify.calibrate.observe import tensors_of
-from octify.calibrate.repair import branch_norm, branch_paths
-from octify.calibrate.rows import rows_as_weight, weight_as_rows
 from octify.calibrate.sites import Site
 from octify.calibrate.solve import Fit
+from octify.calibrate.write import unfolding
 from octify.rewrite import Rewritten
 from octify.trace import Traced
 
@@ -32,38 +32,48 @@ CLIP = 5.0
 _FLOOR = 1e-3  # of the mean eigenvalue: directions that the data hardly shows are not blown up
 
 
-@dataclass(frozen=True)
-class _Branch:
-    """A branch's weights as a function of V (groups, D, O) and a bias offset (groups * O,)."""
+Fits = Mapping[tuple[str, str], Sequence[tuple[Block, Fit]]]
 
-    names: tuple[tuple[str, bool, int, Tensor], ...]  # parameter, transposed, rows, present value
+
+@dataclass(frozen=True)
+class _Trained:
+    """A block's weights as a function of V (groups, D, O) and a bias offset (groups * O,).
+
+    names:
+        Of the weight of each slice; ``bias`` names the parameter that holds the biases, and the block's
+        place in it.
+    """
+
+    block: Block
+    names: tuple[str, ...]
     factor: Tensor
     whitening: Tensor
-    bias_name: str | None
-    bias: Tensor
+    bias: tuple[str, slice] | None
 
-    def start(self) -> Tensor:
-        """V = 0, in its shape."""
-        w = self.whitening
-        return w.new_zeros(w.shape[0], w.shape[2], self.factor.shape[2])
+    def start(self) -> tuple[Tensor, Tensor]:
+        """V = 0 and no offset."""
+        w, block = self.whitening, self.block
+        return w.new_zeros(block.groups, w.shape[2], block.outputs), w.new_zeros(block.groups * block.outputs)
 
-    def weights(self, v: Tensor, offset: Tensor) -> dict[str, Tensor]:
+    def add_to(
+        self, changed: dict[str, Tensor], own: Mapping[str, Tensor], v: Tensor, offset: Tensor
+    ) -> None:
+        """Add what V and the offset change to the parameters ``changed``, which are ``own`` otherwise."""
         rows = (self.whitening @ v) * self.factor
-        found: dict[str, Tensor] = {}
-        start = 0
-        for name, transposed, count, value in self.names:
-            found[name] = value + rows_as_weight(rows[:, start : start + count], value, transposed)
-            start += count
-        if self.bias_name is not None:
-            found[self.bias_name] = self.bias + offset
-        return found
+        for name, (part, its) in zip(self.names, self.block.parted(rows), strict=True):
+            changed[name] = changed.get(name, own[name]) + part.inside(its)
+        if self.bias is not None:
+            name, place = self.bias
+            value = changed.get(name, own[name])
+            around = (place.start, len(value) - place.stop)
+            changed[name] = value + F.pad(offset, around)
 
 
 def distill(
     traced: Traced,
     rewritten: Rewritten,
     sites: Sequence[Site],
-    fits: Mapping[tuple[str, str], Fit],
+    fits: Fits,
     chunks: Sequence[tuple[Tensor, ...]],
     *,
     alpha: float,
@@ -74,12 +84,13 @@ def distill(
     """Train the fitted branches of ``rewritten`` in place; the model runs in eval mode throughout."""
     teacher = copy.deepcopy(traced.module).eval().requires_grad_(False)
     student = rewritten.module.eval()
-    branches = _branches(student, sites, fits)
-    if not branches:
+    trained = _trained(student, sites, fits)
+    if not trained:
         return
+    own = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     inputs = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
     device = inputs[0].device
-    free = [(branch.start(), torch.zeros_like(branch.bias)) for branch in branches]
+    free = [part.start() for part in trained]
     parameters = [t.requires_grad_() for pair in free for t in pair]
     rate = 2e-4 if alpha <= 0.25 else 1e-3
     optimizer = torch.optim.Adam(parameters, lr=rate)
@@ -100,15 +111,20 @@ def distill(
         with torch.no_grad():
             wanted = tensors_of(teacher(*batch))
         changed: dict[str, Tensor] = {}
-        for branch, (v, offset) in zip(branches, free, strict=True):
-            changed |= branch.weights(v, offset)
+        for part, (v, offset) in zip(trained, free, strict=True):
+            part.add_to(changed, own, v, offset)
         loss = relative_loss(tensors_of(functional_call(student, changed, tuple(batch))), wanted)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
         schedule.step()
-    _write(student, branches, free)
+    changed = {}
+    with torch.no_grad():
+        for part, (v, offset) in zip(trained, free, strict=True):
+            part.add_to(changed, own, v, offset)
+        for name, value in changed.items():
+            student.get_parameter(name).copy_(value)
 
 
 def relative_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
@@ -125,43 +141,28 @@ def relative_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _branches(
-    student: nn.Module, sites: Sequence[Site], fits: Mapping[tuple[str, str], Fit]
-) -> list[_Branch]:
+def _trained(student: nn.Module, sites: Sequence[Site], fits: Fits) -> list[_Trained]:
     names = {id(p): name for name, p in student.named_parameters()}
-    found = []
-    for site in sites:
-        for which in ("high", "low"):
-            fit = fits.get((site.path, which))
-            if fit is not None:
-                found.append(_branch(site, which, fit, names))
-    return found
+    return [
+        _block(site, branch, block, fit, names)
+        for site in sites
+        for branch in ("high", "low")
+        for block, fit in fits.get((site.path, branch), ())
+    ]
 
 
-def _branch(site: Site, which: str, fit: Fit, names: Mapping[int, str]) -> _Branch:
-    paths = branch_paths(site.conv, which)
-    groups, _, each = fit.weights.shape
-    norm = branch_norm(site, which)
-    own = []
-    for path_name, path in paths:
-        weight = path.get_parameter("weight")
-        transposed = site.conv.recipes[path_name].transposed
-        rows = weight_as_rows(path, transposed).shape[1]
-        own.append((names[id(weight)], transposed, rows, weight.detach().clone()))
-    held = norm.bias if norm is not None else next((p.bias for _, p in paths if p.bias is not None), None)
-    bias = held if isinstance(held, nn.Parameter) else None
+def _block(site: Site, branch: str, block: Block, fit: Fit, names: Mapping[int, str]) -> _Trained:
+    norm = site.branch_norm(branch)
+    holders = [(part.conv.bias, part.first) for part in block.slices if part.conv.bias is not None]
+    bias: tuple[str, slice] | None = None
+    if norm is not None and id(norm.bias) in names:
+        bias = names[id(norm.bias)], block.channels
+    elif norm is None and holders:
+        held, first = holders[0]
+        bias = names[id(held)], block.places(first)
     values, vectors = torch.linalg.eigh(fit.gram.double())
     floor = _FLOOR * values.mean(1, keepdim=True).clamp_min(1e-20)
     whitening = vectors * (values.clamp_min(0) + floor).rsqrt()[:, None, :]
-    factor = unscaling(norm, groups * each, fit.weights).reshape(groups, 1, each)
-    like = bias.detach().clone() if bias is not None else fit.weights.new_zeros(groups * each)
-    name = None if bias is None else names[id(bias)]
-    return _Branch(tuple(own), factor, whitening.to(fit.weights), name, like)
-
-
-@torch.no_grad()
-def _write(student: nn.Module, branches: Sequence[_Branch], free: Sequence[tuple[Tensor, Tensor]]) -> None:
-    parameters = dict(student.named_parameters())
-    for branch, (v, offset) in zip(branches, free, strict=True):
-        for name, value in branch.weights(v, offset).items():
-            parameters[name].copy_(value)
+    factor = unfolding(site, branch, block, fit.weights)
+    weights = tuple(names[id(part.conv.get_parameter("weight"))] for part in block.slices)
+    return _Trained(block, weights, factor, whitening.to(fit.weights), bias)

@@ -17,9 +17,9 @@ from torch import Tensor, fx, nn
 
 from octify.calibrate.affine import scale_and_shift
 from octify.calibrate.channels import Chunks
+from octify.calibrate.following import elementwise, inner_activation, is_affine_norm, only_user
 from octify.calibrate.observe import Observer, observe
 from octify.calibrate.rows import read_taps, sample
-from octify.calibrate.sites import elementwise, inner_activation, is_affine_norm, only_user
 from octify.kernels import Path, path
 from octify.layout import DENSE, ConvNode, Ids, Layout
 from octify.nn.conv import axes_of

@@ -1,15 +1,10 @@
 """Sequential reconstruction: one convolution after another, each fitted to the original's values.
 
 For each site the inputs are those of the converted model, whose earlier convolutions are already
-repaired; the targets are the original's values behind BatchNorm and residual additions:
-
-    high   z
-    low    the y with act(y) = P act(z) where there is one, else P z
-           (before a max pool: such that the pool over the low branch gives P of the original's pool)
-
-Pooling before the activation would give too low a mean (Jensen), and that shift, accumulated, is
-the main reason naive conversion fails. What the converted model adds behind the convolution (a
-skip connection with its own error) is subtracted, so the branch repairs it.
+repaired, and the targets the original's (``octify.calibrate.system``). Pooling before the activation
+would give too low a mean (Jensen), and that shift, accumulated, is the main reason naive conversion
+fails. What the converted model adds behind the convolution (a skip connection with its own error)
+is subtracted, so the branch repairs it.
 
 Memory, whatever the number of images: what the ``Stream``s hold, and one system at a time, of at
 most ``ROWS`` rows and 600 MB (``rows_wanted``).
@@ -18,32 +13,22 @@ most ``ROWS`` rows and 600 MB (``rows_wanted``).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx
 
-from octify.calibrate.affine import scale_and_shift, unscaling, write_norm
+from octify.calibrate.caution import cautious_ridge
 from octify.calibrate.execution import Stream, out_of_place
+from octify.calibrate.linear_form import Block, blocks
 from octify.calibrate.order import repair_order
-from octify.calibrate.rows import (
-    Positions,
-    features,
-    joined,
-    rows_as_weight,
-    rows_wanted,
-    sample,
-    weight_as_rows,
-)
 from octify.calibrate.sites import Site, sites
-from octify.calibrate.solve import REFITS, Fit, solve, with_bias
+from octify.calibrate.solve import REFITS, Fit, solve
 from octify.calibrate.store import Store
-from octify.calibrate.work import Steps, of_fit
-from octify.kernels import PathName
-from octify.nn import OctaveConv
-from octify.nn.functional import low_size, output_sizes, pool
+from octify.calibrate.system import Sampler, System
+from octify.calibrate.work import Progress, Steps, of_fit
+from octify.calibrate.write import Unfolded, initial, unfolded, write_branch
 from octify.rewrite import Rewritten
 from octify.trace import Traced
 
@@ -68,13 +53,13 @@ class LayerError:
 class Repaired:
     """What sequential reconstruction did; the weights are in the model already.
 
-    ``fits`` holds, for whitened distillation, the Gram matrix of each fitted branch.
+    ``fits`` holds, for whitened distillation, the Gram matrix of each block of each fitted branch.
     """
 
     layers: tuple[LayerError, ...]
     left: dict[str, str]
     sites: tuple[Site, ...] = field(repr=False, default=())
-    fits: dict[tuple[str, str], Fit] = field(repr=False, default_factory=dict)
+    fits: dict[tuple[str, str], list[tuple[Block, Fit]]] = field(repr=False, default_factory=dict)
 
 
 def repair(
@@ -86,7 +71,7 @@ def repair(
     rows: int = ROWS,
     seed: int = 0,
     keep_fits: bool = False,
-    progress: Callable[[str, int, int], None] = lambda path, done, of: None,
+    progress: Progress = lambda path, done, of: None,
 ) -> Repaired:
     """Fit every convolution of ``rewritten`` in place, in eval mode."""
     order = repair_order(traced)
@@ -94,20 +79,21 @@ def repair(
     student_module = rewritten.module.eval()
     teacher_module = copy.deepcopy(traced.module).eval()
     layers: list[LayerError] = []
-    fits: dict[tuple[str, str], Fit] = {}
+    fits: dict[tuple[str, str], list[tuple[Block, Fit]]] = {}
     with out_of_place(student_module), out_of_place(teacher_module), Store() as store:
         teacher = Stream(traced.module.graph, teacher_module, chunks, store)
         student = Stream(student_module.graph, student_module, chunks, store)
         for site in todo:
             _hold(site, teacher, student)
         images = sum(len(chunk[0]) for chunk in chunks)
-        work = [of_fit(traced, site.path, images, rows, refits) for site in todo]
+        work = [of_fit(traced, site, images, rows, refits) for site in todo]
         steps = Steps(progress, sum(work))
         for done, site in enumerate(todo):
             steps(site.path, work[done])
             generator = torch.Generator().manual_seed(seed * 100_003 + done)
             for branch in ("high", "low"):
-                found = _fit_branch(site, branch, teacher, student, refits, rows, generator)
+                sampler = Sampler(site, teacher, student, rows, generator)
+                found = _fit_branch(site, branch, sampler, refits)
                 if isinstance(found, str):
                     left.setdefault(site.path, found)
                 elif found is not None:
@@ -118,217 +104,72 @@ def repair(
     return Repaired(tuple(layers), left, tuple(todo), fits)
 
 
-def _nodes(site: Site) -> tuple[list[object], list[object]]:
-    original = [site.node, *(skip.original for skip in site.skips)]
-    converted = [n for skip in site.skips for n in (skip.value.high, skip.value.low) if n is not None]
-    return list(original), list(converted)
+def _held(site: Site) -> tuple[list[fx.Node], list[fx.Node]]:
+    """The nodes whose values a site needs, of the original's graph and of the converted one."""
+    original, converted = [], []
+    for use in site.uses:
+        original += [use.following.end] if use.repaired else [use.following.end, use.source]
+        for skip in use.following.skips:
+            converted += [n for n in (skip.value.high, skip.value.low) if n is not None]
+        if use.repaired:
+            converted += [n for n in use.call.args if isinstance(n, fx.Node)]
+    return original, converted
 
 
 def _hold(site: Site, teacher: Stream, student: Stream) -> None:
-    original, converted = _nodes(site)
-    for node in original:
-        teacher.hold(node)  # type: ignore[arg-type]
-    for node in converted:
-        student.hold(node)  # type: ignore[arg-type]
+    for stream, nodes in zip((teacher, student), _held(site), strict=True):
+        for node in nodes:
+            stream.hold(node)
 
 
 def _release(site: Site, teacher: Stream, student: Stream) -> None:
-    original, converted = _nodes(site)
-    for node in original:
-        teacher.release(node)  # type: ignore[arg-type]
-    for node in converted:
-        student.release(node)  # type: ignore[arg-type]
-
-
-def branch_paths(conv: OctaveConv, branch: str) -> list[tuple[PathName, nn.Module]]:
-    """The paths into a branch, the one at the same resolution (which carries the bias) first."""
-    names: tuple[PathName, ...] = (
-        ("high_to_high", "low_to_high") if branch == "high" else ("low_to_low", "high_to_low")
-    )
-    return [(name, path) for name in names if (path := getattr(conv, name)) is not None]
+    for stream, nodes in zip((teacher, student), _held(site), strict=True):
+        for node in nodes:
+            stream.release(node)
 
 
 def _fit_branch(
-    site: Site,
-    branch: str,
-    teacher: Stream,
-    student: Stream,
-    refits: int,
-    most: int,
-    generator: torch.Generator,
-) -> tuple[LayerError, Fit] | str | None:
-    paths = branch_paths(site.conv, branch)
-    if not paths:
+    site: Site, branch: str, sampler: Sampler, refits: int
+) -> tuple[LayerError, list[tuple[Block, Fit]]] | str | None:
+    """Fit and write one branch; a reason where that cannot be, None where there is nothing to fit."""
+    parts = blocks(site.conv, branch)
+    if not parts:
         return None
-    groups = {int(path.groups) for _, path in paths}  # type: ignore[arg-type]
-    if len(groups) > 1:
-        return "its paths have different groups"
-    system = _system(site, branch, paths, groups.pop(), teacher, student, most, generator)
-    initial = _initial(site, branch, paths)
-    fitted = solve(system.x, system.target, system.skip, initial, site.activation, refits)
-    error = LayerError(site.path, branch, system.error(initial, site), system.error(fitted.weights, site))
-    if not bool(torch.isfinite(fitted.weights).all()):
-        return "its values are not finite"
-    write_branch(site, branch, fitted.weights, system.x)
-    return error, fitted
+    samples = sampler.samples(branch, parts)
+    fits: list[tuple[Block, Fit]] = []
+    errors = _Errors()
+    written: list[Unfolded] = []
+    for block in parts:
+        system = sampler.system(samples, branch, block)
+        if not bool(torch.isfinite(system.x).all() & torch.isfinite(system.target).all()):
+            return "its values are not finite"
+        start = initial(site, branch, block)
+        ridge = cautious_ridge(system.x, system.target, system.skip, start)
+        if ridge is None:
+            return "there are too few inputs to improve on its weights"
+        fit = solve(system.x, system.target, system.skip, start, system.activation, refits, ridge)
+        if not bool(torch.isfinite(fit.weights).all()):
+            return "its fit is not finite"
+        errors.add(system, start, fit.weights, block)
+        fits.append((block, fit))
+        written.append(unfolded(site, branch, block, fit.weights, system.x))
+    write_branch(site, branch, written)
+    return errors.of(site.path, branch), fits
 
 
-@dataclass(frozen=True)
-class _System:
-    x: Tensor
-    target: Tensor
-    skip: Tensor | None
+class _Errors:
+    """Adds up the errors of a branch's blocks."""
 
-    def error(self, weights: Tensor, site: Site) -> float:
-        predicted = self.x @ weights + (0.0 if self.skip is None else self.skip)
-        target = self.target
-        if site.activation is not None:
-            predicted, target = site.activation.apply(predicted), site.activation.apply(target)
-        spread = (target - target.mean(1, keepdim=True)).square().mean()
-        return float(((predicted - target).square().mean() / spread.clamp_min(1e-20)).sqrt())
+    def __init__(self) -> None:
+        self.before = self.after = self.spread = 0.0
 
+    def add(self, system: System, start: Tensor, weights: Tensor, block: Block) -> None:
+        outputs = block.groups * block.outputs
+        before, spread = system.error(start)
+        self.before += outputs * before
+        self.after += outputs * system.error(weights)[0]
+        self.spread += outputs * spread
 
-def _system(
-    site: Site,
-    branch: str,
-    paths: Sequence[tuple[PathName, nn.Module]],
-    groups: int,
-    teacher: Stream,
-    student: Stream,
-    most: int,
-    generator: torch.Generator,
-) -> _System:
-    source = {"high": site.call.args[0], "low": site.call.args[1] if len(site.call.args) > 1 else None}
-    student.reach(*(n for n in source.values() if n is not None))  # type: ignore[arg-type]
-    values = {k: None if n is None else student.values(n) for k, n in source.items()}  # type: ignore[arg-type]
-    produced = teacher.values(site.node)
-    channels = site.high_out if branch == "high" else site.low_out
-    images = sum(len(chunk[0]) for chunk in student.chunks)
-    unknowns = (
-        sum(weight_as_rows(path, site.conv.recipes[name].transposed).shape[1] for name, path in paths) + 1
-    )
-    per_image = max(1, -(-rows_wanted(unknowns, groups, most) // images))
-    xs, targets, skips = [], [], []
-    for i in range(len(student.chunks)):
-        branches = {k: None if v is None else v[i] for k, v in values.items()}
-        size, high_need, low_need = output_sizes(branches["high"], branches["low"], site.conv.axes)
-        need = high_need if branch == "high" else low_need
-        y = site.as_map(produced[i])
-        where = sample(len(y), need, per_image, generator, y.device)
-        parts = [
-            features(site.conv, name, branches[name.split("_")[0]], size, need, where)  # type: ignore[arg-type]
-            for name, _ in paths
-        ]
-        xs.append(with_bias(torch.cat(parts, dim=2)))
-        whole = _original_sum(y, site, teacher, i, channels)
-        targets.append(_grouped(_target(whole, branch, site, where), groups))
-        skip = _converted_skips(site, branch, student, i, where)
-        if skip is not None:
-            skips.append(_grouped(skip, groups))
-    return _System(joined(xs), joined(targets), joined(skips) if skips else None)
-
-
-def _grouped(rows: Tensor, groups: int) -> Tensor:
-    return rows.reshape(len(rows), groups, -1).movedim(1, 0)
-
-
-def _original_sum(y: Tensor, site: Site, teacher: Stream, chunk: int, channels: Sequence[int]) -> Tensor:
-    """The original's ``channels`` behind BatchNorm and residual additions, (N, len(channels), *size)."""
-    index = torch.tensor(channels, device=y.device)
-    scale, shift = scale_and_shift(site.norm, y.shape[1], y)
-    shape = (-1, *(1,) * (y.ndim - 2))
-    z: Tensor = y.index_select(1, index) * scale[index].reshape(shape) + shift[index].reshape(shape)
-    for skip in site.skips:
-        z = z + site.as_map(teacher.values(skip.original)[chunk]).index_select(1, index)
-    return z
-
-
-def _target(z: Tensor, branch: str, site: Site, where: Positions) -> Tensor:
-    if branch == "high":
-        return where.pick(z)
-    plain = where.pick(pool(z))
-    if site.activation is None:
-        return plain
-    made = site.activation.apply(z)
-    low = pool(made)
-    if site.max_pool is not None and site.conv.kernels == "paper":
-        low = low + max_pool_gap(site.max_pool, made)
-    inverse, valid = site.activation.inverse(where.pick(low))
-    return torch.where(valid, inverse, plain)
-
-
-def max_pool_gap(max_pool: nn.Module, made: Tensor) -> Tensor | float:
-    """What the low branch lacks for a max pool over it to give ``P max_pool(made)``, at its resolution.
-
-    The maximum of block means is not the mean of maxima (of textures it is less). Every sample of a
-    window is raised by the same amount, so the maximum stays where it was.
-    """
-    gap: Tensor = pool(max_pool(made)) - max_pool(pool(made))
-    size = low_size(made.shape[2:])
-    if any(n % m for n, m in zip(size, gap.shape[2:], strict=True)):  # windows that overlap an odd end
-        return 0.0
-    return F.interpolate(gap, size=size, mode="nearest")
-
-
-def _converted_skips(site: Site, branch: str, student: Stream, chunk: int, where: Positions) -> Tensor | None:
-    total: Tensor | None = None
-    for skip in site.skips:
-        node = skip.value.high if branch == "high" else skip.value.low
-        if node is not None:
-            picked = where.pick(student.values(node)[chunk])
-            total = picked if total is None else total + picked
-    return total
-
-
-def branch_norm(site: Site, branch: str) -> nn.Module | None:
-    """The converted BatchNorm behind a branch."""
-    return site.norm_high if branch == "high" else site.norm_low
-
-
-def _initial(site: Site, branch: str, paths: Sequence[tuple[PathName, nn.Module]]) -> Tensor:
-    """The present weights, with BatchNorm folded in and the bias as the last row: (groups, D + 1, O)."""
-    rows = [weight_as_rows(path, site.conv.recipes[name].transposed) for name, path in paths]
-    weights = torch.cat(rows, dim=1)
-    groups, _, each = weights.shape
-    scale, shift = scale_and_shift(branch_norm(site, branch), groups * each, weights)
-    bias = weights.new_zeros(groups * each)
-    for _, path in paths:
-        if path.bias is not None:
-            bias = bias + path.bias.detach()  # type: ignore[operator]
-    folded = weights * scale.reshape(groups, 1, each)
-    return torch.cat([folded, (bias * scale + shift).reshape(groups, 1, each)], dim=1)
-
-
-@torch.no_grad()
-def write_branch(site: Site, branch: str, weights: Tensor, x: Tensor) -> None:
-    """Put fitted weights (groups, D + 1, O) into the convolution's paths and its BatchNorm."""
-    groups, _, each = weights.shape
-    norm = branch_norm(site, branch)
-    factor = unscaling(norm, groups * each, weights)
-    plain = weights[:, :-1] * factor.reshape(groups, 1, each)
-    bias = weights[:, -1].reshape(-1)
-    start = 0
-    paths = branch_paths(site.conv, branch)
-    for name, path in paths:
-        own = path.get_parameter("weight")
-        transposed = site.conv.recipes[name].transposed
-        count = weight_as_rows(path, transposed).shape[1]
-        own.copy_(rows_as_weight(plain[:, start : start + count], own, transposed))
-        start += count
-        if path.bias is not None:
-            path.bias.zero_()  # type: ignore[operator]
-    if norm is not None:
-        y = x[:, :, :-1] @ plain
-        mean, variance = y.mean(1).reshape(-1), y.var(1, correction=0).reshape(-1)
-        write_norm(norm, factor, mean, variance, bias)
-    else:
-        _set_bias(paths, bias)
-
-
-def _set_bias(paths: Sequence[tuple[PathName, nn.Module]], bias: Tensor) -> None:
-    holder = next((path for _, path in paths if isinstance(path.bias, Tensor)), None)
-    if holder is None:
-        holder = paths[0][1]
-        weight = holder.get_parameter("weight")
-        holder.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=weight.requires_grad)
-    holder.get_parameter("bias").copy_(bias)
+    def of(self, path: str, branch: str) -> LayerError:
+        spread = max(self.spread, 1e-20)
+        return LayerError(path, branch, (self.before / spread) ** 0.5, (self.after / spread) ** 0.5)

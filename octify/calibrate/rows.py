@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from octify.kernels import Path, PathName
-from octify.nn import OctaveConv
-from octify.nn.functional import low_size, pool, upsample
+from octify.kernels import Path
 
 _MOST_NUMBERS = 150_000_000  # 600 MB of float32
 
@@ -66,32 +64,6 @@ def joined(parts: list[Tensor]) -> Tensor:
     return whole
 
 
-def features(
-    conv: OctaveConv, name: PathName, x: Tensor, size: Sequence[int], need: Sequence[int], where: Positions
-) -> Tensor:
-    """What path ``name`` multiplies its weights with: (groups, R, I / groups * taps).
-
-    Parameters
-    ----------
-    x:
-        The branch that the path reads, (N, I, *its size).
-    size, need:
-        Spatial size of the convolution's (high-frequency) input, and of the branch that the path writes.
-    """
-    recipe: Path = conv.recipes[name]
-    path = getattr(conv, name)
-    if recipe.before == "pool":
-        x = pool(x)
-    elif recipe.before == "up":
-        x = upsample(x, tuple(size))
-    at = list(where.at)
-    if recipe.after == "up":
-        inner = low_size(need)
-        at = [p if small == n else p // 2 for p, small, n in zip(at, inner, need, strict=True)]
-    rows = read_taps(x, recipe, where.image, at)
-    return rows.reshape(len(rows), path.groups, -1).movedim(1, 0)
-
-
 def read_taps(x: Tensor, recipe: Path, image: Tensor, at: Sequence[Tensor]) -> Tensor:
     """The samples of ``x`` (N, I, *size) that ``recipe`` reads for outputs ``at``: (R, I, taps)."""
     last = x.movedim(1, -1).contiguous()
@@ -115,10 +87,8 @@ def _tap(last: Tensor, recipe: Path, tap: Sequence[int], image: Tensor, at: Sequ
     return last[(image, *places)] * inside[:, None]
 
 
-def weight_as_rows(conv: nn.Module, transposed: bool) -> Tensor:
-    """The weights of a path as (groups, I / groups * taps, O / groups)."""
-    weight = conv.get_parameter("weight").detach()
-    groups = int(conv.groups)  # type: ignore[arg-type]
+def weight_as_rows(weight: Tensor, groups: int, transposed: bool) -> Tensor:
+    """The weight of a convolution as (groups, I / groups * taps, O / groups)."""
     if transposed:  # (I, O / groups, *taps)
         w = weight.reshape(groups, -1, weight.shape[1], weight[0, 0].numel())
         return w.permute(0, 1, 3, 2).reshape(groups, -1, weight.shape[1])

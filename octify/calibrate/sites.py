@@ -1,49 +1,50 @@
-"""Where calibration works: a converted convolution with what follows it before information is lost.
+"""Where calibration works: every converted convolution, at each of its calls, with what follows it.
 
-A site is ``act(affine(conv(x)) + skips)``: the convolution, the BatchNorm folded into it, the
-other operands of residual additions, and the activation behind them. Each part may be missing.
+A convolution whose weight is used at several calls is one site: its rows come from all of them.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
-from octify.calibrate.activation import Activation
-from octify.emitter import Value
-from octify.nn import OctaveChannelwise, OctaveConv
+from octify.calibrate.activation import Activation, Slopes
+from octify.calibrate.affine import Affine
+from octify.calibrate.following import Following, Walk
+from octify.nn import OctaveConv
 from octify.nn.channels import split_indices
-from octify.nn.conv import OctaveConv1d, OctaveConv2d, OctaveConv3d
+from octify.nn.views import to_map
+from octify.ops.base import operand
+from octify.ops.padding import through_padding
 from octify.rewrite import Rewritten
 from octify.trace import Traced
 
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-_IN_EVAL_NOTHING = frozenset(
-    {
-        "Identity",
-        "Dropout",
-        "Dropout1d",
-        "Dropout2d",
-        "Dropout3d",
-        "DropPath",
-        "StochasticDepth",
-        "AlphaDropout",
-    }
-)
-_STATISTICS = ("running_mean", "running_var")
-
 
 @dataclass(frozen=True)
-class Skip:
-    """The other operand of a residual addition: the original's node, the converted model's branches."""
+class Use:
+    """One call of a convolution.
 
-    original: fx.Node
-    value: Value
+    node, call:
+        In the original's graph and in the converted one.
+    source:
+        The original's value that it reads, before any padding the convolution has taken over.
+    repaired:
+        Whether all that the call depends on is fitted before. Else its input is the original's, split.
+    """
+
+    node: fx.Node
+    call: fx.Node
+    source: fx.Node
+    following: Following
+    repaired: bool
+    roles: Mapping[str, str]
+
+    def as_map(self, node: fx.Node, value: Tensor) -> Tensor:
+        """A value of the original's ``node`` as (N, C, *size)."""
+        return to_map(value, self.roles[node.name])
 
 
 @dataclass(frozen=True)
@@ -52,182 +53,129 @@ class Site:
 
     norm:
         The original's BatchNorm behind it, or None; ``norm_high`` and ``norm_low`` are the converted ones.
-    max_pool:
-        The max pool that alone reads the activation, or None.
+    fixed:
+        The affine map behind that, at every call the same, or None.
+    alike:
+        Whether the same follows at every call. If not, only ``norm`` is taken into account.
+    activation:
+        What follows at every call; None if there is none, or another one elsewhere.
     """
 
     path: str
-    node: fx.Node
-    call: fx.Node
     conv: OctaveConv
     low_out: tuple[int, ...]
     high_out: tuple[int, ...]
+    uses: tuple[Use, ...]
     norm: nn.Module | None
     norm_high: nn.Module | None
     norm_low: nn.Module | None
-    skips: tuple[Skip, ...]
-    activation: Activation | None
-    max_pool: nn.Module | None = None
-    channels_last: bool = False
+    fixed: Affine | None
+    alike: bool
+    activation: Activation | Slopes | None
 
-    def as_map(self, value: Tensor) -> Tensor:
-        """One of the original's values as (N, C, *size)."""
-        return value.movedim(-1, 1) if self.channels_last else value
+    def channels(self, branch: str) -> tuple[int, ...]:
+        """The original's output channels that are in a branch."""
+        return self.high_out if branch == "high" else self.low_out
+
+    def branch_norm(self, branch: str) -> nn.Module | None:
+        """The converted BatchNorm behind a branch."""
+        return self.norm_high if branch == "high" else self.norm_low
 
 
 def sites(
     traced: Traced, rewritten: Rewritten, order: Sequence[fx.Node]
 ) -> tuple[list[Site], dict[str, str]]:
     """Sites in the order of repair, and the converted convolutions that have none, with reasons."""
-    place = {node: i for i, node in enumerate(order)}
+    calls = _calls(rewritten)
+    by_path: dict[str, list[fx.Node]] = {}
+    for node in traced.module.graph.nodes:
+        if (path := _path(node)) in calls:
+            by_path.setdefault(path, []).append(node)
+    left = dict.fromkeys(calls.keys() - by_path.keys(), "it is no single operation of the original")
+    context = _Context(traced, rewritten, order, [node for nodes in by_path.values() for node in nodes])
+    found: list[Site] = []
+    for path, nodes in by_path.items():
+        if len(nodes) == len(calls[path]):  # both in order of execution
+            found.append(_site(context, path, list(zip(nodes, calls[path], strict=True))))
+        else:
+            left[path] = "its calls are not those of the original"
+    return sorted(found, key=lambda site: context.place[site.uses[0].node]), left
+
+
+def _calls(rewritten: Rewritten) -> dict[str, list[fx.Node]]:
+    """The calls of octave convolutions in the converted graph, by path."""
     calls: dict[str, list[fx.Node]] = {}
     for node in rewritten.module.graph.find_nodes(op="call_module"):
-        calls.setdefault(str(node.target), []).append(node)
-    found: list[Site] = []
-    left: dict[str, str] = {}
-    for node in order:
-        if node.op != "call_module" or not isinstance(traced.submodule(node), nn.Module):
-            continue
-        path = str(node.target)
-        made = calls.get(path, [])
-        conv = rewritten.module.get_submodule(path) if made else None
-        if not isinstance(conv, OctaveConv):
-            continue
-        if len(made) > 1:
-            left[path] = "it is called at several places"
-        elif type(conv) not in _FITTED:
-            left[path] = f"there is no fit for {type(conv).__name__}"
-        elif any(
-            not isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)) for part in conv.children()
-        ):
-            left[path] = "its groups have different numbers of low channels"
-        else:
-            found.append(_site(traced, rewritten, node, made[0], conv, place))
-    return found, left
+        if isinstance(rewritten.module.get_submodule(str(node.target)), OctaveConv):
+            calls.setdefault(str(node.target), []).append(node)
+    return calls
 
 
-_FITTED = (OctaveConv1d, OctaveConv2d, OctaveConv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+def _path(node: fx.Node) -> str:
+    """Where the converted form of ``node`` is (``octify.ops.conv_function``)."""
+    return str(node.target) if node.op == "call_module" else f"octave_{node.name}"
 
 
-def _site(
-    traced: Traced,
-    rewritten: Rewritten,
-    node: fx.Node,
-    call: fx.Node,
-    conv: OctaveConv,
-    place: Mapping[fx.Node, int],
-) -> Site:
+class _Context:
+    """The graphs, the order of repair, and when the last converted convolution before a node is fitted."""
+
+    def __init__(
+        self, traced: Traced, rewritten: Rewritten, order: Sequence[fx.Node], convs: Sequence[fx.Node]
+    ) -> None:
+        self.traced, self.rewritten = traced, rewritten
+        self.place = {node: i for i, node in enumerate(order)}
+        layout = rewritten.resolved.layout
+        self.roles = {node.name: layout.roles(node.name, traced.shape(node) or ()) for node in order}
+        known = set(convs)
+        self.latest: dict[fx.Node, int] = {}
+        for node in traced.module.graph.nodes:
+            inputs = [self.place[n] if n in known else self.latest[n] for n in node.all_input_nodes]
+            self.latest[node] = max(inputs, default=-1)
+
+
+def _site(context: _Context, path: str, pairs: Sequence[tuple[fx.Node, fx.Node]]) -> Site:
+    conv: Any = context.rewritten.module.get_submodule(path)
     high, low = split_indices(conv.out_channels, conv.low_out)
-    norm_node = only_user(node)
-    norm = traced.submodule(norm_node) if norm_node is not None else None
-    act: Callable[[Tensor], Tensor] | None = None
-    parts: tuple[nn.Module | None, nn.Module | None] = (None, None)
-    current = node
-    if norm_node is not None and norm is not None and is_affine_norm(norm):
-        current = norm_node
-        made = rewritten.module.get_submodule(str(norm_node.target))
-        parts = (made.high, made.low) if isinstance(made, OctaveChannelwise) else (made, None)
-        act = inner_activation(norm)
-    else:
-        norm = None
-    skips: list[Skip] = []
-    while act is None:
-        user = only_user(current)
-        if user is None:
-            break
-        if _does_nothing(traced, user):
-            current = user
-        elif (skip := _skip(traced, rewritten, user, current, place, place[node])) is not None:
-            skips.append(skip)
-            current = user
-        else:
-            act = elementwise(traced, user)
-            current = user
-            break
+    pairs = sorted(pairs, key=lambda pair: context.place[pair[0]])
+    nodes = [node for node, _ in pairs]
+    walk = Walk(context.traced, context.rewritten, context.place, context.place[nodes[0]])
+    following = [walk.follow(node, len(nodes)) for node in nodes]
+    if any(f.norm is not following[0].norm for f in following):
+        following = [walk.follow(node, 0) for node in nodes]
+    first = following[0]
+    alike = all(_same(first, f) for f in following)
     return Site(
-        str(node.target),
-        node,
-        call,
+        path,
         conv,
         low,
         high,
-        norm,
-        parts[0],
-        parts[1],
-        tuple(skips),
-        None if act is None else Activation.of(act),
-        None if act is None else _max_pool(traced, current),
-        isinstance(traced.submodule(node), nn.Linear),
+        tuple(_use(context, *pair, f, walk.now) for pair, f in zip(pairs, following, strict=True)),
+        first.norm,
+        first.norm_high,
+        first.norm_low,
+        first.fixed if alike else None,
+        alike,
+        first.activation if alike else None,
     )
 
 
-def _max_pool(traced: Traced, activated: fx.Node) -> nn.Module | None:
-    user = only_user(activated)
-    module = None if user is None else traced.submodule(user)
-    return module if isinstance(module, (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)) else None
+def _use(context: _Context, node: fx.Node, call: fx.Node, following: Following, now: int) -> Use:
+    source = operand(node)
+    if node.op == "call_module" and not isinstance(context.traced.submodule(node), nn.Linear):
+        source = through_padding(context.traced, node)[0]
+    return Use(node, call, source, following, context.latest[node] < now, context.roles)
 
 
-def is_affine_norm(module: nn.Module) -> bool:
-    """Whether a module is, in eval mode, a fixed affine map per channel (and maybe an activation)."""
-    return all(isinstance(getattr(module, name, None), Tensor) for name in _STATISTICS) and hasattr(
-        module, "eps"
-    )
-
-
-def only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _does_nothing(traced: Traced, node: fx.Node) -> bool:
-    return type(traced.submodule(node)).__name__ in _IN_EVAL_NOTHING
-
-
-def inner_activation(norm: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    act = getattr(norm, "act", None)
-    return act if isinstance(act, nn.Module) and not isinstance(act, nn.Identity) else None
-
-
-def _skip(
-    traced: Traced,
-    rewritten: Rewritten,
-    add: fx.Node,
-    branch: fx.Node,
-    place: Mapping[fx.Node, int],
-    now: int,
-) -> Skip | None:
-    """The operand added to ``branch``, if it is a map of the same size that is repaired before."""
-    if add.target not in _ADDITIONS or len(add.args) < 2 or add.kwargs:
-        return None
-    index = 1 if add.args[0] is branch else 0
-    other = add.args[index]
-    if not isinstance(other, fx.Node) or other is branch or place[other] > now:
-        return None
-    if traced.shape(other) != traced.shape(add) or traced.shape(branch) != traced.shape(add):
-        return None
-    sums = rewritten.values[add.name]
-
-    def operand(node: fx.Node | None) -> fx.Node | None:
-        chosen = None if node is None else node.args[index]
-        return chosen if isinstance(chosen, fx.Node) else None
-
-    return Skip(other, Value(operand(sums.high), operand(sums.low), sums.mask))
-
-
-def elementwise(traced: Traced, node: fx.Node) -> Callable[[Tensor], Tensor] | None:
-    """The activation that ``node`` applies, as a function of one tensor; None if it is none."""
-    from octify.ops import table
-
-    op = table().find(traced, node)
-    if op is None or op.name != "elementwise" or len(node.all_input_nodes) != 1:
-        return None
-    module = traced.submodule(node)
-    if module is not None:
-        return module
-    args, kwargs = node.args[1:], dict(node.kwargs)
-    kwargs.pop("input", None)
-    if node.op == "call_method":
-        name = str(node.target).removesuffix("_")
-        return lambda x: getattr(x, name)(*args, **kwargs)
-    target: Any = node.target
-    return lambda x: target(x.clone(), *args, **kwargs)
+def _same(a: Following, b: Following) -> bool:
+    """Whether two calls are followed by the same."""
+    if a is b:
+        return True
+    if (a.fixed is None) != (b.fixed is None) or (a.fixed and b.fixed and not a.fixed.equals(b.fixed)):
+        return False
+    acts = (a.activation, b.activation)
+    if isinstance(acts[0], Activation) and isinstance(acts[1], Activation):
+        return bool(
+            (acts[0].floor, acts[0].ceiling) == (acts[1].floor, acts[1].ceiling)
+            and acts[0].results.equal(acts[1].results)
+        )
+    return acts[0] is acts[1] is None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from octify.calibrate.activation import Activation
+from octify.calibrate.activation import Activation, Slopes
 from octify.calibrate.gram import gram as gram_of
 
 RIDGE = 1e-2  # of the mean diagonal; 1e-4 to 1e-1 are alike
@@ -41,8 +41,9 @@ def solve(
     target: Tensor,
     skip: Tensor | None,
     initial: Tensor,
-    activation: Activation | None,
+    activation: Activation | Slopes | None,
     refits: int,
+    ridge_share: float = RIDGE,
 ) -> Fit:
     """Fit ``x @ W + skip`` to ``target``.
 
@@ -54,11 +55,13 @@ def solve(
         (groups, R, O); ``skip`` is added behind the convolution and cannot be changed.
     initial:
         (groups, D + 1, O), where the ridge pulls.
+    ridge_share:
+        The ridge, of the mean diagonal of the Gram matrix.
     """
     gram = gram_of(x)
     rows, unknowns = x.shape[1], x.shape[2] - 1
     mean = gram.diagonal(dim1=1, dim2=2)[:, :unknowns].mean(1).double()
-    ridge = (RIDGE * mean).clamp_min(_LEAST * rows)[:, None].expand(-1, unknowns + 1).clone()
+    ridge = (ridge_share * mean).clamp_min(_LEAST * rows)[:, None].expand(-1, unknowns + 1).clone()
     ridge[:, -1] = _LEAST * rows
     factor = torch.linalg.cholesky(gram.double() + torch.diag_embed(ridge))
 
@@ -79,7 +82,7 @@ def solve(
     return Fit(weights, gram[:, :unknowns, :unknowns] / rows)
 
 
-def hinge(target: Tensor, predicted: Tensor, activation: Activation) -> Tensor:
+def hinge(target: Tensor, predicted: Tensor, activation: Activation | Slopes) -> Tensor:
     """``target - predicted``, less what the activation's flat parts hide."""
     error = target - predicted
     low, high = activation.floor, activation.ceiling

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.calibrate.execution import out_of_place
-from octify.calibrate.sites import is_affine_norm
+from octify.calibrate.following import is_affine_norm
 from octify.errors import OctifyError
 from octify.trace import Traced
 

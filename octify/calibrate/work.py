@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 from octify.calibrate.rows import rows_wanted
+from octify.calibrate.sites import Site
 from octify.trace import Traced
 
 Progress = Callable[[str, int, int], None]  # what, work done, of
@@ -45,17 +46,17 @@ def of_choice(features: int) -> int:
     return 6 * _DOUBLE * features**3
 
 
-def of_fit(traced: Traced, path: str, images: int, most_rows: int, refits: int) -> int:
-    """Of fitting both branches of the convolution ``path``, and of running both models up to it."""
-    module = traced.module.get_submodule(path)
-    weight, groups = module.get_parameter("weight"), int(getattr(module, "groups", 1))
+def of_fit(traced: Traced, site: Site, images: int, most_rows: int, refits: int) -> int:
+    """Of fitting both branches of a convolution, and of running both models up to it."""
+    conv = site.conv
+    weights, groups = sum(p.numel() for p in conv.parameters() if p.ndim > 1), int(conv.groups)
     values = total = 0
-    for node in traced.calls(path):
+    for node in (use.node for use in site.uses):
         values += images * math.prod(traced.shape(node) or (1,)) // _batch(traced)
         total += 2 * images * traced.facts[node.name].macs // _batch(traced)
     total += _PER_VALUE * values
-    outputs = max(weight.shape[:2])
-    unknowns = max(1, weight.numel() // outputs)
+    outputs = int(conv.out_channels)
+    unknowns = max(1, weights // outputs)
     for positions in (values // outputs, values // outputs // 4):
         rows = min(rows_wanted(unknowns, groups, most_rows), positions)
         products = unknowns // 2 + 2 * (refits + 2) * outputs // groups

@@ -236,14 +236,35 @@ class OctaveConv(nn.Module):
         return total
 
     def _run(self, name: PathName, x: Tensor, size: tuple[int, ...], need: tuple[int, ...]) -> Tensor:
-        recipe, conv = self.recipes[name], getattr(self, name)
+        recipe = self.recipes[name]
         if recipe.before == "pool":
             x = pool(x)
         elif recipe.before == "up":
             x = upsample(x, size)
-        inner = low_size(need) if recipe.after == "up" else need
-        y = _fit_transposed(conv, x, recipe, inner) if recipe.transposed else _fit(conv, x, recipe, inner)
-        return upsample(y, need) if recipe.after == "up" else y
+        y = self.convolve(name, getattr(self, name), x, self.inner_size(name, size, need))
+        if recipe.after == "up":
+            return upsample(y, need)
+        return pool(y) if recipe.after == "pool" else y
+
+    def inner_size(self, name: PathName, size: Sequence[int], need: Sequence[int]) -> tuple[int, ...]:
+        """Spatial size of what path ``name`` convolves to, before it is upsampled or pooled to ``need``.
+
+        ``size`` is that of the whole convolution's high-frequency input.
+        """
+        after = self.recipes[name].after
+        if after == "pool":
+            return tuple(axis.output_length(n) for axis, n in zip(self.axes, size, strict=True))
+        return low_size(need) if after == "up" else tuple(need)
+
+    def convolve(self, name: PathName, conv: nn.Module, x: Tensor, need: Sequence[int]) -> Tensor:
+        """``conv`` in the place of path ``name``'s own, on its pooled or upsampled input ``x``.
+
+        Padded as the path is, and cropped to spatial size ``need``: (N, channels, *need).
+        """
+        recipe = self.recipes[name]
+        if recipe.transposed:
+            return _fit_transposed(conv, x, recipe, need)
+        return _fit(conv, x, recipe, need)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
         return (

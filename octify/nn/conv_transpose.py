@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from octify.kernels import Axis, Path, PathName, Scheme
 from octify.kernels_transpose import TransposedAxis, transposed_path
 from octify.nn.conv import _NOMINAL_LENGTH, OctaveConv, _fit, _grouped_last
-from octify.nn.functional import crop, low_size, octave_axes, pool, upsample
+from octify.nn.functional import crop, low_size, octave_axes
 from octify.nn.padded import padded_conv
 
 _TRANSPOSED: dict[int, type[nn.Module]] = {
@@ -127,23 +127,9 @@ class OctaveConvTranspose(OctaveConv):
             for axis, (n, need, stride) in enumerate(lengths)
         )
 
-    def _run(self, name: PathName, x: Tensor, size: tuple[int, ...], need: tuple[int, ...]) -> Tensor:
-        recipe, conv = self.recipes[name], getattr(self, name)
-        if recipe.after == "pool":
-            lengths = zip(self.axes, size, strict=True)
-            return pool(self._fit_spread(conv, x, recipe, name, [a.output_length(n) for a, n in lengths]))
-        inner = low_size(need) if recipe.after == "up" else need
-        y = (
-            self._fit_spread(conv, x, recipe, name, inner)
-            if recipe.transposed
-            else _fit(conv, x, recipe, inner)
-        )
-        return upsample(y, need) if recipe.after == "up" else y
-
-    def _fit_spread(
-        self, conv: nn.Module, x: Tensor, recipe: Path, name: PathName, need: Sequence[int]
-    ) -> Tensor:
-        """``conv`` on ``x``, with zeros after it where its output would be shorter than ``need``."""
+    def convolve(self, name: PathName, conv: nn.Module, x: Tensor, need: Sequence[int]) -> Tensor:
+        """As ``OctaveConv.convolve``: zeros after ``x`` where its output would be shorter than ``need``."""
+        recipe = self.recipes[name]
         if not recipe.transposed:
             return _fit(conv, x, recipe, need)  # type: ignore[arg-type]
         extra: list[int] = []

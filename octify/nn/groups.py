@@ -51,8 +51,14 @@ class Grouped:
     def of(cls, conv: nn.Module, into: Sequence[int], out: Sequence[int]) -> Grouped:
         """Input channels ``into`` and output channels ``out`` (both ascending) of an ``nn.Conv*d``."""
         assert isinstance(conv, _ConvNd)
-        groups = conv.groups
-        return cls(_by_group(into, conv.in_channels, groups), _by_group(out, conv.out_channels, groups))
+        return cls.between(into, conv.in_channels, out, conv.out_channels, conv.groups)
+
+    @classmethod
+    def between(
+        cls, into: Sequence[int], in_channels: int, out: Sequence[int], out_channels: int, groups: int
+    ) -> Grouped:
+        """Channels ``into`` of ``in_channels``, and ``out`` of ``out_channels``, in ``groups`` groups."""
+        return cls(_by_group(into, in_channels, groups), _by_group(out, out_channels, groups))
 
     @property
     def runs(self) -> tuple[Run, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from octify.kernels import Axis, Path, PathName, path, unpooled
 from octify.nn.conv import OctaveConv, OctaveConv1d, OctaveConv2d, OctaveConv3d
-from octify.nn.functional import crop, low_size, pool, upsample
+from octify.nn.functional import crop
 
 Pads = tuple[tuple[int, int], ...]
 """(left, right) of every spatial axis, first axis first."""
@@ -132,24 +132,23 @@ class _OctavePadded:
     def _padding(self, recipe: Path, name: PathName) -> tuple[int, ...]:
         return (0,) * len(self.axes)
 
-    def _run(self, name: PathName, x: Tensor, size: tuple[int, ...], need: tuple[int, ...]) -> Tensor:
+    def convolve(self, name: PathName, conv: nn.Module, x: Tensor, need: Sequence[int]) -> Tensor:
+        """As ``OctaveConv.convolve``, with the padding mode of the input's resolution."""
         recipe = self.recipes[name]
-        halved = name.startswith("low")
-        if recipe.before == "pool":
-            x, halved = pool(x), True
-        elif recipe.before == "up":
-            x, halved = upsample(x, size), False
-        inner = low_size(need) if recipe.after == "up" else need
-        y = self._transposed(name, x, inner) if recipe.transposed else self._fitted(name, x, inner, halved)
-        return upsample(y, need) if recipe.after == "up" else y
+        if recipe.transposed:
+            return self._transposed(name, conv, x, need)
+        halved = recipe.before == "pool" or (name.startswith("low") and recipe.before != "up")
+        return self._fitted(name, conv, x, need, halved)
 
     def _modes(self, halved: bool) -> list[str]:
         """The padding mode of every axis of a path's input."""
         paired = halved and self.padding_mode == "reflect" and not self._torn
         return ["replicate" if paired and axis.octave else self.padding_mode for axis in self.axes]
 
-    def _fitted(self, name: PathName, x: Tensor, need: Sequence[int], halved: bool) -> Tensor:
-        recipe, conv = self.recipes[name], getattr(self, name)
+    def _fitted(
+        self, name: PathName, conv: nn.Module, x: Tensor, need: Sequence[int], halved: bool
+    ) -> Tensor:
+        recipe = self.recipes[name]
         pads = []
         for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
             reach = recipe.dilations[axis] * (recipe.kernel_size[axis] - 1)
@@ -157,9 +156,9 @@ class _OctavePadded:
             pads.append((left, (wanted - 1) * recipe.strides[axis] + reach + 1 - n - left))
         return crop(conv(_padded(x, pads, self._modes(halved))), need)
 
-    def _transposed(self, name: PathName, x: Tensor, need: Sequence[int]) -> Tensor:
+    def _transposed(self, name: PathName, conv: nn.Module, x: Tensor, need: Sequence[int]) -> Tensor:
         """``C U`` at stride 1: kernel element ``m`` of low sample ``j`` lands on ``2 j + start + m``."""
-        recipe, conv = self.recipes[name], getattr(self, name)
+        recipe = self.recipes[name]
         pads = []
         for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
             first, last = recipe.starts[axis], recipe.starts[axis] + recipe.kernel_size[axis] - 1

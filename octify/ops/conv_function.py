@@ -47,7 +47,7 @@ class _Call(nn.Module):
         return y
 
 
-def _constant(traced: Traced, value: Any, known: dict[fx.Node, Any]) -> Any:
+def constant(traced: Traced, value: Any, known: dict[fx.Node, Any]) -> Any:
     """What a value of the graph is, whatever the input. Raises LookupError where it depends on it."""
     if not isinstance(value, fx.Node):
         return value
@@ -58,8 +58,8 @@ def _constant(traced: Traced, value: Any, known: dict[fx.Node, Any]) -> Any:
         for name in str(value.target).split("."):
             found = getattr(found, name)
     elif value.op in ("call_function", "call_method"):
-        args = fx.map_arg(value.args, lambda n: _constant(traced, n, known))
-        kwargs = fx.map_arg(value.kwargs, lambda n: _constant(traced, n, known))
+        args = fx.map_arg(value.args, lambda n: constant(traced, n, known))
+        kwargs = fx.map_arg(value.kwargs, lambda n: constant(traced, n, known))
         with torch.no_grad():
             if value.op == "call_method":
                 found = getattr(args[0], str(value.target))(*args[1:], **kwargs)
@@ -81,7 +81,7 @@ def _layer(traced: Traced, node: fx.Node) -> nn.Module | str:
     known: dict[fx.Node, Any] = {}
     try:
         constants = {
-            name: fx.map_arg(value, lambda n: _constant(traced, n, known)) for name, value in given.items()
+            name: fx.map_arg(value, lambda n: constant(traced, n, known)) for name, value in given.items()
         }
     except LookupError:
         return "its weights or settings are computed from its input"

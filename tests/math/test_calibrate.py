@@ -8,67 +8,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from octify.calibrate.activation import Activation
 from octify.calibrate.affine import scale_and_shift, unscaling, write_norm
 from octify.calibrate.execution import Stream, out_of_place
 from octify.calibrate.order import repair_order
-from octify.calibrate.repair import branch_paths, repair
-from octify.calibrate.rows import features, rows_as_weight, sample, weight_as_rows
+from octify.calibrate.repair import repair
 from octify.calibrate.solve import solve, with_bias
-from octify.nn import OctaveConv2d
-from octify.nn.functional import output_sizes, pool
 from octify.plan.planner import make_plan
 from octify.rewrite import rewrite
 from octify.ruleset import load_rules
 from octify.trace import trace
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    kernel=st.sampled_from([1, 2, 3, 5, (3, 1)]),
-    stride=st.sampled_from([1, 2, 3]),
-    dilation=st.sampled_from([1, 2]),
-    groups=st.sampled_from([1, 2]),
-    size=st.tuples(st.integers(7, 13), st.integers(7, 13)),
-    scheme=st.sampled_from(["paper", "exact"]),
-    low=st.tuples(st.integers(0, 3), st.integers(0, 3)),
-    seed=st.integers(0, 99),
-)
-def test_rows_times_weights_are_the_branch(kernel, stride, dilation, groups, size, scheme, low, seed) -> None:  # type: ignore[no-untyped-def]
-    generator = torch.Generator().manual_seed(seed)
-    padding = 2 if kernel == 5 else 1
-    torch.manual_seed(seed)
-    conv = nn.Conv2d(8, 8, kernel, stride, padding, dilation, groups).double()
-    picks = [
-        sorted(int(c) + g * 4 for g in range(2) for c in torch.randperm(4, generator=generator)[:n])
-        for n in low
-    ]
-    octave = OctaveConv2d.from_conv(conv, *picks, scheme)
-    x = torch.randn(3, 8, *size, generator=generator, dtype=torch.float64)
-    high = x[:, [c for c in range(8) if c not in picks[0]]]
-    branches = {"high": high, "low": pool(x[:, picks[0]]) if picks[0] else None}
-    outputs = octave(branches["high"], branches["low"])
-    whole, *needs = output_sizes(branches["high"], branches["low"], octave.axes)
-    for name, y, need in zip(("high", "low"), outputs, needs, strict=True):
-        paths = branch_paths(octave, name)
-        if y is None or not paths:
-            continue
-        where = sample(3, need, 7, generator, x.device)
-        rows = [features(octave, n, branches[n.split("_")[0]], whole, need, where) for n, _ in paths]
-        weights = [weight_as_rows(p, octave.recipes[n].transposed) for n, p in paths]
-        for (n, p), w in zip(paths, weights, strict=True):
-            assert torch.equal(rows_as_weight(w, p.weight, octave.recipes[n].transposed), p.weight)
-        if len({w.shape[0] for w in weights}) > 1:
-            continue
-        product = torch.cat(rows, 2) @ torch.cat(weights, 1)
-        predicted = product.movedim(0, 1).flatten(1)
-        for _, p in paths:
-            predicted = predicted + (0 if p.bias is None else p.bias)
-        torch.testing.assert_close(predicted, where.pick(y), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
