@@ -22,7 +22,6 @@ class Origin:
 
     target: str
     inputs: tuple[str, ...]
-    weights: Path | None = None
 
 
 def is_artefact(folder: Path) -> bool:
@@ -71,12 +70,7 @@ def read_origin(folder: Path) -> Origin | None:
         if document["file"]:
             place = Path(os.path.relpath(folder / document["file"]))
             target = f"{place}:{document['name']}" if document["name"] else str(place)
-        weights = document.get("weights")
-        return Origin(
-            target,
-            tuple(str(text) for text in document["inputs"]),
-            None if weights is None else Path(os.path.relpath(folder / weights)),
-        )
+        return Origin(target, tuple(str(text) for text in document["inputs"]))
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(
             f"{path} cannot be read",

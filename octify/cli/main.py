@@ -22,7 +22,6 @@ from octify.cli.inspect import inspect
 from octify.cli.rules import rules
 from octify.cli.session import Session
 from octify.cli.sweep import sweep
-from octify.cli.tune import tune
 from octify.cli.verify import verify
 from octify.errors import OctifyError
 
@@ -81,7 +80,6 @@ app.command(short_help="Write a checked ONNX file.")(export)
 app.command(short_help="Compare a conversion with its definition.")(verify)
 app.command(short_help="Time models and ONNX files against each other.")(bench)
 app.command(short_help="Convert at several alphas; a table and a plot.")(sweep)
-app.command(short_help="Train a converted folder further.")(tune)
 app.add_typer(rules, name="rules")
 
 

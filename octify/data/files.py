@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,51 +40,18 @@ def tensors(path: Path, dims: int) -> list[Any]:
     return [tuple(same)] if len(same) > 1 else [same[0]]
 
 
-def named_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; those that have none are numbered."""
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        with _told(path), np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    if suffix == ".safetensors":
-        with _told(path):
-            return load_file(path)
-    if suffix in (".pt", ".pth"):
-        with _told(path):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(found, Mapping):
-            return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
-    return {str(i): tensor for i, tensor in enumerate(_all(path))}
-
-
 def _all(path: Path) -> list[Tensor]:
-    with _told(path):
-        return _read(path)
-
-
-def _read(path: Path) -> list[Tensor]:
     suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return [torch.from_numpy(np.load(path, allow_pickle=False))]
-    if suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return [torch.from_numpy(arrays[name]) for name in arrays.files]
-    if suffix == ".safetensors":
-        return list(load_file(path).values())
-    if suffix in (".pt", ".pth"):
-        return _leaves(torch.load(path, map_location="cpu", weights_only=True))
-    raise OctifyError(
-        f"{path} is not calibration data",
-        why=f"{suffix or 'a file without a suffix'} is not read",
-        hint="a folder of images, .npy, .npz, .safetensors, .pt, file.py:loader, or the word synthetic",
-    )
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn what readers raise into an OctifyError."""
     try:
-        yield
+        if suffix == ".npy":
+            return [torch.from_numpy(np.load(path, allow_pickle=False))]
+        if suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return [torch.from_numpy(arrays[name]) for name in arrays.files]
+        if suffix == ".safetensors":
+            return list(load_file(path).values())
+        if suffix in (".pt", ".pth"):
+            return _leaves(torch.load(path, map_location="cpu", weights_only=True))
     except (SafetensorError, OSError, ValueError, TypeError, EOFError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OctifyError(f"{path} cannot be read", why=reason) from error
@@ -95,6 +61,11 @@ def _told(path: Path) -> Iterator[None]:
             why="unpickling a file runs whatever code it contains; only tensors are read",
             hint="torch.save(tensor, 'inputs.pt'), or numpy.save",
         ) from error
+    raise OctifyError(
+        f"{path} is not calibration data",
+        why=f"{suffix or 'a file without a suffix'} is not read",
+        hint="a folder of images, .npy, .npz, .safetensors, .pt, file.py:loader, or the word synthetic",
+    )
 
 
 def _leaves(value: Any) -> list[Tensor]:

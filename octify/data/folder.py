@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ def images(folder: Path, form: ImageFormat) -> Data:
         raise OctifyError(
             f"images of {form.channels} channels cannot be read from files", hint="give a tensor file"
         )
-    paths = image_paths(folder)
+    paths = _interleaved(folder)
     if not paths:
         raise OctifyError(
             f"there are no images in {folder}",
@@ -47,13 +47,7 @@ def _listed(values: tuple[float, ...]) -> str:
     return ",".join(f"{v:g}" for v in values)
 
 
-def class_folders(folder: Path, paths: Sequence[Path]) -> list[str]:
-    """The subfolders that the images are sorted into, in alphabetical order; none where some lie outside."""
-    parts = [path.relative_to(folder).parts for path in paths]
-    return sorted({names[0] for names in parts}) if all(len(names) > 1 for names in parts) else []
-
-
-def image_paths(folder: Path) -> list[Path]:
+def _interleaved(folder: Path) -> list[Path]:
     """One image of every subfolder, then a second of every one, so that the first few show all classes."""
     by_folder: dict[Path, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
