@@ -20,6 +20,7 @@ from octify.cli.export import export
 from octify.cli.inspect import inspect
 from octify.cli.rules import rules
 from octify.cli.session import Session
+from octify.cli.tune import tune
 from octify.cli.verify import verify
 from octify.errors import OctifyError
 
@@ -75,6 +76,7 @@ def root(
 app.command(short_help="Convert a model, report what was won, write it.")(convert)
 app.command(short_help="Show what a conversion would do; write nothing.")(inspect)
 app.command(short_help="Write a checked ONNX file.")(export)
+app.command(short_help="Train a converted folder further.")(tune)
 app.command(short_help="Compare a conversion with its definition.")(verify)
 app.add_typer(rules, name="rules")
 
