@@ -72,7 +72,7 @@ OutOption = Annotated[
         "--out",
         "-o",
         metavar="DIR",
-        help="Folder for the result. Default: DIR-tuned; DIR itself is replaced.",
+        help="Folder for the result, which may be DIR. Default: DIR-tuned; DIR stays as it is.",
     ),
 ]
 LabelsOption = Annotated[
@@ -84,7 +84,7 @@ WeightOption = Annotated[
     typer.Option(
         "--distill-weight",
         metavar="SHARE",
-        help="Share of the original's outputs in the loss, beside the labels. Default: 0.5 with labels, else 1.",
+        help="Share of the original's outputs in the loss beside the labels. Default: 0.5 with labels.",
     ),
 ]
 BatchOption = Annotated[
@@ -106,8 +106,8 @@ AugmentOption = Annotated[
     Augment,
     typer.Option(
         "--augment",
-        help="shift: images by up to an eighth; flip: and left to right. auto: flip without labels, shift with"
-        " them, none for a dataset, which has its own transforms.",
+        help="shift: images by up to an eighth; flip: and left to right. auto: flip without labels, shift"
+        " with them, none for a dataset, which has its own transforms.",
     ),
 ]
 NormOption = Annotated[

@@ -92,7 +92,7 @@ def write_tuned(
     row: TuningRow,
     warnings: Sequence[str],
 ) -> None:
-    """Write into ``staged`` the plan of ``folder``, the weights of ``model`` and the report, now with ``row``.
+    """Write into ``staged`` the plan of ``folder``, the weights of ``model`` and ``report`` with ``row``.
 
     The report's ``tuning`` is the list of all runs, the latest last.
     """

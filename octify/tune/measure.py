@@ -40,16 +40,16 @@ def measure(
     sums: dict[str, Tensor] = {}
 
     def add(name: str, value: Tensor) -> None:
-        sums[name] = sums[name] + value.double() if name in sums else value.double()
+        sums[name] = sums[name] + _wide(value) if name in sums else _wide(value)
 
     for batch in batches:
         with context():
             a, b = (tensors_of(model(*batch.inputs)) for model in (student, teacher))
         add("count", torch.tensor(float(len(batch.inputs[0])), device=b[0].device))
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            add("error", (x.double() - y.double()).square().sum())
-            add("square", y.double().square().sum())
-            add(f"sum {i}", y.double().sum(0))
+            add("error", (_wide(x) - _wide(y)).square().sum())
+            add("square", _wide(y).square().sum())
+            add(f"sum {i}", _wide(y).sum(0))
         if len(b) == 1 and b[0].ndim == 2 and b[0].shape[1] > 1:
             add("same", (a[0].argmax(1) == b[0].argmax(1)).sum())
         if batch.labels is not None:
@@ -67,6 +67,10 @@ def measure(
         _share(sums, "right", float(sums.get("labels", 0))),
         _share(sums, "original right", float(sums.get("labels", 0))),
     )
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.float() if value.device.type == "mps" else value.double()
 
 
 def _share(sums: dict[str, Tensor], name: str, of: float) -> float | None:

@@ -211,11 +211,7 @@ def _accelerator(options: Options) -> Accelerator:
             ],
         )
     except ValueError as error:
-        raise OctifyError(
-            f"--precision {options.precision} cannot be had here",
-            why=str(error),
-            hint="--precision bf16, or no",
-        ) from error
+        raise _no_precision(str(options.precision), str(error)) from error
     kind = accelerator.distributed_type.value
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise OctifyError(
@@ -223,9 +219,19 @@ def _accelerator(options: Options) -> Accelerator:
             why="the model is held whole by every process",
             hint="accelerate launch --multi_gpu, or --cpu",
         )
-    if accelerator.mixed_precision not in ("no", "bf16", "fp16"):
-        raise OctifyError(f"tune does not run in {accelerator.mixed_precision}", hint="--precision bf16")
+    precision = str(accelerator.mixed_precision)
+    if precision not in ("no", "bf16", "fp16"):
+        raise _no_precision(precision, "it is not one that octify trains in")
+    if precision == "fp16" and accelerator.device.type == "cpu":
+        # Accelerate takes it, and computes in float32.
+        raise _no_precision(precision, "a CPU has no fp16 training")
     return accelerator
+
+
+def _no_precision(precision: str, why: str) -> OctifyError:
+    return OctifyError(
+        f"--precision {precision} cannot be had here", why=why, hint="--precision bf16, or --precision no"
+    )
 
 
 def _optimizer(student: nn.Module, options: Options) -> torch.optim.Optimizer:
