@@ -18,10 +18,11 @@ SOURCE = "source.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """How the original of an artefact was named on the command line."""
+    """How the original of an artefact, and the file of its weights, were named on the command line."""
 
     target: str
     inputs: tuple[str, ...]
+    weights: Path | None = None
 
 
 def is_artefact(folder: Path) -> bool:
@@ -70,7 +71,12 @@ def read_origin(folder: Path) -> Origin | None:
         if document["file"]:
             place = Path(os.path.relpath(folder / document["file"]))
             target = f"{place}:{document['name']}" if document["name"] else str(place)
-        return Origin(target, tuple(str(text) for text in document["inputs"]))
+        weights = document.get("weights")
+        return Origin(
+            target,
+            tuple(str(text) for text in document["inputs"]),
+            Path(os.path.relpath(folder / weights)) if weights else None,
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(
             f"{path} cannot be read",

@@ -22,6 +22,7 @@ from octify.cli.inspect import inspect
 from octify.cli.rules import rules
 from octify.cli.session import Session
 from octify.cli.sweep import sweep
+from octify.cli.tune import tune
 from octify.cli.verify import verify
 from octify.errors import OctifyError
 
@@ -77,6 +78,7 @@ def root(
 app.command(short_help="Convert a model, report what was won, write it.")(convert)
 app.command(short_help="Show what a conversion would do; write nothing.")(inspect)
 app.command(short_help="Write a checked ONNX file.")(export)
+app.command(short_help="Train a converted folder further.")(tune)
 app.command(short_help="Compare a conversion with its definition.")(verify)
 app.command(short_help="Time models and ONNX files against each other.")(bench)
 app.command(short_help="Convert at several alphas; a table and a plot.")(sweep)

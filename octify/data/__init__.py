@@ -103,15 +103,15 @@ def _per_channel(values: Sequence[float] | None, channels: int, option: str) -> 
     return tuple(values) * (channels if len(values) == 1 else 1)
 
 
-def check_data(text: str) -> None:
-    """Refuse, before any long work, DATA that cannot be right."""
+def check_data(text: str, kind: str = "calibration data") -> None:
+    """Refuse, before any long work, DATA that cannot be right; ``kind`` is what it is called."""
     place, colon, name = text.rpartition(":")
     if text == "synthetic":
         return
     loader = bool(colon) and place.endswith(".py")
     path = Path(place if loader else text)
     if not path.exists():
-        raise OctifyError(f"no such calibration data: {text}", hint=f"DATA is {FORMS}")
+        raise OctifyError(f"no such {kind}: {text}", hint=f"DATA is {FORMS}")
     if path.suffix == ".py" and not (loader and name):
         raise OctifyError(f"which loader in {path}?", hint=f"{path}:loader")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,14 +16,26 @@ from torch import Tensor
 from octify.errors import OctifyError
 from octify.source.execute import run_file, running
 
+LABELS = "labels"
+
 
 def tensors(path: Path, dims: int) -> list[Any]:
     """The inputs in a .npy, .npz, .safetensors or .pt file: batches, as the model takes them.
 
     A file with one tensor gives the model's input; of several, those with ``dims`` dimensions are
-    the model's inputs, in the order of the file.
+    the model's inputs, in the order of the file. One called ``labels`` is none of them.
     """
-    found = [t for t in _all(path) if t.ndim == dims]
+    return _inputs(path, _named(path), dims)
+
+
+def labelled_tensors(path: Path, dims: int) -> tuple[list[Any], Tensor | None]:
+    """``tensors``, and the tensor called ``labels`` if the file has one."""
+    named = _named(path)
+    return _inputs(path, named, dims), named.get(LABELS)
+
+
+def _inputs(path: Path, named: Mapping[str, Tensor], dims: int) -> list[Any]:
+    found = [t for name, t in named.items() if t.ndim == dims and name != LABELS]
     if not found:
         raise OctifyError(
             f"{path} holds no tensor of {dims} dimensions",
@@ -40,18 +52,18 @@ def tensors(path: Path, dims: int) -> list[Any]:
     return [tuple(same)] if len(same) > 1 else [same[0]]
 
 
-def _all(path: Path) -> list[Tensor]:
+def _named(path: Path) -> dict[str, Tensor]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".npy":
-            return [torch.from_numpy(np.load(path, allow_pickle=False))]
+            return {"": torch.from_numpy(np.load(path, allow_pickle=False))}
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                return [torch.from_numpy(arrays[name]) for name in arrays.files]
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         if suffix == ".safetensors":
-            return list(load_file(path).values())
+            return load_file(path)
         if suffix in (".pt", ".pth"):
-            return _leaves(torch.load(path, map_location="cpu", weights_only=True))
+            return dict(_leaves(torch.load(path, map_location="cpu", weights_only=True), ""))
     except (SafetensorError, OSError, ValueError, TypeError, EOFError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OctifyError(f"{path} cannot be read", why=reason) from error
@@ -68,29 +80,42 @@ def _all(path: Path) -> list[Tensor]:
     )
 
 
-def _leaves(value: Any) -> list[Tensor]:
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested mappings and sequences, with their place (``a.0``)."""
     if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [t for v in value.values() for t in _leaves(v)]
-    if isinstance(value, (list, tuple)):
-        return [t for v in value for t in _leaves(v)]
-    return []
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    for key, part in value.items() if isinstance(value, Mapping) else ():
+        yield from _leaves(part, f"{name}.{key}" if name else str(key))
 
 
 def loader(place: str, name: str) -> Iterable[Any]:
-    """The iterable ``name`` of the Python file ``place``, or what it returns when it is a function."""
+    """The iterable ``name`` of the Python file ``place``, or what it returns when it is a function.
+
+    A dataset with ``__len__`` and ``__getitem__``, as torch has them, is one too.
+    """
     module = run_file(place)
     if not hasattr(module, name):
         public = [key for key in vars(module) if not key.startswith("_")]
         raise OctifyError(f"{place} has no {name}", why=f"it has {', '.join(public[:8])}")
     found = getattr(module, name)
     with running(module, f"{place}:{name}"):
-        if callable(found) and not isinstance(found, Iterable):
+        if callable(found) and not _is_iterable(found):
             found = found()
-    if not isinstance(found, Iterable):
+    if not _is_iterable(found):
         raise OctifyError(
             f"{place}:{name} is a {type(found).__name__}",
             why="calibration needs an iterable of inputs, or a function without arguments that returns one",
         )
-    return found
+    return cast("Iterable[Any]", found)
+
+
+def _is_iterable(found: Any) -> bool:
+    return not isinstance(found, type) and (isinstance(found, Iterable) or is_dataset(found))
+
+
+def is_dataset(found: Any) -> bool:
+    """Whether items can be had by number: ``__len__`` and ``__getitem__``, and no tensor or mapping."""
+    sized = hasattr(found, "__len__") and hasattr(found, "__getitem__")
+    return sized and not isinstance(found, (Tensor, Mapping, type))

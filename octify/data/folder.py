@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from octify.data import Data, ImageFormat
 from octify.errors import OctifyError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)  # what Pillow raises
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -22,6 +23,14 @@ def images(folder: Path, form: ImageFormat) -> Data:
 
     An image that cannot be read is named in ``skipped``.
     """
+    paths = listing(folder, form)
+    data = Data((), warnings=guesses(form))
+    data.inputs = _read_all(paths, form, data)
+    return data
+
+
+def listing(folder: Path, form: ImageFormat) -> list[Path]:
+    """The image files below ``folder``, in the order of ``images``; OctifyError when there are none."""
     if form.channels not in _MODES:
         raise OctifyError(
             f"images of {form.channels} channels cannot be read from files", hint="give a tensor file"
@@ -33,14 +42,30 @@ def images(folder: Path, form: ImageFormat) -> Data:
             why=f"looked for {', '.join(sorted(SUFFIXES))} in it and below",
             hint="give the folder that holds the images",
         )
-    data = Data(())
-    if form.assumed:
-        data.warnings.append(
-            f"pixels were normalised with mean {_listed(form.mean)} and std {_listed(form.std)}, a guess: "
-            "give --mean and --std as in training"
-        )
-    data.inputs = _read_all(paths, form, data)
-    return data
+    return paths
+
+
+def classes(folder: Path, paths: Sequence[Path]) -> tuple[list[str], list[int]] | None:
+    """Class names and the class of every path: the folders directly in ``folder``, sorted by name.
+
+    None where an image lies in ``folder`` itself, or all lie in one subfolder: those are no classes.
+    """
+    owners = [path.relative_to(folder).parts[0] for path in paths]
+    names = sorted(set(owners))
+    if len(names) < 2 or any(path.parent == folder for path in paths):
+        return None
+    number = {name: i for i, name in enumerate(names)}
+    return names, [number[owner] for owner in owners]
+
+
+def guesses(form: ImageFormat) -> list[str]:
+    """A warning where mean and deviation are not known."""
+    if not form.assumed:
+        return []
+    return [
+        f"pixels were normalised with mean {_listed(form.mean)} and std {_listed(form.std)}, a guess: "
+        "give --mean and --std as in training"
+    ]
 
 
 def _listed(values: tuple[float, ...]) -> str:
@@ -63,10 +88,13 @@ def _read_all(paths: list[Path], form: ImageFormat, data: Data) -> Iterator[Tens
     for path in paths:
         try:
             yield read_image(path, form)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            data.skipped.append(
-                f"{path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-            )
+        except UNREADABLE as error:
+            data.skipped.append(told(path, error))
+
+
+def told(path: Path, error: BaseException) -> str:
+    """The path and the first line of why it cannot be read."""
+    return f"{path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 
 
 def read_image(path: Path, form: ImageFormat) -> Tensor:

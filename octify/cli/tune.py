@@ -1,0 +1,277 @@
+"""``octify tune``: a converted folder and data in, the same folder trained further out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from octify.cli import artefact
+from octify.cli.calibration import CropOption, MeanOption, ResizeOption, StdOption
+from octify.cli.loading import check_model, describe, load
+from octify.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption
+from octify.cli.session import Session, session
+from octify.cli.tuning import (
+    Augment,
+    AugmentOption,
+    BatchOption,
+    DataOption,
+    DecayOption,
+    EvalOption,
+    EveryOption,
+    FolderArgument,
+    Labels,
+    LabelsOption,
+    LrOption,
+    ModelOption,
+    Norm,
+    NormOption,
+    OutOption,
+    PrecisionOption,
+    ResumeOption,
+    SeedOption,
+    StepsOption,
+    WarmupOption,
+    WeightOption,
+    WeightsOption,
+)
+from octify.errors import OctifyError, SourceError
+from octify.files import check_file, staged_directory
+from octify.tune.options import Options
+
+if TYPE_CHECKING:
+    from octify.source import Source
+    from octify.tune.data import Samples
+
+
+def tune(
+    folder: FolderArgument,
+    data: DataOption,
+    steps: StepsOption,
+    out: OutOption = None,
+    labels: LabelsOption = Labels.auto,
+    distill_weight: WeightOption = None,
+    batch: BatchOption = Options.batch,
+    lr: LrOption = Options.lr,
+    weight_decay: DecayOption = Options.weight_decay,
+    warmup: WarmupOption = None,
+    precision: PrecisionOption = None,
+    augment: AugmentOption = Augment.auto,
+    norm: NormOption = Norm.frozen,
+    eval: EvalOption = Options.held_out,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    resize: ResizeOption = None,
+    crop: CropOption = None,
+    seed: SeedOption = 0,
+    checkpoint_every: EveryOption = Options.checkpoint_every,
+    resume: ResumeOption = False,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train a converted model further: to answer as its original does, with labels, or both.
+
+    Without labels the original's outputs are the target. One process uses the GPU if there is one; under
+    accelerate launch the batch is cut among all processes. Ctrl-C writes a checkpoint; the same command
+    with --resume goes on from it, to the same result.
+
+    \b
+    Examples:
+      octify tune out --data images/ --steps 2000
+      octify tune out --data train.npz --steps 2000 --labels required -o tuned
+      accelerate launch --module octify tune out --data images/ --steps 2000
+    """
+    with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
+        options = Options(
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            precision=precision.value if precision else None,
+            seed=seed,
+            held_out=eval,
+            labels=labels.value,
+            distill_weight=distill_weight,
+            augment=augment.value,
+            norm=norm.value,
+            checkpoint_every=checkpoint_every,
+        )
+        options.check()
+        origin = _origin(folder, model, weights)
+        places = _places(folder, out, resume=resume)
+        pixels = _Pixels(_numbers(mean, "--mean"), _numbers(std, "--std"), resize, crop)
+        _check_data(data)
+        _require_accelerate()
+        _mute_others(run)
+        source = load(run, origin.target, origin.weights, origin.inputs)
+        _tune(run, folder, places, origin, source, pixels, data, options, resume=resume)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the result and, until it is there, the checkpoint go."""
+
+    folder: Path
+    checkpoint: Path
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    resize: int | None
+    crop: int | None
+
+
+def _origin(folder: Path, model: str | None, weights: Path | None) -> artefact.Origin:
+    """The original of ``folder``, as given or as source.json names it; refused when it is not there."""
+    if not artefact.is_artefact(folder):
+        raise SourceError(
+            f"{folder} is not a folder that octify wrote",
+            why=f"it has no {artefact.PLAN}" if folder.is_dir() else "there is no such folder",
+            hint="octify convert MODEL -o DIR, and then octify tune DIR",
+        )
+    found = artefact.read_origin(folder)
+    if found is None and model is None:
+        raise SourceError(
+            f"{folder} does not say which model it was made from",
+            why=f"it has no {artefact.SOURCE}",
+            hint=f"octify tune {folder} ... --model MODEL --weights FILE",
+        )
+    origin = artefact.Origin(
+        model or (found.target if found else ""),
+        found.inputs if found else (),
+        weights or (found.weights if found and model is None else None),
+    )
+    try:
+        check_model(origin.target, origin.weights, origin.inputs)
+    except SourceError as error:
+        if model is None and weights is None:
+            error.hint = f"octify tune {folder} ... --model MODEL --weights FILE, as they are now"
+        raise
+    return origin
+
+
+def _places(folder: Path, out: Path | None, *, resume: bool) -> _Places:
+    final = out or Path(f"{os.path.normpath(folder)}-tuned")
+    artefact.check_destination(final, force=False)
+    checkpoint = Path(f"{os.path.normpath(final)}.checkpoint.safetensors")
+    check_file(checkpoint)
+    if checkpoint.exists() and not resume:
+        raise OctifyError(
+            f"a run into {final} was stopped, and its checkpoint {checkpoint} is there",
+            hint="--resume to go on from it, another -o DIR, or delete it to start anew",
+        )
+    return _Places(final, checkpoint)
+
+
+def _check_data(data: str) -> None:
+    from octify.data import check_data
+
+    if data == "synthetic":
+        raise OctifyError(
+            "tune needs data",
+            why="synthetic images are enough to calibrate with, and too few to train with",
+            hint="--data with a folder of images, a tensor file or file.py:loader",
+        )
+    check_data(data, "training data")
+
+
+def _require_accelerate() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("accelerate") is None:
+        raise OctifyError(
+            "octify tune needs Hugging Face Accelerate, which is not installed",
+            hint="pip install 'octify[tune]'",
+        )
+
+
+def _mute_others(run: Session) -> None:
+    """Of several processes the first one speaks; errors are told by whichever has them."""
+    if os.environ.get("RANK", "0") != "0":
+        run.quiet, run.verbose, run.json = True, False, False
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise OctifyError(
+            f"{option} is {text!r}", why="it is one number, or one for each channel", hint=f"{option} 0.5"
+        ) from error
+
+
+def _tune(
+    run: Session,
+    folder: Path,
+    places: _Places,
+    origin: artefact.Origin,
+    source: Source,
+    pixels: _Pixels,
+    data: str,
+    options: Options,
+    *,
+    resume: bool,
+) -> None:
+    from octify import api
+    from octify.report.tuning import render_tuning
+    from octify.tune.folder import identity, read_report, tuning_row, write_tuned
+    from octify.tune.loop import tune
+
+    report = read_report(folder)
+    run.progress(f"loading {folder}")
+    student = api.load(folder, source.model)
+    run.progress(f"opening {data}")
+    tuned = tune(
+        student,
+        source.model,
+        _samples(source, pixels, data),
+        options,
+        checkpoint=places.checkpoint,
+        resume=resume,
+        identity=identity(folder, source.model),
+        progress=run.progress,
+        warn=run.warn,
+    )
+    row = tuning_row(tuned, options)
+    if tuned.main_process:
+        run.progress(f"writing {places.folder}")
+        with staged_directory(places.folder) as staged:
+            write_tuned(staged, folder, report, student, row, tuned.warnings)
+            artefact.write_origin(staged, places.folder, origin.target, origin.weights, origin.inputs)
+        places.checkpoint.unlink(missing_ok=True)
+        _warn_of_exports(run, places.folder)
+    run.show(*render_tuning(row))
+    run.show(f"wrote {places.folder}: plan.json, weights.safetensors, report.json, source.json")
+    run.answer(
+        {
+            "source": describe(source),
+            "tuning": row.to_dict(),
+            "warnings": list(tuned.warnings),
+            "written": {"directory": str(places.folder)},
+        }
+    )
+
+
+def _samples(source: Source, pixels: _Pixels, data: str) -> Samples:
+    from octify.data import image_format
+    from octify.trace.facts import InputSpec
+    from octify.tune.data import open_samples
+
+    specs = [InputSpec.of(x) for x in source.example_inputs]
+    form = None
+    if Path(data).is_dir():
+        form = image_format(source.model, specs[0].shape, pixels.mean, pixels.std, pixels.resize, pixels.crop)
+    return open_samples(data, specs, form)
+
+
+def _warn_of_exports(run: Session, folder: Path) -> None:
+    for path in sorted(folder.glob("*.onnx")):
+        run.warn(f"{path} is of the weights before tuning: octify export {folder} {path}")

@@ -1,0 +1,61 @@
+"""Which data comes when: a function of seed and step, so that a resumed run goes on as it would have."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from octify.errors import OctifyError
+
+LEAST = 16  # inputs below which there is nothing to learn from
+HELD_OUT_MOST = 2000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Numbers of the inputs to train on and of those kept aside, both ascending."""
+
+    train: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+
+def split(count: int, share: float, seed: int) -> Split:
+    """A random ``share`` of ``count`` inputs, at most 2000, is kept aside. OctifyError for fewer than 16."""
+    if count < LEAST:
+        raise OctifyError(
+            f"{count} input(s) are too few to tune with",
+            why=f"at least {LEAST} are needed, some of them to measure on",
+            hint="hundreds are better; convert --calib works with fewer",
+        )
+    kept = min(HELD_OUT_MOST, max(1, round(share * count))) if share else 0
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(derived(seed, "split"))).tolist()
+    return Split(tuple(sorted(drawn[kept:])), tuple(sorted(drawn[:kept])))
+
+
+def picked(rows: Sequence[int], batch: int, step: int, seed: int) -> list[int]:
+    """The ``batch`` rows of ``step``: all rows in random order, then in another, without a gap between."""
+    found = []
+    for position in range(step * batch, (step + 1) * batch):
+        epoch, place = divmod(position, len(rows))
+        found.append(rows[_permutation(len(rows), derived(seed, "epoch", epoch))[place]])
+    return found
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(count: int, seed: int) -> list[int]:
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order
+
+
+def derived(*parts: object) -> int:
+    """A seed of 32 bits for these words and numbers, unlike that for any others."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
+
+
+def share_of(count: int, process: int, processes: int) -> slice:
+    """The part of ``count`` rows that one of several processes takes; sizes differ by at most one."""
+    return slice(count * process // processes, count * (process + 1) // processes)
