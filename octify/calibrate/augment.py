@@ -47,7 +47,7 @@ def _smallest_map(traced: Traced) -> int:
 
 
 def _altered(chunk: Chunk, generator: torch.Generator) -> Chunk:
-    parts = zip(*(x.split(_TOGETHER) for x in chunk), strict=True)
+    parts = zip(*(torch.split(x, _TOGETHER) for x in chunk), strict=True)
     return tuple(torch.cat(xs) for xs in zip(*(augmented(part, generator) for part in parts), strict=True))
 
 
