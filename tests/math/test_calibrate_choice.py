@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from octify.calibrate.augment import COPIES, ROWS, enlarged
 from octify.calibrate.greedy import by_greedy
 from octify.calibrate.production import noise
-from octify.calibrate.repair import max_pool_gap
+from octify.calibrate.targets import max_pool_gap
 from octify.nn.functional import pool
 from octify.plan.planner import make_plan
 from octify.plan.resolve import resolve
