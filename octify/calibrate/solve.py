@@ -20,7 +20,7 @@ from octify.calibrate.gram import gram as gram_of
 
 RIDGE = 1e-2  # of the mean diagonal; 1e-4 to 1e-1 are alike
 REFITS = 4  # more hurt
-_LEAST = 1e-6
+LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def solve(
     gram = gram_of(x)
     rows, unknowns = x.shape[1], x.shape[2] - 1
     mean = gram.diagonal(dim1=1, dim2=2)[:, :unknowns].mean(1).double()
-    ridge = (ridge_share * mean).clamp_min(_LEAST * rows)[:, None].expand(-1, unknowns + 1).clone()
-    ridge[:, -1] = _LEAST * rows
+    ridge = (ridge_share * mean).clamp_min(LEAST * rows)[:, None].expand(-1, unknowns + 1).clone()
+    ridge[:, -1] = LEAST * rows
     factor = torch.linalg.cholesky(gram.double() + torch.diag_embed(ridge))
 
     def step(weights: Tensor, error: Tensor) -> Tensor:
