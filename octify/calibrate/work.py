@@ -14,7 +14,7 @@ from octify.calibrate.sites import Site
 from octify.trace import Traced
 
 Progress = Callable[[str, int, int], None]  # what, work done, of
-_PER_VALUE = 150  # for one value of a map, which both models and both branches read
+_PER_VALUE = 250  # for one value of a map, which both models and both branches read
 _PER_NUMBER = 60  # for one number of a linear system
 _DOUBLE = 2  # for one multiply-accumulate in double precision
 

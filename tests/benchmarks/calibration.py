@@ -98,7 +98,7 @@ def dead_leaves(count: int, size: int, seed: int = 0) -> Tensor:
     Radii r have the density ``r^-3``, which makes the images alike at every scale (amplitudes ``f^-1``).
     """
     generator = torch.Generator().manual_seed(seed)
-    rows, columns = torch.arange(size)[:, None], torch.arange(size)[None, :]
+    places = torch.arange(size)
     images = torch.zeros(count, 3, size, size)
     least, most = 2.0, size / 2
     for image in images:
@@ -106,9 +106,10 @@ def dead_leaves(count: int, size: int, seed: int = 0) -> Tensor:
         radii = (least**-2 + u[:, 0] * (most**-2 - least**-2)).rsqrt() * 2
         colours = 0.8 * torch.randn(_DISCS, 1, generator=generator)
         colours = colours + 0.6 * torch.randn(_DISCS, 3, generator=generator)
-        for radius, (y, x), colour in zip(radii, u[:, 1:] * size, colours, strict=True):
-            inside = (rows - y) ** 2 + (columns - x) ** 2 < radius**2
-            image[:, inside] = colour[:, None]
+        for radius, at, colour in zip(radii.tolist(), (u[:, 1:] * size).tolist(), colours, strict=True):
+            y, x = (slice(max(0, int(c - radius)), int(c + radius) + 1) for c in at)
+            inside = (places[y, None] - at[0]) ** 2 + (places[x] - at[1]) ** 2 < radius**2
+            image[:, y, x][:, inside] = colour[:, None]
     noise = 0.05 * torch.randn(images.shape, generator=generator)
     images = images + noise
     return (images - images.mean()) / images.std()
@@ -187,8 +188,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)  # for thousands of small operations
     images = dead_leaves(options.images + _SETTLING // 2, options.size)
+    torch.set_num_threads(options.threads)
     model = build(options.model, images[options.images :])
     phases = measure(model, images[: options.images], options.effort, options.alpha)
     if options.json:
