@@ -76,6 +76,7 @@ def test_labels_of_minus_100_do_not_count() -> None:
     assert torch.allclose(whole, nn.functional.cross_entropy(logits[1:], labels[1:]), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one_and_end_alike(tmp_path: Path) -> None:
     """On the joint batch of seven, three and four for each: a mean of means would be wrong."""
     with socket.socket() as free:
@@ -147,15 +148,6 @@ def test_labels_alone_raise_the_accuracy_of_a_bad_model(teacher: nn.Module, tmp_
     assert found.after.accuracy is not None
     assert found.before.accuracy is not None
     assert found.after.accuracy > found.before.accuracy + 0.2
-
-
-def test_a_tuned_model_is_exported(teacher: nn.Module, tmp_path: Path) -> None:
-    single = copy.deepcopy(teacher).float()
-    student = case.converted(single)
-    data = hold([case.images(32, 2)[0].float()], [InputSpec((1, 2, 12, 12), "float32")])
-    tune(student, single, data, Options(steps=3), checkpoint=tmp_path / "c.safetensors")
-    exported = octify.export_onnx(student, case.images(2, 3)[0].float(), tmp_path / "net.onnx")
-    assert exported.max_abs_error <= exported.tolerance
 
 
 @pytest.mark.parametrize("norm", ["frozen", "reestimated", "batch"])

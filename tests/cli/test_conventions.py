@@ -21,7 +21,7 @@ from octify.cli.session import Session
 from octify.errors import OctifyError
 
 Start = Callable[..., subprocess.Popen[str]]
-COMMANDS = ["convert", "inspect", "export", "verify", "rules list", "rules show", "rules check"]
+COMMANDS = ["convert", "inspect", "export", "tune", "verify", "rules list", "rules show", "rules check"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -35,7 +35,7 @@ def test_every_command_has_an_example_in_its_help(octify: Any, command: str) -> 
 
 
 def test_help_warns_that_a_model_file_is_run(octify: Any) -> None:
-    for arguments in (["--help"], ["convert", "--help"], ["inspect", "--help"], ["export", "--help"]):
+    for arguments in (["--help"], *([name, "--help"] for name in ("convert", "inspect", "export", "tune"))):
         assert "runs its code" in " ".join(octify(*arguments).out.split())
 
 
