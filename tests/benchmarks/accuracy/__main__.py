@@ -97,13 +97,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def cases(given: argparse.Namespace) -> Iterator[tuple[str, Case]]:
     """Methods and cases, those that say most first: another draw and few images after the first draw."""
+    from tests.benchmarks.accuracy import nets
     from tests.benchmarks.accuracy.methods import DEAR, UNSEEDED, Case
+
+    missing = [f"{n}-{t}" for t in given.tasks for n in given.nets if not nets.checkpoint(n, t).exists()]
+    for name in missing:
+        hint = f"python -m tests.benchmarks.accuracy.train {name} --epochs 24"
+        print(f"{name} has no checkpoint and is left out ({hint} makes one)", file=sys.stderr)
 
     def over(method: str, images: int, seed: int) -> Iterator[tuple[str, Case]]:
         for alpha in given.alphas:
             for task in given.tasks:
                 for net in given.nets:
-                    yield method, Case(net, task, alpha, images, seed)
+                    if f"{net}-{task}" not in missing:
+                        yield method, Case(net, task, alpha, images, seed)
 
     for seed in range(max(given.seeds, given.dear_seeds)):
         for method in given.methods:
