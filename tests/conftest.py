@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,10 @@ import torchvision_quirk
 from hypothesis import HealthCheck, settings
 
 torchvision_quirk.install()
+
+# A shell's background jobs ignore Ctrl-C, which what they start inherits; tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 
