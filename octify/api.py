@@ -29,7 +29,7 @@ from octify.projection import reference as projected_reference
 from octify.report import Report, build_report, profile_report
 from octify.report.calibrated import with_allocation, with_calibration
 from octify.rewrite import Rewritten, rewrite
-from octify.ruleset import load_rules
+from octify.ruleset import RuleSet, load_rules
 from octify.trace import Traced, trace
 from octify.trace.parts import assemble, measure_nodes
 
@@ -83,6 +83,7 @@ def convert(
     seed: int = 0,
     target_macs: float | None = None,
     target_error: float | None = None,
+    latency: int | None = None,
 ) -> Result:
     """Convert ``model`` to octave form; the model itself is left untouched.
 
@@ -114,6 +115,9 @@ def convert(
         most so large a relative output error on inputs that calibration does not use. Every coupled
         set gets its own alpha by what it costs, or all the same if that measures better
         (``octify.calibrate.allocate_search``); ``report.allocation`` tells. Needs ``calibration``.
+    latency:
+        Keep dense what would not run faster in onnxruntime with so many threads, by a table of operator
+        times (``octify.latency.table``); what it lacks is measured first, on this machine, now.
     plan:
         A plan, or the path of one, to replay instead of ``alpha``, ``rules``, ``kernels`` and ``exclude``.
     exclude:
@@ -138,6 +142,12 @@ def convert(
             why="alphas are chosen by errors that are measured on data; a plan has chosen already",
             hint='give calibration inputs, or the word "synthetic", and leave out the plan',
         )
+    if latency is not None and (target is not None or plan is not None):
+        raise OctifyError(
+            "latency cannot be combined with a target or a plan",
+            why="a target chooses alphas by MACs and errors; a plan has chosen already",
+            hint="leave one of them out",
+        )
     tell = progress or _silent
     policy = None if plan is not None else load_rules(rules)
     tell("tracing")
@@ -154,7 +164,9 @@ def convert(
     if target is not None and policy is not None and calibration is not None:
         plans = Plans(traced, policy, kernels, exclude)
         return _to_target(target, plans, calibration, effort, channel_order, seed, tell)
-    if policy is not None:
+    if policy is not None and latency is not None:
+        chosen = _fast_plan(traced, policy, alpha, kernels, exclude, latency, tell)
+    elif policy is not None:
         chosen = make_plan(traced, policy, alpha, kernels, exclude)
     else:
         chosen = plan if isinstance(plan, Plan) else Plan.load(plan)  # type: ignore[arg-type]
@@ -164,6 +176,24 @@ def convert(
         traced, chosen, calibration, effort, channel_order, seed=seed, progress=_counting(tell)
     )
     return _calibrated(traced, calibrated, tell)
+
+
+def _fast_plan(
+    traced: Traced,
+    rules: RuleSet,
+    alpha: float,
+    kernels: Scheme,
+    exclude: Sequence[str],
+    threads: int,
+    tell: Progress,
+) -> Plan:
+    from octify.latency.costs import OnnxruntimeCosts  # with onnxruntime, which takes a while to import
+    from octify.latency.table import Table
+
+    table = Table(threads, progress=tell)
+    plan = make_plan(traced, rules, alpha, kernels, exclude, costs=OnnxruntimeCosts(table, kernels))
+    table.save()
+    return plan
 
 
 def _calibrated(traced: Traced, calibrated: Calibrated, tell: Progress) -> Result:

@@ -80,7 +80,19 @@ ForceOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Convert and report, but write nothing.")]
 
-_POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude")
+LatencyOption = Annotated[
+    bool,
+    typer.Option(
+        "--latency",
+        help="Keep dense what would not run faster in onnxruntime on this machine. Operators are timed once"
+        " and kept in a table.",
+    ),
+]
+ThreadsOption = Annotated[
+    int, typer.Option("--latency-threads", metavar="N", min=1, help="Threads that --latency times with.")
+]
+
+_POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude", "latency")
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,8 @@ def convert(
     rules: RulesOption = "default",
     kernels: KernelsOption = Kernels.paper,
     exclude: ExcludeOption = None,
+    latency: LatencyOption = False,
+    latency_threads: ThreadsOption = 1,
     weights: WeightsOption = None,
     input: InputOption = None,
     dry_run: DryRunOption = False,
@@ -131,6 +145,7 @@ def convert(
       octify convert timm:resnet26d --alpha 0.25 --exclude 'layer4.*' --dry-run
       octify convert model.py --weights model.safetensors --calib images/ -o out
       octify convert model.py --target-macs 0.6 --calib images/ -o out
+      octify convert model.py --rules everywhere --latency -o out --onnx out/model.onnx
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         calibration = Settings(
@@ -154,6 +169,7 @@ def convert(
         if target_macs is not None or target_error is not None:
             target = "--target-macs" if target_error is None else "--target-error"
             _refuse(context, ("alpha",), target, "a target decides the alpha of every layer")
+            _refuse(context, ("latency",), target, "a target chooses by MACs and errors, not by time")
         check_model(model, weights, input)
         check_policy(alpha, None if plan else rules)
         outputs = _outputs(model, out, onnx, dry_run=dry_run, force=force)
@@ -177,6 +193,7 @@ def convert(
             seed=seed,
             target_macs=target_macs,
             target_error=target_error,
+            latency=latency_threads if latency else None,
             progress=run.progress,
         )
         tell_about(run, data)

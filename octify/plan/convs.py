@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from torch import fx
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from octify.emitter import is_vector
@@ -22,6 +23,8 @@ from octify.trace import Traced
 class Conv:
     """One convolution module with all its calls; a linear layer of a map is its 1x1 convolution.
 
+    inputs:
+        Of every call, the spatial size of the map that it reads. ``batch`` is the number of maps.
     macs:
         Of all calls together. ``vector``: every call makes one sample per channel, as in
         squeeze-and-excitation, so there is no resolution to halve.
@@ -35,6 +38,8 @@ class Conv:
     reduction: int
     stem: bool
     vector: bool
+    inputs: tuple[tuple[int, ...], ...] = ()
+    batch: int = 1
 
     @cached_property
     def depthwise(self) -> bool:
@@ -122,9 +127,19 @@ def collect(traced: Traced, layout: Layout) -> list[Conv]:
                 max(1, round(whole / size)),
                 not any(after[n.name] for node in nodes for n in node.all_input_nodes),
                 all(is_vector(shape) for shape in shapes),
+                tuple(_sizes_read(traced, layout, nodes)),
+                shapes[0][0],
             )
         )
     return found
+
+
+def _sizes_read(traced: Traced, layout: Layout, calls: Sequence[fx.Node]) -> Iterator[tuple[int, ...]]:
+    for call in calls:
+        source = call.all_input_nodes[0]
+        shape = traced.shape(source)
+        if shape is not None:
+            yield layout.map_shape(source.name, shape)[2:]
 
 
 def facts_for_rules(convs: list[Conv], layout: Layout) -> Mapping[str, ConvFacts]:

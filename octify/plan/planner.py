@@ -3,8 +3,8 @@
 1. The rules give every convolution its policy; a convolution whose output must stay dense is
    taken out of its coupled set (a split layer stands where the graph still ties them).
 2. Every remaining set takes the alpha of its convolutions, and its low channels.
-3. A set that saves fewer MACs than its split and merge layers cost becomes dense, the worst
-   first, since each decision changes what its neighbours save.
+3. A set that saves less (MACs, or what ``Costs`` counts) than its split and merge layers cost
+   becomes dense, the worst first, since each decision changes what its neighbours save.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from octify.ops.linear import channels_of
 from octify.plan.balance import dense_where_it_costs
 from octify.plan.choose import Choice, choose
 from octify.plan.convs import Conv, collect
+from octify.plan.costs import Costs, MacCosts
 from octify.plan.model import ConvPlan, Plan
 from octify.plan.policies import Policies, policies_of
 from octify.ruleset import RuleSet
@@ -38,6 +39,7 @@ def make_plan(
     kernels: Scheme = "paper",
     exclude: Sequence[str] = (),
     alphas: Mapping[str, float] | None = None,
+    costs: Costs | None = None,
 ) -> Plan:
     """Plan the conversion of ``traced``.
 
@@ -46,6 +48,8 @@ def make_plan(
     alphas:
         In place of ``alpha``, for the coupled sets that the convolutions at these paths write. A rule
         that states an alpha comes first.
+    costs:
+        What octave channels must lower to be worth it; by default MACs.
 
     Raises OctifyError for an alpha outside [0, 1], RuleError when a path pattern of the rules
     or of ``exclude`` matches no convolution.
@@ -56,6 +60,7 @@ def make_plan(
             why="it is the share of low-frequency channels",
             hint="--alpha 0.5 (from 0 to 1)",
         )
+    counted = costs or MacCosts(rules.settings.boundary_macs_per_element)
     policies = policies_of(traced, rules, exclude)
     unbalanced: dict[str, str] = {}
     while True:
@@ -64,9 +69,7 @@ def make_plan(
         current = collect(traced, layout)
         wanted = _wanted(current, layout, policies, alpha, alphas or {})
         choice = choose(traced, layout, wanted, rules.settings)
-        choice = dense_where_it_costs(
-            traced, layout, current, choice, rules.settings.boundary_macs_per_element
-        )
+        choice = dense_where_it_costs(traced, layout, current, choice, counted)
         scattered = _scattered_outputs(current, choice.low)
         if not scattered:
             return _plan(traced, rules, alpha, kernels, layout, choice, {**policies.left, **dense}, policies)
