@@ -19,6 +19,7 @@ from octify.calibrate.allocate_plans import Plans
 from octify.calibrate.allocate_search import convert_to
 from octify.calibrate.allocate_target import Target
 from octify.calibrate.recipe import Calibrated, calibrate, images_of, order_of
+from octify.calibrate.synthetic import NO_IMAGES, can_be_made
 from octify.errors import OctifyError, PlanError, SourceError
 from octify.export import ExportResult, export_onnx
 from octify.files import staged_directory
@@ -102,7 +103,8 @@ def convert(
         Inputs without labels to repair the converted model with: an iterable of batches (N, C, H, W)
         or single inputs (C, H, W), tuples for several inputs (labels behind them are ignored), at
         most 512 are used; or ``"synthetic"``, images made from the network's own BatchNorm
-        statistics. None leaves the weights as the mathematics gives them.
+        statistics (without such statistics: no calibration but exact kernels, and a warning in the
+        report). None leaves the weights as the mathematics gives them.
     effort:
         ``"fast"``, ``"standard"`` or ``"thorough"`` calibration, or ``"norm"`` for BatchNorm statistics only.
     channel_order:
@@ -154,6 +156,8 @@ def convert(
     if target is not None and policy is not None and calibration is not None:
         plans = Plans(traced, policy, kernels, exclude)
         return _to_target(target, plans, calibration, effort, channel_order, seed, tell)
+    if policy is not None and calibration is not None and _nothing_to_go_by(traced, calibration):
+        return _exact(traced, make_plan(traced, policy, alpha, "exact", exclude), tell)
     if policy is not None:
         chosen = make_plan(traced, policy, alpha, kernels, exclude)
     else:
@@ -164,6 +168,17 @@ def convert(
         traced, chosen, calibration, effort, channel_order, seed=seed, progress=_counting(tell)
     )
     return _calibrated(traced, calibrated, tell)
+
+
+def _nothing_to_go_by(traced: Traced, calibration: Iterable[Any] | str) -> bool:
+    return isinstance(calibration, str) and calibration == "synthetic" and not can_be_made(traced)
+
+
+def _exact(traced: Traced, plan: Plan, tell: Progress) -> Result:
+    """The conversion that errs least without calibration."""
+    result = _apply(traced, plan, tell)
+    warnings = (NO_IMAGES, *result.report.warnings)
+    return replace(result, report=replace(result.report, warnings=warnings))
 
 
 def _calibrated(traced: Traced, calibrated: Calibrated, tell: Progress) -> Result:
