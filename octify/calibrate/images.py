@@ -77,7 +77,7 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
         )
     if len(rows) < _FEW:
         warnings.append(
-            f"{len(rows)} calibration inputs are few: the fit stays near its start; 256 are enough"
+            f"{len(rows)} calibration input(s) are few: the fit stays near its start; 256 are enough"
         )
     kept = min(_MOST_HELD_OUT, len(rows) // _HELD_OUT) if len(rows) >= _FEW else 0
     aside = set(range(_HELD_OUT - 1, _HELD_OUT * kept, _HELD_OUT))
