@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -135,7 +134,6 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     if image.mode in ("I", "F"):
         kind = "32-bit integers" if image.mode == "I" else "floating point numbers"
         raise ValueError(f"its pixels are {kind} of unknown range: give a tensor file")
-    with warnings.catch_warnings():
-        # Of palettes with transparency: it is dropped, as for every other image.
-        warnings.simplefilter("ignore", UserWarning)
-        return image.convert(mode)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of going on from the palette itself
+    return image.convert(mode)
