@@ -206,18 +206,26 @@ def test_a_model_that_only_gives_classes_cannot_be_measured() -> None:
         convert(Maps("classes").eval(), [smooth(40, 1)])
 
 
+@pytest.fixture(scope="module")
+def in_float32(net: nn.Module) -> float:
+    """The error that calibration ends with in float32."""
+    found = convert(net, [smooth(40, 7)], "standard").report.calibration
+    assert found is not None
+    return found.after.relative_error
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_models_of_every_precision_end_where_float32_does(net: nn.Module, dtype: torch.dtype) -> None:
+def test_models_of_every_precision_end_where_float32_does(
+    net: nn.Module, in_float32: float, dtype: torch.dtype
+) -> None:
     model = copy.deepcopy(net).to(dtype)
     result = convert(model, [smooth(40, 7)], "standard", example=smooth(1).to(dtype))
-    known = convert(net, [smooth(40, 7)], "standard")
     assert {p.dtype for p in result.model.parameters()} == {dtype}
     assert result.report.calibration is not None
-    assert known.report.calibration is not None
-    found, expected = (r.report.calibration.after.relative_error for r in (result, known))  # type: ignore[union-attr]
+    found = result.report.calibration.after.relative_error
     # The output of a model in low precision errs by about one rounding at each of its ~10 steps.
     noise = 10 * torch.finfo(dtype).eps
-    assert abs(found - expected) < 0.05 * expected + noise
+    assert abs(found - in_float32) < 0.05 * in_float32 + noise
 
 
 def test_large_activations_in_half_precision() -> None:
@@ -234,7 +242,7 @@ def test_large_activations_in_half_precision() -> None:
     assert not found.uncalibrated
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 3])
 def test_a_few_images_do_no_harm(net: nn.Module, count: int) -> None:
     test = smooth(128, 8)
 
