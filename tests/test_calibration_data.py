@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import octify
+from octify.calibrate import recipe
 from octify.calibrate.images import gather
 from octify.errors import OctifyError
 from octify.trace import trace
@@ -240,6 +242,15 @@ def test_large_activations_in_half_precision() -> None:
     assert found is not None
     assert found.after.relative_error < found.before.relative_error
     assert not found.uncalibrated
+
+
+def test_distillation_in_half_precision(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "distill", functools.partial(recipe.distill, steps=20))
+    result = convert(copy.deepcopy(net).half(), [smooth(40, 7)], "thorough", example=smooth(1).half())
+    found = result.report.calibration
+    assert found is not None
+    assert found.after.relative_error < found.before.relative_error
+    assert {p.dtype for p in result.model.parameters()} == {torch.float16}
 
 
 @pytest.mark.parametrize("count", [1, 3])
