@@ -19,6 +19,7 @@ from octify.calibrate.allocate_plans import Plans
 from octify.calibrate.allocate_search import convert_to
 from octify.calibrate.allocate_target import Target
 from octify.calibrate.recipe import Calibrated, calibrate, images_of, order_of
+from octify.calibrate.synthetic import NO_IMAGES, can_be_made
 from octify.errors import OctifyError, PlanError, SourceError
 from octify.export import ExportResult, export_onnx
 from octify.files import staged_directory
@@ -103,7 +104,8 @@ def convert(
         Inputs without labels to repair the converted model with: an iterable of batches (N, C, H, W)
         or single inputs (C, H, W), tuples for several inputs (labels behind them are ignored), at
         most 512 are used; or ``"synthetic"``, images made from the network's own BatchNorm
-        statistics. None leaves the weights as the mathematics gives them.
+        statistics (without such statistics: no calibration but exact kernels, and a warning in the
+        report). None leaves the weights as the mathematics gives them.
     effort:
         ``"fast"``, ``"standard"`` or ``"thorough"`` calibration, or ``"norm"`` for BatchNorm statistics only.
     channel_order:
@@ -164,12 +166,16 @@ def convert(
     if target is not None and policy is not None and calibration is not None:
         plans = Plans(traced, policy, kernels, exclude)
         return _to_target(target, plans, calibration, effort, channel_order, seed, tell)
+    blind = policy is not None and calibration is not None and _nothing_to_go_by(traced, calibration)
+    kernels = "exact" if blind else kernels
     if policy is not None and latency is not None:
         chosen = _fast_plan(traced, policy, alpha, kernels, exclude, latency, tell)
     elif policy is not None:
         chosen = make_plan(traced, policy, alpha, kernels, exclude)
     else:
         chosen = plan if isinstance(plan, Plan) else Plan.load(plan)  # type: ignore[arg-type]
+    if blind:
+        return _exact(traced, chosen, tell)
     if calibration is None:
         return _apply(traced, chosen, tell)
     calibrated = calibrate(
@@ -194,6 +200,17 @@ def _fast_plan(
     plan = make_plan(traced, rules, alpha, kernels, exclude, costs=OnnxruntimeCosts(table, kernels))
     table.save()
     return plan
+
+
+def _nothing_to_go_by(traced: Traced, calibration: Iterable[Any] | str) -> bool:
+    return isinstance(calibration, str) and calibration == "synthetic" and not can_be_made(traced)
+
+
+def _exact(traced: Traced, plan: Plan, tell: Progress) -> Result:
+    """The conversion that errs least without calibration."""
+    result = _apply(traced, plan, tell)
+    warnings = (NO_IMAGES, *result.report.warnings)
+    return replace(result, report=replace(result.report, warnings=warnings))
 
 
 def _calibrated(traced: Traced, calibrated: Calibrated, tell: Progress) -> Result:

@@ -36,6 +36,7 @@ GENTLE_ALPHA, GENTLE_RATE = 0.25, 1e-4  # where there is little to repair
 _FLOOR = 1e-3  # of the mean eigenvalue: directions that the data hardly shows are not blown up
 
 
+_HALF = (torch.float16, torch.bfloat16)  # whose gradients overflow or vanish: trained in float32
 Fits = Mapping[tuple[str, str], Sequence[tuple[Block, Fit]]]
 
 
@@ -87,12 +88,15 @@ def distill(
 ) -> None:
     """Train the fitted branches of ``rewritten`` in place; the model runs in eval mode throughout."""
     teacher = copy.deepcopy(traced.module).eval().requires_grad_(False)
+    if any(parameter.dtype in _HALF for parameter in teacher.parameters()):
+        teacher.float()
     student = rewritten.module.eval()
     trained = _trained(student, sites, fits)
     if not trained:
         return
-    own = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-    inputs = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+    own = {name: _wide(parameter.detach().clone()) for name, parameter in student.named_parameters()}
+    held = own | {name: _wide(buffer) for name, buffer in student.named_buffers()}
+    inputs = [_wide(torch.cat(parts)) for parts in zip(*chunks, strict=True)]
     device = inputs[0].device
     free = [part.start() for part in trained]
     parameters = [t.requires_grad_() for pair in free for t in pair]
@@ -117,7 +121,7 @@ def distill(
         changed: dict[str, Tensor] = {}
         for part, (v, offset) in zip(trained, free, strict=True):
             part.add_to(changed, own, v, offset)
-        loss = relative_loss(tensors_of(functional_call(student, changed, tuple(batch))), wanted)
+        loss = relative_loss(tensors_of(functional_call(student, held | changed, tuple(batch))), wanted)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, CLIP)
@@ -129,6 +133,10 @@ def distill(
             part.add_to(changed, own, v, offset)
         for name, value in changed.items():
             student.get_parameter(name).copy_(value)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in _HALF else values
 
 
 def relative_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:

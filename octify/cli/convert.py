@@ -26,7 +26,7 @@ from octify.cli.calibration import (
     TargetMacsOption,
     inputs_of,
     require_error,
-    tell_about,
+    with_data,
 )
 from octify.cli.loading import check_model, check_policy, describe, load
 from octify.cli.onnx import write_onnx
@@ -196,7 +196,7 @@ def convert(
             latency=latency_threads if latency else None,
             progress=run.progress,
         )
-        tell_about(run, data)
+        result = with_data(result, data)
         run.show(result.report)
         run.warn(*result.report.warnings)
         run.partial = result.report.to_dict() | {"source": describe(source)}

@@ -24,7 +24,7 @@ from octify.cli.calibration import (
     Settings,
     StdOption,
     inputs_of,
-    tell_about,
+    warnings_of,
 )
 from octify.cli.loading import check_model, check_policy, describe, load
 from octify.cli.options import (
@@ -232,7 +232,9 @@ def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
         seed=asked.calibration.seed,
         progress=lambda phase: run.progress(f"{name}: {phase}"),
     )
-    tell_about(run, data)
+    run.warn(*warnings_of(data))
+    if data is not None and result.report.calibration is None:
+        run.warn(*result.report.warnings)
     require_converted(result.report)
     with staged_directory(place) as staged:
         result.save(staged)
