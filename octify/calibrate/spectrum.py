@@ -1,0 +1,172 @@
+"""Radial power spectra of the original's feature maps, and what they say of low and high channels.
+
+The frequency analysis of Chen et al. 2019 (section 4.2: the energy of the Fourier transform of both groups), for
+any model and as curves: ``octify.report.spectrum.METHOD`` says in words what is computed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from octify.calibrate.observe import observe
+from octify.layout import ConvNode, Mask, mask_of
+from octify.ops.base import operand
+from octify.plan.model import Plan
+from octify.plan.resolve import resolve
+from octify.report.spectrum import BandRow, MapRow, SpectrumRow
+from octify.trace import Traced
+
+BINS = 12  # of 1/16 cycle per pixel; the corner of the plane, (1/2, 1/2), lies in the last
+_WIDTH = 1 / 16
+_QUARTER = 0.25  # cycles per pixel: the most that half the resolution can hold
+_MOST_INPUTS = 32  # spectra are means over channels and positions as well, and change little with more
+_CONSTANT = 1e-12  # of the power of the channel's values: what is less is rounding
+
+Chunks = Sequence[tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class ChannelSpectra:
+    """Spectra of the channels of one value, (C, BINS), and what they were summed over.
+
+    power:
+        Mean over inputs and over the frequencies in a bin; NaN where there is no frequency.
+    share:
+        Share of each channel's power above a quarter cycle per pixel, (C,); NaN for constant channels.
+    """
+
+    size: tuple[int, ...]
+    power: Tensor
+    share: Tensor
+
+
+def spectra(traced: Traced, plan: Plan, chunks: Chunks) -> Mapping[str, ChannelSpectra]:
+    """The spectra of what the convolutions of ``plan`` read, by the name of the node read.
+
+    Takes at most 32 inputs of ``chunks``. Must run before calibration, which may write to ``traced``.
+    """
+    sums: dict[str, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {}
+    watch: dict[str, Callable[[Tensor, Tensor], None]] = {}
+    for conv in _first_readers(traced, plan):
+        last = isinstance(traced.module.get_submodule(conv.path), nn.Linear)
+        watch[conv.node] = _adder(sums.setdefault(conv.node, []), last)
+    observe(traced, _few(chunks), watch)
+    return {node: _mean(parts) for node, parts in sums.items() if parts}
+
+
+def by_frequency(
+    traced: Traced, plan: Plan, measured: Mapping[str, ChannelSpectra], inputs: int, *, synthetic: bool
+) -> SpectrumRow | None:
+    """The spectra of the low and high channels under ``plan``; None where nothing is converted."""
+    resolved = resolve(traced, plan)
+    converted = {conv.path for conv in plan.convs if conv.low_in}
+    readers: dict[str, list[ConvNode]] = {}
+    for conv in resolved.layout.convs:
+        if conv.path in converted:
+            readers.setdefault(_source(traced, conv), []).append(conv)
+    known = {_source(traced, conv): measured[conv.node] for conv in resolved.layout.convs if conv.node in measured}
+    maps, bands = [], []
+    for source, convs in readers.items():
+        mask = mask_of(convs[0].ids_in, resolved.low)
+        if source not in known or mask is None:
+            continue
+        found = known[source]
+        bands.append((found, mask))
+        paths = tuple(dict.fromkeys(conv.path for conv in convs))
+        maps.append(MapRow(paths, found.size, _band([(found, mask)]), _band([(found, ~mask)])))
+    if not maps:
+        return None
+    low, high = _band(bands), _band([(found, ~mask) for found, mask in bands])
+    edges = tuple(i * _WIDTH for i in range(BINS + 1))
+    return SpectrumRow(min(inputs, _MOST_INPUTS), synthetic, edges, low, high, tuple(maps))
+
+
+def radial_power(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Power spectra of maps ``x`` (N, C, *size), each without its mean.
+
+    Returns the mean power per frequency in every bin of radius, in units of its mean over all frequencies
+    (so white noise is 1), (N, C, BINS), NaN where the size has no frequency; and the share of the power
+    above 0.25 cycles per pixel, (N, C). Both NaN for constant maps.
+    """
+    size = x.shape[2:]
+    axes = tuple(range(2, x.ndim))
+    centred = x.float() - x.float().mean(axes, keepdim=True)
+    power = torch.fft.fftn(centred, dim=axes).abs().square().flatten(2)
+    radius = _radius(size).to(x.device)
+    power, radius = power[..., 1:], radius[1:]  # without the mean, at frequency 0
+    bins = (radius / _WIDTH).floor().long().clamp_max(BINS - 1)
+    count = torch.bincount(bins, minlength=BINS).to(power)
+    total = power.sum(-1)
+    least = _CONSTANT * x.float().square().sum(axes) * radius.numel()
+    total = torch.where(total > least, total, torch.nan)
+    binned = power.new_zeros(*power.shape[:2], BINS).index_add_(2, bins, power)
+    relative = binned / count / (total / radius.numel())[..., None]
+    return relative, power[..., radius > _QUARTER].sum(-1) / total
+
+
+def _radius(size: Sequence[int]) -> Tensor:
+    """Radius of every frequency of a map of ``size``, in cycles per pixel, flat."""
+    axes = torch.meshgrid(*(torch.fft.fftfreq(n, dtype=torch.float64) for n in size), indexing="ij")
+    return torch.stack(axes).square().sum(0).sqrt().flatten()
+
+
+def _adder(
+    into: list[tuple[tuple[int, ...], Tensor, Tensor]], last: bool
+) -> Callable[[Tensor, Tensor], None]:
+    def add(x: Tensor, y: Tensor) -> None:
+        x = x.movedim(-1, 1) if last else x
+        if x.ndim > 2 and any(n > 1 for n in x.shape[2:]):
+            power, share = radial_power(x)
+            into.append((tuple(x.shape[2:]), power.double().cpu(), share.double().cpu()))
+
+    return add
+
+
+def _mean(parts: Sequence[tuple[tuple[int, ...], Tensor, Tensor]]) -> ChannelSpectra:
+    """Over the inputs; an input in which a channel is constant says nothing about it."""
+    power = torch.cat([part[1] for part in parts])
+    share = torch.cat([part[2] for part in parts])
+    return ChannelSpectra(parts[0][0], power.nanmean(0), share.nanmean(0))
+
+
+def _band(groups: Sequence[tuple[ChannelSpectra, Mask]]) -> BandRow:
+    """The mean over the channels that the masks name, each the same weight."""
+    power = torch.cat([found.power[torch.from_numpy(np.asarray(mask))] for found, mask in groups])
+    share = torch.cat([found.share[torch.from_numpy(np.asarray(mask))] for found, mask in groups])
+    lively = ~share.isnan()
+    mean = power[lively].nanmean(0)
+    return BandRow(
+        int(lively.sum()),
+        tuple(None if value != value else float(value) for value in mean.tolist()),
+        float(share[lively].mean()) if bool(lively.any()) else None,
+    )
+
+
+def _first_readers(traced: Traced, plan: Plan) -> list[ConvNode]:
+    """Of all calls of convolutions that read one value, the first."""
+    found: dict[str, ConvNode] = {}
+    for conv in resolve(traced, plan).layout.convs:
+        found.setdefault(_source(traced, conv), conv)
+    return list(found.values())
+
+
+def _source(traced: Traced, conv: ConvNode) -> str:
+    """The node that a call of a convolution reads."""
+    (node,) = (n for n in traced.module.graph.nodes if n.name == conv.node)
+    return operand(node).name
+
+
+def _few(chunks: Chunks) -> list[tuple[Tensor, ...]]:
+    """The first inputs of ``chunks``, at most ``_MOST_INPUTS``."""
+    found: list[tuple[Tensor, ...]] = []
+    left = _MOST_INPUTS
+    for chunk in chunks:
+        if left > 0:
+            found.append(tuple(x[:left] for x in chunk))
+            left -= len(chunk[0])
+    return found
