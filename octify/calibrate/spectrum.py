@@ -1,7 +1,7 @@
 """Radial power spectra of the original's feature maps, and what they say of low and high channels.
 
-The frequency analysis of Chen et al. 2019 (section 4.2: the energy of the Fourier transform of both groups), for
-any model and as curves: ``octify.report.spectrum.METHOD`` says in words what is computed here.
+The frequency analysis of Chen et al. 2019 (the energy of the Fourier transform of both groups), for any
+model and as curves: ``octify.report.spectrum.METHOD`` says in words what is computed here.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def by_frequency(
     for conv in resolved.layout.convs:
         if conv.path in converted:
             readers.setdefault(_source(traced, conv), []).append(conv)
-    known = {_source(traced, conv): measured[conv.node] for conv in resolved.layout.convs if conv.node in measured}
+    known = {
+        _source(traced, conv): measured[conv.node] for conv in resolved.layout.convs if conv.node in measured
+    }
     maps, bands = [], []
     for source, convs in readers.items():
         mask = mask_of(convs[0].ids_in, resolved.low)
@@ -158,7 +160,7 @@ def _first_readers(traced: Traced, plan: Plan) -> list[ConvNode]:
 def _source(traced: Traced, conv: ConvNode) -> str:
     """The node that a call of a convolution reads."""
     (node,) = (n for n in traced.module.graph.nodes if n.name == conv.node)
-    return operand(node).name
+    return str(operand(node).name)
 
 
 def _few(chunks: Chunks) -> list[tuple[Tensor, ...]]:

@@ -37,7 +37,9 @@ def graph_of(traced: Traced, rewritten: Rewritten) -> tuple[GraphNode, ...]:
         if boundary is None:
             nodes.append(_operation(traced, rewritten, originals[name], tuple(read)))
             continue
-        row = GraphNode(name, boundary.kind, "", boundary.kind, boundary.shape, 0, tuple(read), boundary.reason)
+        row = GraphNode(
+            name, boundary.kind, "", boundary.kind, boundary.shape, 0, tuple(read), boundary.reason
+        )
         nodes.append(row)
     return tuple(nodes)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class StoredTiming:
-    """Milliseconds per call: median and quartiles over ``rounds`` rounds; ``speedup`` against the first model."""
+    """Milliseconds per call, median and quartiles; ``speedup`` is against the first model."""
 
     median: float
     quartile1: float

@@ -14,9 +14,9 @@ METHOD = (
     "For the feature map that a converted convolution reads, in the original network and on calibration "
     "inputs: each channel's mean is subtracted, its discrete Fourier transform taken, and the squared "
     "magnitude averaged over inputs and over all frequencies of equal radius (in bins of 1/16 cycle per "
-    "pixel). Each channel's spectrum is divided by its own mean over all frequencies, so that white noise is 1 "
-    "everywhere and strong channels count no more than weak ones, and then averaged over the channels that "
-    "the conversion made low, and over those it left high. Constant channels are left out. A map that "
+    "pixel). Each channel's spectrum is divided by its own mean over all frequencies, so that white noise "
+    "is 1 everywhere and strong channels count no more than weak ones, and then averaged over the channels "
+    "that the conversion made low, and over those it left high. Constant channels are left out. A map that "
     "several convolutions read counts once."
 )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,6 +15,7 @@ from octify.report.latency_rows import LatencyRows
 from octify.report.model import Report
 from octify.sweep.point import Point
 
+T = TypeVar("T")
 REPORT, SWEEP, BENCH = "report.json", "sweep.json", "bench.json"
 
 
@@ -60,7 +61,7 @@ def report_of(data: Mapping[str, Any]) -> Report:
     if isinstance(calibration, Mapping) and isinstance(calibration.get("uncalibrated"), list):
         pairs = [(each["path"], each["reason"]) for each in calibration["uncalibrated"]]
         document["calibration"] = {**calibration, "uncalibrated": pairs}
-    return _REPORT.validate_python(document)
+    return TypeAdapter(Report).validate_python(document)
 
 
 def _sweep(document: Mapping[str, Any]) -> StoredSweep:
@@ -88,7 +89,7 @@ def _object(path: Path) -> Mapping[str, Any]:
     return _told(path, read)
 
 
-def _told(path: Path, read: Any) -> Any:
+def _told(path: Path, read: Callable[[], T]) -> T:
     """What ``read`` returns; its failures as a SourceError that names the file."""
     try:
         return read()
@@ -102,6 +103,3 @@ def _told(path: Path, read: Any) -> Any:
     again = "octify bench DIR --json > DIR/bench.json writes it again"
     hint = again if path.name == BENCH else "write it again: octify convert, or octify sweep"
     raise SourceError(f"{path} cannot be read", why=why, hint=hint) from None
-
-
-_REPORT = cast("TypeAdapter[Report]", TypeAdapter(Report))
