@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from octify.report.html.boxes import Box, boxes
 from octify.report.html.layered import Drawing, Slot, layered
-from octify.report.html.numbers import sizes
+from octify.report.html.numbers import kind_of, sizes
 from octify.report.html.tags import Markup, scroll_box, tag
-from octify.report.model import Report
+from octify.report.model import GraphNode, Report
 
-_WIDTH, _HEIGHT, _STEP, _MARGIN = 230.0, 44.0, 78.0, 12.0
+_WIDTH, _HEIGHT, _STEP, _MARGIN = 240.0, 58.0, 92.0, 12.0
 _PILL = 76.0
-_CHARACTERS = 35  # that fit into a box
+_CHARACTERS, _SMALL = 28, 38  # that fit into a box, in bold and in small letters
 
 
 def network(report: Report) -> Markup:
@@ -88,7 +88,7 @@ def _piece(placed: Drawing, by_name: Mapping[str, Box], a: Slot, b: Slot) -> str
 def _inset(placed: Drawing, by_name: Mapping[str, Box], slot: Slot, *, below: bool) -> float:
     """How far under the top of its rank a slot begins, or ends."""
     pill = placed.rank[slot[0]] == slot[1] and by_name[slot[0]].kind in ("split", "merge")
-    inset = 10.0 if pill else 0.0
+    inset = 16.0 if pill else 0.0
     return _HEIGHT - inset if below else inset
 
 
@@ -102,7 +102,8 @@ def _box(box: Box, x: float, y: float) -> Markup:
         tag("title", "\n".join(_describe(box))),
         _rect(left, y, _WIDTH, _HEIGHT, rx=5),
         _text(left + 9, y + 17, _cut(_heading(box)), "name"),
-        _text(left + 9, y + 32, _cut(_facts(box)), "facts"),
+        _text(left + 9, y + 32, _operations(box), "facts"),
+        _text(left + 9, y + 46, _value(box), "facts"),
     ]
     if low:
         bar = _WIDTH - 10
@@ -117,7 +118,7 @@ def _pill(box: Box, x: float, y: float) -> Markup:
     return tag(
         "g",
         tag("title", f"{box.kind} of {sizes(node.shape[1:])} values: {node.reason or ''}"),
-        _rect(x - _PILL / 2, y + 10, _PILL, _HEIGHT - 20, rx=12),
+        _rect(x - _PILL / 2, y + 16, _PILL, _HEIGHT - 32, rx=12),
         tag(
             "text",
             box.kind,
@@ -144,19 +145,30 @@ def _channels(box: Box) -> int:
 
 def _heading(box: Box) -> str:
     first = box.nodes[0]
-    name = first.path or (first.operation if box.kind == "operation" else f"{box.kind} {first.name}".strip())
-    return " + ".join([name, *(node.path.rpartition(".")[2] or node.operation for node in box.nodes[1:])])
+    if box.kind == "operation":
+        return first.path or first.operation
+    return f"input {first.name}" if box.kind == "input" else box.kind
 
 
-def _facts(box: Box) -> str:
+def _operations(box: Box) -> str:
+    """What the box does, in order."""
+    first, *others = box.nodes
+    kernel = box.layer is not None and f"{kind_of(box.layer.kind)} {sizes(box.layer.kernel)}"
+    own = kernel if box.layer is not None and box.layer.kernel else first.operation if first.path else ""
+    shown = " + ".join([own or "", *(_leaf(node) for node in others)]).strip()
+    return shown if len(shown) <= _SMALL else f"{shown[: _SMALL - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _leaf(node: GraphNode) -> str:
+    """The last part of a module's path; where that is a number, its class."""
+    name = node.path.rpartition(".")[2]
+    return node.operation if not name or name.isdigit() else name
+
+
+def _value(box: Box) -> str:
     shape = box.last.shape
     parts = [sizes(shape[1:])] if len(shape) > 1 else []
-    if box.layer is not None and box.layer.kernel:
-        parts.insert(0, f"{box.layer.kind} {sizes(box.layer.kernel)}")
-    elif box.nodes[0].path and box.kind == "operation":
-        parts.insert(0, box.nodes[0].operation)
-    if box.last.low_channels:
-        parts.append(f"{box.last.low_channels} low")
+    parts += [f"{box.last.low_channels} of {_channels(box)} channels low"] if box.last.low_channels else []
     return ", ".join(parts)
 
 
@@ -175,8 +187,5 @@ def _describe(box: Box) -> list[str]:
 
 
 def _cut(text: str) -> str:
-    """Text that fits into a box: its end is what tells layers apart, its beginning what they belong to."""
-    if len(text) <= _CHARACTERS:
-        return text
-    half = (_CHARACTERS - 1) // 2
-    return f"{text[:half]}…{text[-half:]}"
+    """The end of a path that does not fit: it is what tells layers apart."""
+    return text if len(text) <= _CHARACTERS else f"\N{HORIZONTAL ELLIPSIS}{text[1 - _CHARACTERS :]}"

@@ -106,16 +106,24 @@ def _positions(
         offsets = _offsets(row, rank, width)
         middle = (offsets[0] + offsets[-1]) / 2 if offsets else 0.0
         x |= {slot: offset - middle for slot, offset in zip(row, offsets, strict=True)}
-    for sweep in range(2 * _SWEEPS):
-        for row in rows if sweep % 2 == 0 else rows[::-1]:
-            offsets = _offsets(row, rank, width)
+    # Down by what is above, up by what is below, to carry places through the whole drawing; then by both.
+    passes = [(rows, [above]), (rows[::-1], [below])] * _SWEEPS + [(rows, [above, below])] * _SWEEPS
+    for order, sides in passes:
+        for row in order:
             wanted, weights = [], []
             for slot in row:
-                near = [x[n] for n in (*above[slot], *below[slot])]
-                wanted.append(sum(near) / len(near) if near else x[slot])
-                weights.append(4.0 if _is_lane(slot, rank) else 1.0)
-            x |= dict(zip(row, _apart(wanted, weights, offsets), strict=True))
+                pulls = [(x[n], _pull(slot, n, rank)) for side in sides for n in side[slot]]
+                total = sum(pull for _, pull in pulls)
+                wanted.append(sum(place * pull for place, pull in pulls) / total if total else x[slot])
+                weights.append(total or 1.0)
+            x |= dict(zip(row, _apart(wanted, weights, _offsets(row, rank, width)), strict=True))
     return x
+
+
+def _pull(a: Slot, b: Slot, rank: Mapping[str, int]) -> float:
+    """How much an edge wants to be vertical: lanes most, then the way from box to box."""
+    lanes = _is_lane(a, rank) + _is_lane(b, rank)
+    return (4.0, 1.0, 8.0)[lanes]
 
 
 def _offsets(row: Sequence[Slot], rank: Mapping[str, int], width: float) -> list[float]:

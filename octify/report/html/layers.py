@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from octify.report.html.numbers import alpha, fixed, percent, sizes
+from octify.report.html.numbers import alpha, fixed, kind_of, percent, sizes
 from octify.report.html.tables import Cell, Column, Row, filters, table
 from octify.report.html.tags import Child, tag
 from octify.report.model import LayerRow, Report
@@ -34,7 +34,7 @@ def layer_table(report: Report) -> Child:
         errors[each.path] = max(each.after, errors.get(each.path, 0.0))
     columns = [*_COLUMNS, _ERROR] if errors else list(_COLUMNS)
     rows = [_row(row, errors) for row in report.layers]
-    kinds = sorted({row.kind for row in report.layers})
+    kinds = sorted({kind_of(row.kind) for row in report.layers})
     note = (
         "alpha in and alpha out: share of the layer's input and output channels at half resolution, a dash "
         "where it is dense. Press a heading to sort."
@@ -51,7 +51,7 @@ def _row(row: LayerRow, errors: dict[str, float]) -> Row:
     kernel = sizes(row.kernel) + (f" stride {stride}" if stride > 1 else "") if row.kernel else ""
     cells = [
         Cell(row.path, row.path),
-        Cell(row.kind, row.kind),
+        Cell(kind_of(row.kind), row.kind),
         Cell(kernel, kernel),
         Cell(str(row.in_channels), row.in_channels),
         Cell(str(row.out_channels), row.out_channels),
@@ -69,7 +69,7 @@ def _row(row: LayerRow, errors: dict[str, float]) -> Row:
     if errors:
         cells.append(Cell(fixed(errors.get(row.path), 3), errors.get(row.path)))
     form = "octave" if row.alpha_in or row.alpha_out else "dense"
-    return Row(cells, {"kind": row.kind, "form": form})
+    return Row(cells, {"kind": kind_of(row.kind), "form": form})
 
 
 def _saved(row: LayerRow) -> Cell:

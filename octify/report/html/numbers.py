@@ -7,6 +7,16 @@ from collections.abc import Sequence
 UNKNOWN = "\N{EN DASH}"
 
 
+_KINDS = {"dense": "convolution", "linear (1x1)": "linear"} | {
+    kind: f"{kind} convolution" for kind in ("grouped", "depthwise", "transposed")
+}
+
+
+def kind_of(kind: str) -> str:
+    """A layer's kind in the page's words, in which dense is said of values."""
+    return _KINDS.get(kind, kind)
+
+
 def sizes(values: Sequence[int]) -> str:
     """``56x56``, with a multiplication sign."""
     return "\N{MULTIPLICATION SIGN}".join(map(str, values)) or UNKNOWN
