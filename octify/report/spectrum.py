@@ -11,14 +11,14 @@ from rich.table import Table
 
 # How the figures come about, for whoever reads them: octify/calibrate/spectrum.py is the code.
 METHOD = (
-    "For every feature map that a converted convolution reads, in the original network and on at most 32 "
-    "calibration inputs: of each channel of each input the mean is subtracted, the discrete Fourier transform "
-    "taken, and the squared magnitude averaged over all frequencies whose radius falls into the same bin of "
-    "1/16 cycle per pixel. That is divided by the mean over all frequencies but 0, so that white noise is 1 "
-    "everywhere and strong channels count no more than weak ones. The results are averaged over the inputs, "
-    "and then over the channels that the conversion made low, and over those it left high; each channel of "
-    "each map weighs the same. Where a channel is constant it is left out. A map that several convolutions "
-    "read counts once."
+    "For every feature map that a converted convolution reads, in the original network, on at most 32 "
+    "calibration inputs: of each channel of each input the mean is subtracted, the discrete Fourier "
+    "transform taken, and the squared magnitude averaged over all frequencies whose radius falls into the "
+    "same bin of 1/16 cycle per pixel. That is divided by the mean over all frequencies but 0, so that "
+    "white noise is 1 everywhere and strong channels count no more than weak ones. The results are "
+    "averaged over the inputs, and then over the channels that the conversion made low, and over those it "
+    "left high; each channel of each map weighs the same. Where a channel is constant it is left out. A "
+    "map that several convolutions read counts once."
 )
 
 

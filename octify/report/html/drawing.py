@@ -10,9 +10,9 @@ from octify.report.html.numbers import kind_of, sizes
 from octify.report.html.tags import Markup, scroll_box, tag
 from octify.report.model import GraphNode, Report
 
-_WIDTH, _HEIGHT, _STEP, _MARGIN = 240.0, 58.0, 92.0, 12.0
+_WIDTH, _HEIGHT, _STEP, _MARGIN = 250.0, 58.0, 92.0, 12.0
 _PILL = 76.0
-_CHARACTERS, _SMALL = 28, 38  # that fit into a box, in bold and in small letters
+_CHARACTERS, _SMALL = 30, 40  # that fit into a box, in bold and in small letters
 
 
 def network(report: Report) -> Markup:
@@ -186,6 +186,11 @@ def _describe(box: Box) -> list[str]:
     return lines
 
 
-def _cut(text: str) -> str:
-    """The end of a path that does not fit: it is what tells layers apart."""
-    return text if len(text) <= _CHARACTERS else f"\N{HORIZONTAL ELLIPSIS}{text[1 - _CHARACTERS :]}"
+def _cut(path: str) -> str:
+    """A path without as many of its first parts as do not fit: the last ones tell layers apart."""
+    if len(path) <= _CHARACTERS:
+        return path
+    parts = path.split(".")
+    while len(parts) > 1 and len(".".join(parts)) >= _CHARACTERS:
+        del parts[0]
+    return f"\N{HORIZONTAL ELLIPSIS}{'.'.join(parts)[1 - _CHARACTERS :]}"
