@@ -12,7 +12,7 @@ from octify.report.model import GraphNode, Report
 
 _WIDTH, _HEIGHT, _STEP, _MARGIN = 250.0, 58.0, 92.0, 12.0
 _PILL = 76.0
-_CHARACTERS, _SMALL = 30, 40  # that fit into a box, in bold and in small letters
+_CHARACTERS, _SMALL = 30, 37  # that fit into a box, in bold and in small letters
 
 
 def network(report: Report) -> Markup:
