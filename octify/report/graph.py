@@ -8,7 +8,8 @@ from octify.report.model import GraphNode
 from octify.rewrite import Rewritten
 from octify.trace import Traced
 
-_ASK_FOR_SIZES = ("size", "dim", "getattr")
+_METHODS = ("size", "dim", "numel")  # that ask for sizes, and
+_ATTRIBUTES = ("shape", "ndim", "dtype", "device")  # that tell them: no value flows there
 
 
 def graph_of(traced: Traced, rewritten: Rewritten) -> tuple[GraphNode, ...]:
@@ -26,8 +27,7 @@ def graph_of(traced: Traced, rewritten: Rewritten) -> tuple[GraphNode, ...]:
         found: dict[str, None] = {}
         for read in node.all_input_nodes:
             found |= {owner[read]: None} if read in owner else sources[read]
-        asks = _name(node) in _ASK_FOR_SIZES
-        sources[node] = {} if asks else found
+        sources[node] = {} if _asks(node) else found
         if node in owner:
             known = inputs.setdefault(owner[node], {})
             known |= {name: None for name in found if name != owner[node]}
@@ -53,7 +53,7 @@ def _owners(traced: Traced, rewritten: Rewritten, boundaries: frozenset[str]) ->
     }
     for node in traced.module.graph.nodes:
         value = rewritten.values[node.name]
-        if node.op == "get_attr" or (value.low is None and _name(node) in _ASK_FOR_SIZES):
+        if node.op == "get_attr" or _asks(node):
             continue
         for branch in (value.high, value.low):
             if branch is not None:
@@ -74,6 +74,13 @@ def _operation(traced: Traced, rewritten: Rewritten, node: fx.Node, inputs: tupl
         0 if mask is None else int(mask.sum()),
         inputs,
     )
+
+
+def _asks(node: fx.Node) -> bool:
+    """Whether a node asks for sizes or types, not for values."""
+    if node.op == "call_method":
+        return str(node.target) in _METHODS
+    return node.target is getattr and node.args[1] in _ATTRIBUTES
 
 
 def _name(node: fx.Node) -> str:

@@ -30,10 +30,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``out``, calibrated, and ``out.html``, the page that convert wrote with it."""
     home = tmp_path_factory.mktemp("report")
     (home / "net.py").write_text(NET)
-    torch.save(torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(0)), home / "data.pt")
+    torch.save(torch.randn(36, 3, 16, 16, generator=torch.manual_seed(0)), home / "data.pt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        options = ("--alpha", "0.5", "--calib", "data.pt", "--calib-effort", "fast", "-q")
+        options = (
+            "--input",
+            "1x3x16x16",
+            "--alpha",
+            "0.5",
+            "--calib",
+            "data.pt",
+            "--calib-effort",
+            "fast",
+            "-q",
+        )
         assert main(["convert", "net.py", *options, "-o", "out", "--html", "out.html"]) == 0
     return home
 
