@@ -6,6 +6,8 @@ model and as curves: ``octify.report.spectrum.METHOD`` says in words what is com
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +26,7 @@ from octify.trace import Traced
 BINS = 12  # of 1/16 cycle per pixel; the corner of the plane, (1/2, 1/2), lies in the last
 _WIDTH = 1 / 16
 _QUARTER = 0.25  # cycles per pixel: the most that half the resolution can hold
-_MOST_INPUTS = 32  # spectra are means over channels and positions as well, and change little with more
+_MOST_INPUTS = 16  # spectra are means over channels and positions as well, and change little with more
 _CONSTANT = 1e-12  # of the power of the channel's values: what is less is rounding
 
 Chunks = Sequence[tuple[Tensor, ...]]
@@ -48,7 +50,7 @@ class ChannelSpectra:
 def spectra(traced: Traced, plan: Plan, chunks: Chunks) -> Mapping[str, ChannelSpectra]:
     """The spectra of what the convolutions of ``plan`` read, by the name of the node read.
 
-    Takes at most 32 inputs of ``chunks``. Must run before calibration, which may write to ``traced``.
+    Takes at most 16 inputs of ``chunks``. Must run before calibration, which may write to ``traced``.
     """
     sums: dict[str, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {}
     watch: dict[str, Callable[[Tensor, Tensor], None]] = {}
@@ -95,26 +97,41 @@ def radial_power(x: Tensor) -> tuple[Tensor, Tensor]:
     (so white noise is 1), (N, C, BINS), NaN where the size has no frequency; and the share of the power
     above 0.25 cycles per pixel, (N, C). Both NaN for constant maps.
     """
-    size = x.shape[2:]
-    axes = tuple(range(2, x.ndim))
-    centred = x.float() - x.float().mean(axes, keepdim=True)
-    power = torch.fft.fftn(centred, dim=axes).abs().square().flatten(2)
-    radius = _radius(size).to(x.device)
-    power, radius = power[..., 1:], radius[1:]  # without the mean, at frequency 0
-    bins = (radius / _WIDTH).floor().long().clamp_max(BINS - 1)
-    count = torch.bincount(bins, minlength=BINS).to(power)
-    total = power.sum(-1)
-    least = _CONSTANT * x.float().square().sum(axes) * radius.numel()
+    size, axes = x.shape[2:], tuple(range(2, x.ndim))
+    x = x.float()
+    transform = torch.fft.rfftn(x - x.mean(axes, keepdim=True), dim=axes)
+    power = torch.view_as_real(transform).square().sum(-1).flatten(2)
+    readout, count = (each.to(power) for each in _readout(size))
+    sums = power @ readout
+    total, frequencies = sums[..., -1], count[-1]
+    # By Parseval, the power of the values themselves, times that of the rounding in them.
+    least = _CONSTANT * x.square().sum(axes) * math.prod(size)
     total = torch.where(total > least, total, torch.nan)
-    binned = power.new_zeros(*power.shape[:2], BINS).index_add_(2, bins, power)
-    relative = binned / count / (total / radius.numel())[..., None]
-    return relative, power[..., radius > _QUARTER].sum(-1) / total
+    relative = sums[..., :BINS] / count[:BINS] / (total / frequencies)[..., None]
+    return relative, sums[..., BINS] / total
 
 
-def _radius(size: Sequence[int]) -> Tensor:
-    """Radius of every frequency of a map of ``size``, in cycles per pixel, flat."""
-    axes = torch.meshgrid(*(torch.fft.fftfreq(n, dtype=torch.float64) for n in size), indexing="ij")
-    return torch.stack(axes).square().sum(0).sqrt().flatten()
+@functools.lru_cache(maxsize=64)
+def _readout(size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """What sums a real transform's power over all frequencies but 0, (F, BINS + 2), and how many those are.
+
+    Columns: one for each bin of radius, those above a quarter cycle per pixel, all. ``rfftn`` leaves out
+    the conjugates along the last axis; what it stands for twice weighs twice.
+    """
+    *others, last = size
+    axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in others]
+    half = torch.fft.rfftfreq(last, dtype=torch.float64)
+    grids = torch.meshgrid(*axes, half, indexing="ij")
+    radius = torch.stack(grids).square().sum(0).sqrt().flatten()
+    twice = (grids[-1] > 0) & (grids[-1] * 2 * last != last)
+    weight = 1 + twice.flatten().double()
+    weight[0] = 0  # frequency 0, the mean
+    bins = (radius / _WIDTH).floor().long().clamp_max(BINS - 1)
+    columns = torch.zeros(len(radius), BINS + 2, dtype=torch.float64)
+    columns[torch.arange(len(radius)), bins] = weight
+    columns[:, BINS] = weight * (radius > _QUARTER)
+    columns[:, -1] = weight
+    return columns, columns.sum(0)
 
 
 def _adder(

@@ -11,7 +11,7 @@ from rich.table import Table
 
 # How the figures come about, for whoever reads them: octify/calibrate/spectrum.py is the code.
 METHOD = (
-    "For every feature map that a converted convolution reads, in the original network, on at most 32 "
+    "For every feature map that a converted convolution reads, in the original network, on at most 16 "
     "calibration inputs: of each channel of each input the mean is subtracted, the discrete Fourier "
     "transform taken, and the squared magnitude averaged over all frequencies whose radius falls into the "
     "same bin of 1/16 cycle per pixel. That is divided by the mean over all frequencies but 0, so that "
