@@ -273,6 +273,12 @@ def test_reading_a_report_imports_no_torch(start: Callable[..., subprocess.Popen
     assert start("-c", code, *arguments, stdout=subprocess.DEVNULL).wait() == 0
 
 
+def test_a_profile_has_no_conversion_to_show() -> None:
+    report = library.profile(torch.nn.Conv2d(3, 8, 3), torch.randn(1, 3, 8, 8))
+    page = html_page.read(report.to_html())
+    assert [e.attributes["id"] for e in page.all("section")] == ["totals", "layers"]
+
+
 def test_a_real_network_makes_a_page_below_a_megabyte() -> None:
     import torchvision
 

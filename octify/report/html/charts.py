@@ -44,8 +44,8 @@ def bars(key: str, caption: str, unit: str, rows: Sequence[Bar]) -> Markup:
             tag(
                 "td", _bar("before", row.before / longest), _bar("after", row.after / longest), class_="chart"
             ),
-            tag("td", f"{row.before:.1f}", class_="number", data_value=row.before),
-            tag("td", f"{row.after:.1f}", class_="number", data_value=row.after),
+            tag("td", f"{row.before:.2f}", class_="number", data_value=row.before),
+            tag("td", f"{row.after:.2f}", class_="number", data_value=row.after),
             tag("td", f"{row.after / row.before:.3f}" if row.before else UNKNOWN, class_="number"),
             tag("td", f"{row.before / total:.1%}", class_="number"),
         )

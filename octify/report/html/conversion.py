@@ -26,13 +26,17 @@ def conversion_page(report: Report, *, source: str | None = None, measured: Late
         Latencies of a bench, if there are some.
     """
     parts = list(_parts(report, measured))
-    return page(f"{report.model} in octave form", _lead(report, source), parts, report.to_dict())
+    title = report.model if report.alpha is None else f"{report.model} in octave form"
+    return page(title, _lead(report, source), parts, report.to_dict())
 
 
 def _parts(report: Report, measured: LatencyRows | None) -> Iterator[Part]:
     yield Part("totals", "Totals", costs.totals(report.totals))
     if report.warnings:
         yield Part("warnings", "Warnings", tag("ul", [tag("li", each) for each in report.warnings]))
+    if report.alpha is None:  # the profile of a model as it is
+        yield Part("layers", "Layers", layer_table(report))
+        return
     yield Part("accuracy", "Error against the original", accuracy.outputs(report))
     yield Part("macs", "Where the MACs went", costs.stages(report.layers))
     yield Part("network", "The network", _network(report))
@@ -86,8 +90,8 @@ def _left_dense(report: Report) -> Child:
 def _boundaries(report: Report) -> Child:
     totals = report.totals
     count = (
-        f"{totals.splits} splits (a dense value gets low channels) and {totals.merges} merges (low channels "
-        "return to full resolution). They cost no MACs, but memory traffic."
+        f"Splits, where a dense value gets low channels: {totals.splits}. Merges, where low channels return to "
+        f"full resolution: {totals.merges}. They cost no MACs, but memory traffic."
     )
     if not report.boundaries:
         return tag("p", count)

@@ -37,7 +37,7 @@ def layer_table(report: Report) -> Child:
     kinds = sorted({kind_of(row.kind) for row in report.layers})
     note = (
         "alpha in and alpha out: share of the layer's input and output channels at half resolution, a dash "
-        "where it is dense. Press a heading to sort."
+        "where it is dense."
     )
     return [
         tag("p", note),

@@ -74,9 +74,18 @@ def filters(key: str, kinds: Sequence[str]) -> Markup:
         tag("input", type="search", data_filter="text", autocomplete="off", placeholder="layer3, 1x1 ..."),
     )
     count = tag("span", class_="count", role="status")
+    hint = tag("span", "Press a heading to sort.", class_="note")
     form = _select("Form ", "form", ("octave", "dense"))
     return tag(
-        "div", text, _select("Kind ", "kind", kinds), form, count, class_="filters", data_for=key, hidden=True
+        "div",
+        text,
+        _select("Kind ", "kind", kinds),
+        form,
+        count,
+        hint,
+        class_="filters",
+        data_for=key,
+        hidden=True,
     )
 
 
