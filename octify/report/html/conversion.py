@@ -90,8 +90,8 @@ def _left_dense(report: Report) -> Child:
 def _boundaries(report: Report) -> Child:
     totals = report.totals
     count = (
-        f"Splits, where a dense value gets low channels: {totals.splits}. Merges, where low channels return to "
-        f"full resolution: {totals.merges}. They cost no MACs, but memory traffic."
+        f"Splits, where a dense value gets low channels: {totals.splits}. Merges, where low channels return "
+        f"to full resolution: {totals.merges}. They cost no MACs, but memory traffic."
     )
     if not report.boundaries:
         return tag("p", count)

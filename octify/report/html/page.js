@@ -57,7 +57,7 @@ function makeFilter(form) {
       const fits =
         words.every((word) => texts.get(row).includes(word)) &&
         ["kind", "form"].every((name) => !wanted[name] || row.dataset[name] === wanted[name]);
-      row.hidden = !fits;
+      if (row.hidden === fits) row.hidden = !fits;
       shown += fits;
     }
     count.textContent = `${shown} of ${rows.length} layers`;
