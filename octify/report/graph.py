@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
+from octify.nn.functional import dense_shape
 from octify.report.model import GraphNode
 from octify.rewrite import Rewritten
 from octify.trace import Traced
@@ -17,6 +18,7 @@ def graph_of(traced: Traced, rewritten: Rewritten) -> tuple[GraphNode, ...]:
 
     Nodes of the rewritten graph that carry a value of the original stand for it; those that only lead
     from one to another (one branch of a pair, a change of axes, the join of a vector) are seen through.
+    What depends on no input (a parameter reshaped, a size) is not drawn.
     """
     boundaries = {b.path: b for b in rewritten.boundaries if not b.vector}
     owner = _owners(traced, rewritten, frozenset(boundaries))
@@ -31,17 +33,16 @@ def graph_of(traced: Traced, rewritten: Rewritten) -> tuple[GraphNode, ...]:
         if node in owner:
             known = inputs.setdefault(owner[node], {})
             known |= {name: None for name in found if name != owner[node]}
-    nodes = []
-    for name, read in inputs.items():
+    nodes: dict[str, GraphNode] = {}
+    for name, found in inputs.items():
+        read = tuple(source for source in found if source in nodes)
         boundary = boundaries.get(name)
-        if boundary is None:
-            nodes.append(_operation(traced, rewritten, originals[name], tuple(read)))
-            continue
-        row = GraphNode(
-            name, boundary.kind, "", boundary.kind, boundary.shape, 0, tuple(read), boundary.reason
-        )
-        nodes.append(row)
-    return tuple(nodes)
+        if boundary is not None:
+            kind, reason = boundary.kind, boundary.reason
+            nodes[name] = GraphNode(name, kind, "", kind, boundary.shape, 0, read, reason)
+        elif read or originals[name].op in ("placeholder", "output"):  # not what depends on no input
+            nodes[name] = _operation(traced, rewritten, originals[name], read)
+    return tuple(nodes.values())
 
 
 def _owners(traced: Traced, rewritten: Rewritten, boundaries: frozenset[str]) -> dict[fx.Node, str]:
@@ -80,7 +81,7 @@ def _asks(node: fx.Node) -> bool:
     """Whether a node asks for sizes or types, not for values."""
     if node.op == "call_method":
         return str(node.target) in _METHODS
-    return node.target is getattr and node.args[1] in _ATTRIBUTES
+    return node.target is dense_shape or (node.target is getattr and node.args[1] in _ATTRIBUTES)
 
 
 def _name(node: fx.Node) -> str:

@@ -73,3 +73,23 @@ def test_what_follows_a_layer_unchanged_stands_in_its_box() -> None:
     # b is a layer of its own, and the sum reads two values.
     assert "b" in found and "add" in found
     assert sorted(name for names in found.values() for name in names) == sorted(n.name for n in made.graph)
+
+
+class Scaled(nn.Module):
+    """Multiplies by a reshaped parameter, and flattens by a size that it asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x) * self.scale.reshape(1, 8, 1, 1)
+        return y.view(y.size(0), -1)
+
+
+def test_what_depends_on_no_input_is_not_drawn() -> None:
+    made = octify.inspect(Scaled().eval(), torch.randn(1, 3, 8, 8), rules="everywhere")
+    operations = [(node.operation, node.inputs) for node in made.graph if node.kind not in ("split", "merge")]
+    assert [name for name, _ in operations] == ["input", "Conv2d", "mul", "view", "output"]
+    assert all(len(inputs) == 1 for _, inputs in operations[1:])
