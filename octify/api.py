@@ -19,6 +19,7 @@ from octify.calibrate.allocate_plans import Plans
 from octify.calibrate.allocate_search import convert_to
 from octify.calibrate.allocate_target import Target
 from octify.calibrate.recipe import Calibrated, calibrate, images_of, order_of
+from octify.calibrate.spectrum import by_frequency, spectra
 from octify.calibrate.synthetic import NO_IMAGES, can_be_made
 from octify.errors import OctifyError, PlanError, SourceError
 from octify.export import ExportResult, export_onnx
@@ -27,7 +28,8 @@ from octify.kernels import Scheme
 from octify.plan.model import Plan
 from octify.plan.planner import make_plan
 from octify.projection import reference as projected_reference
-from octify.report import Report, build_report, profile_report
+from octify.report import Report
+from octify.report.build import build_report, profile_report
 from octify.report.calibrated import with_allocation, with_calibration
 from octify.rewrite import Rewritten, rewrite
 from octify.ruleset import RuleSet, load_rules
@@ -232,7 +234,10 @@ def _to_target(
     progress = _counting(tell)
     images = images_of(plans.traced, calibration, seed=seed, progress=progress)
     made, allocation = convert_to(target, plans, images, effort, channel_order, seed=seed, progress=progress)
-    result = _calibrated(plans.traced, replace(made, synthetic=isinstance(calibration, str)), tell)
+    synthetic, inputs = isinstance(calibration, str), images.count
+    measured = spectra(plans.traced, made.plan, images.chunks)
+    spectrum = by_frequency(plans.traced, made.plan, measured, inputs, synthetic=synthetic)
+    result = _calibrated(plans.traced, replace(made, synthetic=synthetic, spectrum=spectrum), tell)
     return replace(result, report=with_allocation(result.report, allocation))
 
 

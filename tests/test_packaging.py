@@ -49,6 +49,7 @@ def test_wheel_carries_the_rules_and_only_the_package(wheel):
     assert {f"octify/rules/{name}.toml" for name in ("default", "paper", "everywhere")} <= names
     assert {n.partition("/")[0] for n in names} == {"octify", "octify-0.1.0.dist-info"}
     assert "octify/py.typed" in names
+    assert {f"octify/report/html/{name}" for name in ("style.css", "page.js")} <= names
     assert not [n for n in names if "__pycache__" in n]
 
 
