@@ -14,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from octify.export.sums import sums_in_order
+
 Rule = Callable[[ir.Graph, ir.Node, int], None]
 _AXES_OPSET = 18  # the first in which Resize takes "axes"
 
@@ -157,7 +159,13 @@ def batchnorm_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     )
 
 
-RULES: tuple[Rule, ...] = (batchnorm_to_conv, resize_by_constants, pool_without_ceil, slices_to_one)
+RULES: tuple[Rule, ...] = (
+    batchnorm_to_conv,
+    resize_by_constants,
+    pool_without_ceil,
+    slices_to_one,
+    sums_in_order,
+)
 
 
 def _becomes(node: ir.Node, op_type: str, *inputs: ir.Value) -> None:
