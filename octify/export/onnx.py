@@ -29,6 +29,7 @@ from octify.errors import CheckFailed, ExportError
 from octify.export.deploy import make_deployable
 from octify.export.fold import fold_batchnorm
 from octify.export.parity import Call, Outputs, Parity, compare, float32_noise, run
+from octify.export.split import split_by_convolution
 from octify.files import check_file, staged_file
 from octify.trace.tracer import user_line
 
@@ -95,7 +96,8 @@ def export_onnx(
     reference = copy.deepcopy(model).cpu().float().eval()
     with _quiet():
         checks = _expected_outputs(reference, inputs, dynamic_batch)
-        program = _to_onnx(fold_batchnorm(reference, inputs), inputs, dynamic_batch, opset)
+        ready = split_by_convolution(fold_batchnorm(reference, inputs))
+        program = _to_onnx(ready, inputs, dynamic_batch, opset)
         make_deployable(program)
     del reference  # models can be large, and writing one copies it more than once
     _name_outputs(program.graph, next(iter(checks.values()))[1].names)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 
 def sums_in_order(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-    """Reorder the whole chain of additions that ends in ``node``; the middle of a chain is left to its end."""
+    """Reorder the chain of additions that ends in ``node``; the middle of a chain is left to its end."""
     if node.graph is None or not _is_sum(node) or _continues(node):
         return
     terms = _terms(node)
