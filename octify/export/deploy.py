@@ -122,6 +122,28 @@ def pool_of_odd_width_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> Non
     node.attributes["strides"] = ir.AttrInt64s("strides", strides)
 
 
+def mean_to_pool(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """The mean of an image over height and width is a GlobalAveragePool, done in the runtime's own layout."""
+    if node.op_type != "ReduceMean" or len(node.inputs) != 2 or node.inputs[1] is None:
+        return
+    source, axes, target = node.inputs[0], node.inputs[1].const_value, node.outputs[0]
+    if source is None or source.shape is None or len(source.shape) != 4 or axes is None:
+        return
+    if {int(axis) % 4 for axis in axes.numpy().reshape(-1)} != {2, 3}:
+        return
+    keep = node.attributes.get("keepdims")
+    keeps = keep is None or bool(keep.as_int())
+    node.attributes.clear()
+    if keeps:
+        _becomes(node, "GlobalAveragePool", source)
+        return
+    pooled = ir.Node("", "GlobalAveragePool", [source])
+    pooled.outputs[0].name, pooled.outputs[0].type = f"{target.name}_pooled", target.type
+    pooled.outputs[0].shape = ir.Shape([*source.shape[:2], 1, 1])
+    graph.insert_before(node, pooled)
+    _becomes(node, "Flatten", pooled.outputs[0])
+
+
 def slices_to_one(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     """Cropping one axis and then another is one Slice: the exporter writes one, and one copy, per axis."""
     source = node.inputs[0] if node.op_type == "Slice" else None
@@ -191,6 +213,7 @@ RULES: tuple[Rule, ...] = (
     resize_by_constants,
     pool_without_ceil,
     pool_of_odd_width_to_conv,
+    mean_to_pool,
     slices_to_one,
     sums_in_order,
 )

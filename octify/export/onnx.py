@@ -96,7 +96,7 @@ def export_onnx(
     reference = copy.deepcopy(model).cpu().float().eval()
     with _quiet():
         checks = _expected_outputs(reference, inputs, dynamic_batch)
-        ready = split_by_convolution(fold_batchnorm(reference, inputs))
+        ready = fold_batchnorm(split_by_convolution(copy.deepcopy(reference)), inputs)
         program = _to_onnx(ready, inputs, dynamic_batch, opset)
         make_deployable(program)
     del reference  # models can be large, and writing one copies it more than once

@@ -22,7 +22,7 @@ WIDEST = 256  # channels: a convolution of more takes longer than three passes o
 
 
 class SelectingSplit(nn.Module):
-    """``SplitOctave`` by convolutions: dense (N, C, H, W) -> high (N, C - L, H, W) and low at half of H and W.
+    """``SplitOctave`` by convolutions: dense (N, C, H, W) -> high (N, C - L, H, W), low at half of H and W.
 
     A value that is no image is split as ``split`` does.
     """
