@@ -142,7 +142,7 @@ class Exported:
 
 def _exported(case: Case, folder: Path) -> Exported:
     torch.manual_seed(0)
-    original = randomised(case.build().eval())
+    original = randomised(case.build()).float()
     x = torch.randn(1, 3, case.side, case.side)
     result = octify.convert(original, x, 0.5, case.rules)
     assert result.report.totals.splits == case.splits
