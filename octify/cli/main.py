@@ -78,7 +78,7 @@ def root(
 
 app.command(short_help="Convert a model, report what was won, write it.")(convert)
 app.command(short_help="Show what a conversion would do; write nothing.")(inspect)
-app.command(short_help="Write a checked ONNX file.")(export)
+app.command(short_help="Write a checked ONNX file or PyTorch program.")(export)
 app.command(short_help="Train a converted folder further.")(tune)
 app.command(short_help="Compare a conversion with its definition.")(verify)
 app.command(short_help="Time models and ONNX files against each other.")(bench)

@@ -74,6 +74,7 @@ def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernel
             _last(module.in_channels, low_in, module.groups),
             _last(module.out_channels, low_out, module.groups),
             kernels,
+            conv.exchange,
         )
     except PlanError:  # no such form: never worth it
         yield _dense(module, conv.batch, size)

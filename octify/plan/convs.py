@@ -10,6 +10,7 @@ from torch import fx
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from octify.emitter import is_vector
+from octify.kernels import Exchange
 from octify.kernels_transpose import path_share
 from octify.layout import ConvNode, Layout
 from octify.nn.conv_transpose import transposed_axes
@@ -28,6 +29,8 @@ class Conv:
     macs:
         Of all calls together. ``vector``: every call makes one sample per channel, as in
         squeeze-and-excitation, so there is no resolution to halve.
+    exchange:
+        Whether a 1x1 convolution has the paths between high and low channels.
     """
 
     path: str
@@ -40,6 +43,7 @@ class Conv:
     vector: bool
     inputs: tuple[tuple[int, ...], ...] = ()
     batch: int = 1
+    exchange: Exchange = "full"
 
     @cached_property
     def depthwise(self) -> bool:
@@ -60,12 +64,18 @@ class Conv:
         quarter = 0.25 if len(self.module.kernel_size) > 1 else 0.5
         if self.depthwise:
             return 1 - alpha_in * (1 - quarter)
+        if self._apart(alpha_in) and self._apart(alpha_out):
+            return (1 - alpha_in) * (1 - alpha_out) + quarter * alpha_in * alpha_out
         to_high = 1.0 if self.low_to_high_costs_full else quarter
         return (
             (1 - alpha_in) * (1 - alpha_out)
             + to_high * alpha_in * (1 - alpha_out)
             + quarter * ((1 - alpha_in) * alpha_out + alpha_in * alpha_out)
         )
+
+    def _apart(self, alpha: float) -> bool:
+        """Whether no path joins the high and low channels of a side: both must be there."""
+        return self.exchange == "spatial" and 0 < alpha < 1 and max(self.module.kernel_size) == 1
 
     def _transposed_share(self, alpha_in: float, alpha_out: float) -> float:
         """As ``share``: every path by its taps (``octify.kernels_transpose``), under both schemes."""

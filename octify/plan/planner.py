@@ -17,9 +17,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from octify.coupling import couple
 from octify.errors import OctifyError, PlanError
-from octify.kernels import Scheme
+from octify.kernels import Exchange, Scheme
 from octify.layout import DENSE, ConvNode, Layout, Mask, mask_of
-from octify.nn.groups import is_scattered
+from octify.nn.groups import is_scattered, needs_no_exchange
 from octify.ops.conv import ONE_SAMPLE, is_depthwise
 from octify.ops.linear import channels_of
 from octify.plan.balance import dense_where_it_costs
@@ -66,7 +66,7 @@ def make_plan(
     while True:
         dense = {**policies.dense, **unbalanced}
         layout = couple(traced, frozenset(dense), policies.left)
-        current = collect(traced, layout)
+        current = policies.applied(collect(traced, layout))
         wanted = _wanted(current, layout, policies, alpha, alphas or {})
         choice = choose(traced, layout, wanted, rules.settings)
         choice = dense_where_it_costs(traced, layout, current, choice, counted)
@@ -130,7 +130,8 @@ def _plan(
             )
             entries[path] = ConvPlan(path, *channels, (), (), scheme, reason)
         else:
-            entries[path] = _entry(call, module, scheme, layout, choice, reasons)
+            exchange = policies.exchange.get(path, "full")
+            entries[path] = _entry(call, module, scheme, exchange, layout, choice, reasons)
     plan = Plan(alpha, rules.name, kernels, traced.inputs, tuple(entries.values()))
     if len(plan.by_path) != len(plan.convs):
         raise PlanError("two convolutions have one path")
@@ -141,6 +142,7 @@ def _entry(
     call: ConvNode,
     module: nn.Module | None,
     scheme: Scheme,
+    exchange: Exchange,
     layout: Layout,
     choice: Choice,
     reasons: Mapping[str, str],
@@ -154,7 +156,9 @@ def _entry(
         reason = reasons.get(call.path) or reason or _dense_reason(call, module, layout, choice)
     elif not low_in:
         reason = reason or ("its input is dense" if (call.ids_in == DENSE).all() else None)
-    return ConvPlan(call.path, len(call.ids_in), len(call.ids_out), low_in, low_out, scheme, reason)
+    if exchange == "spatial" and (module is None or not needs_no_exchange(module, low_in, low_out)):
+        exchange = "full"
+    return ConvPlan(call.path, len(call.ids_in), len(call.ids_out), low_in, low_out, scheme, reason, exchange)
 
 
 def _dense_reason(call: ConvNode, module: nn.Module | None, layout: Layout, choice: Choice) -> str:

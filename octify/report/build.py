@@ -184,6 +184,7 @@ def _row(traced: Traced, node: fx.Node, sides: _Sides) -> LayerRow:
         after.parameters,
         before.activation_bytes,
         after.activation_bytes,
+        planned.exchange if planned else "full",
     )
 
 

@@ -24,6 +24,8 @@ class LayerRow:
         class or function name.
     output_size:
         Spatial size of its output at the example inputs.
+    exchange:
+        ``"spatial"`` where it has no paths between high and low channels.
     """
 
     path: str
@@ -42,6 +44,7 @@ class LayerRow:
     parameters_after: int
     activation_bytes_before: int
     activation_bytes_after: int
+    exchange: str = "full"
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def _layer(row: LayerRow) -> Sequence[str]:
     stride = max(row.stride, default=1)
     return (
         row.path,
-        row.kind,
+        row.kind if row.exchange == "full" else f"{row.kind}, no exchange",
         f"{kernel} / {stride}" if stride > 1 else kernel,
         f"{row.in_channels} > {row.out_channels}",
         "x".join(map(str, row.output_size)),

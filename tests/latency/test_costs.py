@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -69,8 +70,10 @@ def net() -> nn.Module:
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.5, 0.75])
-@pytest.mark.parametrize("kernels", ["paper", "exact"])
-def test_operators_have_the_macs_of_the_converted_graph(alpha: float, kernels: str) -> None:
+@pytest.mark.parametrize(
+    ("kernels", "exchange"), [("paper", "full"), ("paper", "spatial"), ("exact", "full")]
+)
+def test_operators_have_the_macs_of_the_converted_graph(alpha: float, kernels: str, exchange: str) -> None:
     """The MACs of all operators that a plan is priced by are those that its graph is counted to have."""
     traced = trace(net(), torch.zeros(2, 3, 32, 32))
     found: dict[tuple[str, int, int], Conv] = {}
@@ -80,7 +83,9 @@ def test_operators_have_the_macs_of_the_converted_graph(alpha: float, kernels: s
             found[conv.path, low_in, low_out] = conv
             return super().conv(conv, low_in, low_out)
 
-    plan = make_plan(traced, load_rules("everywhere"), alpha, kernels, costs=Seen(0.0))  # type: ignore[arg-type]
+    rules = load_rules("everywhere")
+    rules = replace(rules, settings=rules.settings.model_copy(update={"exchange": exchange}))
+    plan = make_plan(traced, rules, alpha, kernels, costs=Seen(0.0))  # type: ignore[arg-type]
     graph = rewrite(traced, plan).module
     counted = cost(graph, measure_nodes(traced, graph)).layers
     for entry in plan.convs:
