@@ -1,0 +1,164 @@
+"""What is left of octave convolution's gains after int8 quantization: ``python -m tests.benchmarks.int8``.
+
+The trained digits network and its calibrated octave form, as float ONNX files and quantized by onnxruntime
+(static, QDQ, weights per channel, activations calibrated on training images). For each of the four files:
+bytes, milliseconds for one image (interleaved rounds, one thread), the share of held-out images on which
+its answer is that of the float file it came from and of the float original, and its accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from torch import Tensor
+
+import octify
+from octify.latency.rounds import Timing, interleaved
+from octify.latency.runtime import session_of
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCH = 32
+
+
+class Images(CalibrationDataReader):  # type: ignore[misc]
+    """``images`` (N, C, H, W) in batches, for the only input of ``file``."""
+
+    def __init__(self, file: Path, images: Tensor) -> None:
+        (declared,) = session_of(file, 1).get_inputs()
+        self._feeds: Iterator[dict[str, Any]] = ({declared.name: x.numpy()} for x in images.split(BATCH))
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._feeds, None)
+
+
+def quantized(file: Path, target: Path, images: Tensor) -> Path:
+    """``file`` quantized statically to int8 (QDQ), its ranges taken from ``images``, as ``target``."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it advises shape inference, which the exporter has done
+    try:
+        quantize_static(
+            file,
+            target,
+            Images(file, images),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+    finally:
+        logging.disable(before)
+    return target
+
+
+def logits(file: Path, images: Tensor) -> NDArray[np.float32]:
+    """(N, classes): what ``file`` says to ``images``, on one thread."""
+    session = session_of(file, 1)
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: x.numpy()})[0] for x in images.split(BATCH)])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file. Shares are of the held-out images; ``same`` is with its own float file."""
+
+    name: str
+    bytes: int
+    timing: Timing
+    same: float
+    same_as_original: float
+    accuracy: float
+
+
+def measure(files: dict[str, Path], images: Tensor, labels: Tensor, rounds: int) -> list[Row]:
+    """Rows for ``files``: the original first, and for every ``int8 X`` a ``float X``."""
+    answers = {name: logits(file, images).argmax(1) for name, file in files.items()}
+
+    def runner(file: Path) -> Any:
+        session = session_of(file, 1)
+        feed = {session.get_inputs()[0].name: images[:1].numpy()}
+        return lambda: session.run(None, feed)
+
+    timings = interleaved(
+        {name: runner(file) for name, file in files.items()}, threads=1, rounds=rounds, progress=_show
+    )
+    original = next(iter(answers.values()))
+    return [
+        Row(
+            name,
+            file.stat().st_size,
+            timings[name],
+            float((answers[name] == answers[name.replace("int8", "float")]).mean()),
+            float((answers[name] == original).mean()),
+            float((answers[name] == labels.numpy()).mean()),
+        )
+        for name, file in files.items()
+    ]
+
+
+def _show(what: str, done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{what} {done + 1}/{of}", end="", file=sys.stderr, flush=True)
+
+
+def build(folder: Path, alpha: float, count: int, effort: str) -> tuple[dict[str, Path], Tensor, Tensor]:
+    """The four files, and the held-out images and labels."""
+    sys.path.insert(0, str(ROOT / "samples"))
+    import digits_data
+    import evaluate_digits
+
+    train, test = digits_data.load()
+    original, example = evaluate_digits.load_original(), test.images[:1]
+    given = train.images[:count]
+    octave = octify.convert(original, example, alpha, calibration=given.split(BATCH), effort=effort).model
+    files: dict[str, Path] = {}
+    for name, model in (("dense", original), (f"octave {alpha:g}", octave)):
+        stem = name.replace(" ", "-")
+        files[f"float {name}"] = octify.export_onnx(model, example, folder / f"{stem}.onnx").path
+        files[f"int8 {name}"] = quantized(files[f"float {name}"], folder / f"{stem}.int8.onnx", given)
+    first = [name for name in files if name.startswith("float")]
+    return {name: files[name] for name in first + [n for n in files if n not in first]}, *test
+
+
+def _print(rows: list[Row], images: int) -> None:
+    print(f"{'':18}{'bytes':>11}{'ms':>9}{'spread':>8}{'speed-up':>10}", end="")
+    print(f"{'as its float':>14}{'as the original':>17}{'accuracy':>10}")
+    for row in rows:
+        timing = row.timing
+        print(f"{row.name:18}{row.bytes:11,}{timing.median:9.3f}{timing.spread:8.0%}", end="")
+        print(f"{timing.speedup:10.2f}{row.same:14.1%}{row.same_as_original:17.1%}{row.accuracy:10.1%}")
+    best = max(row.accuracy for row in rows)
+    print(f"\n{images} held-out images: a standard error of {math.sqrt(best * (1 - best) / images):.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.int8", description=__doc__)
+    parser.add_argument("--alpha", type=float, default=0.5)
+    parser.add_argument("--images", type=int, default=128, help="for both calibrations (default: 128)")
+    parser.add_argument("--effort", choices=("norm", "fast", "standard", "thorough"), default="fast")
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        files, images, labels = build(Path(folder), options.alpha, options.images, options.effort)
+        rows = measure(files, images, labels, options.rounds)
+    print(f"onnxruntime {onnxruntime.__version__}, one image, one thread,", end="")
+    print(f" {options.rounds} rounds, load {os.getloadavg()[0]:.1f}\n")
+    _print(rows, len(labels))
+
+
+if __name__ == "__main__":
+    main()
