@@ -4,6 +4,7 @@ The trained digits network and its calibrated octave form, as float ONNX files a
 (static, QDQ, weights per channel, activations calibrated on training images). For each of the four files:
 bytes, milliseconds for one image (interleaved rounds, one thread), the share of held-out images on which
 its answer is that of the float file it came from and of the float original, and its accuracy.
+``--model torchvision:resnet50`` times an untrained network at 224x224 instead, without calibration.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from torch import Tensor
+from torch import Tensor, nn
 
 import octify
 from octify.latency.rounds import Timing, interleaved
 from octify.latency.runtime import session_of
+from tests.benchmarks.calibration import build as network
+from tests.benchmarks.calibration import dead_leaves
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 32
+_SETTLING, _UNTRAINED = 8, 4  # images, for a network that is only timed
 
 
 class Images(CalibrationDataReader):  # type: ignore[misc]
@@ -72,28 +76,40 @@ def logits(file: Path, images: Tensor) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
+class Case:
+    """ONNX files by name, the float original's first and for every ``int8 X`` a ``float X``; held-out images."""
+
+    files: dict[str, Path]
+    images: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
 class Row:
-    """One file. Shares are of the held-out images; ``same`` is with its own float file."""
+    """One file. Shares are of the held-out images; ``same`` is with its own float file.
+
+    The accuracy of a network that was not trained is None.
+    """
 
     name: str
     bytes: int
     timing: Timing
     same: float
     same_as_original: float
-    accuracy: float
+    accuracy: float | None
 
 
-def measure(files: dict[str, Path], images: Tensor, labels: Tensor, rounds: int) -> list[Row]:
-    """Rows for ``files``: the original first, and for every ``int8 X`` a ``float X``."""
-    answers = {name: logits(file, images).argmax(1) for name, file in files.items()}
+def measure(case: Case, rounds: int) -> list[Row]:
+    """Rows for ``case``."""
+    answers = {name: logits(file, case.images).argmax(1) for name, file in case.files.items()}
 
     def runner(file: Path) -> Any:
         session = session_of(file, 1)
-        feed = {session.get_inputs()[0].name: images[:1].numpy()}
+        feed = {session.get_inputs()[0].name: case.images[:1].numpy()}
         return lambda: session.run(None, feed)
 
     timings = interleaved(
-        {name: runner(file) for name, file in files.items()}, threads=1, rounds=rounds, progress=_show
+        {name: runner(file) for name, file in case.files.items()}, threads=1, rounds=rounds, progress=_show
     )
     original = next(iter(answers.values()))
     return [
@@ -103,9 +119,9 @@ def measure(files: dict[str, Path], images: Tensor, labels: Tensor, rounds: int)
             timings[name],
             float((answers[name] == answers[name.replace("int8", "float")]).mean()),
             float((answers[name] == original).mean()),
-            float((answers[name] == labels.numpy()).mean()),
+            None if case.labels is None else float((answers[name] == case.labels.numpy()).mean()),
         )
-        for name, file in files.items()
+        for name, file in case.files.items()
     ]
 
 
@@ -114,23 +130,37 @@ def _show(what: str, done: int, of: int) -> None:
         print(f"\r\x1b[K{what} {done + 1}/{of}", end="", file=sys.stderr, flush=True)
 
 
-def build(folder: Path, alpha: float, count: int, effort: str) -> tuple[dict[str, Path], Tensor, Tensor]:
-    """The four files, and the held-out images and labels."""
+def digits(folder: Path, alpha: float, count: int, effort: str) -> Case:
+    """The trained sample, its octave form calibrated on ``count`` images."""
     sys.path.insert(0, str(ROOT / "samples"))
     import digits_data
     import evaluate_digits
 
     train, test = digits_data.load()
-    original, example = evaluate_digits.load_original(), test.images[:1]
-    given = train.images[:count]
-    octave = octify.convert(original, example, alpha, calibration=given.split(BATCH), effort=effort).model
-    files: dict[str, Path] = {}
-    for name, model in (("dense", original), (f"octave {alpha:g}", octave)):
-        stem = name.replace(" ", "-")
-        files[f"float {name}"] = octify.export_onnx(model, example, folder / f"{stem}.onnx").path
-        files[f"int8 {name}"] = quantized(files[f"float {name}"], folder / f"{stem}.int8.onnx", given)
-    first = [name for name in files if name.startswith("float")]
-    return {name: files[name] for name in first + [n for n in files if n not in first]}, *test
+    original, given = evaluate_digits.load_original(), train.images[:count]
+    loader = given.split(BATCH)
+    octave = octify.convert(original, test.images[:1], alpha, calibration=loader, effort=effort).model
+    return Case(written(folder, original, octave, given), *test)
+
+
+def untrained(folder: Path, name: str, alpha: float) -> Case:
+    """A network of torchvision or timm at 224x224 with settled norms, and its octave form."""
+    images = dead_leaves(_SETTLING + _UNTRAINED, 224)
+    original = network(name, images[_UNTRAINED:])
+    octave = octify.convert(original, images[:1], alpha).model
+    return Case(written(folder, original, octave, images[:_UNTRAINED]), images[:_UNTRAINED], None)
+
+
+def written(folder: Path, original: nn.Module, octave: nn.Module, given: Tensor) -> dict[str, Path]:
+    """Both models as float files, and these quantized with ``given``."""
+    floats = {
+        name: octify.export_onnx(model, given[:1], folder / f"{name}.onnx").path
+        for name, model in (("dense", original), ("octave", octave))
+    }
+    files = {f"float {name}": file for name, file in floats.items()}
+    return files | {
+        f"int8 {name}": quantized(file, folder / f"{name}.int8.onnx", given) for name, file in floats.items()
+    }
 
 
 def _print(rows: list[Row], images: int) -> None:
@@ -139,13 +169,16 @@ def _print(rows: list[Row], images: int) -> None:
     for row in rows:
         timing = row.timing
         print(f"{row.name:18}{row.bytes:11,}{timing.median:9.3f}{timing.spread:8.0%}", end="")
-        print(f"{timing.speedup:10.2f}{row.same:14.1%}{row.same_as_original:17.1%}{row.accuracy:10.1%}")
-    best = max(row.accuracy for row in rows)
-    print(f"\n{images} held-out images: a standard error of {math.sqrt(best * (1 - best) / images):.1%}")
+        print(f"{timing.speedup:10.2f}{row.same:14.1%}{row.same_as_original:17.1%}", end="")
+        print(f"{'-':>10}" if row.accuracy is None else f"{row.accuracy:10.1%}")
+    best = max((row.accuracy for row in rows if row.accuracy is not None), default=None)
+    if best is not None:
+        print(f"\n{images} held-out images: a standard error of {math.sqrt(best * (1 - best) / images):.1%}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.int8", description=__doc__)
+    parser.add_argument("--model", help="torchvision:NAME or timm:NAME, untrained (default: the digits)")
     parser.add_argument("--alpha", type=float, default=0.5)
     parser.add_argument("--images", type=int, default=128, help="for both calibrations (default: 128)")
     parser.add_argument("--effort", choices=("norm", "fast", "standard", "thorough"), default="fast")
@@ -153,11 +186,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        files, images, labels = build(Path(folder), options.alpha, options.images, options.effort)
-        rows = measure(files, images, labels, options.rounds)
+        if options.model is not None:
+            case = untrained(Path(folder), options.model, options.alpha)
+        else:
+            case = digits(Path(folder), options.alpha, options.images, options.effort)
+        rows = measure(case, options.rounds)
     print(f"onnxruntime {onnxruntime.__version__}, one image, one thread,", end="")
     print(f" {options.rounds} rounds, load {os.getloadavg()[0]:.1f}\n")
-    _print(rows, len(labels))
+    _print(rows, len(case.images))
 
 
 if __name__ == "__main__":
