@@ -77,7 +77,7 @@ def logits(file: Path, images: Tensor) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Case:
-    """ONNX files by name, the float original's first and for every ``int8 X`` a ``float X``; held-out images."""
+    """ONNX files, the float original first and for every ``int8 X`` a ``float X``; held-out images."""
 
     files: dict[str, Path]
     images: Tensor
