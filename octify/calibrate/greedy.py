@@ -1,7 +1,7 @@
 """Channels chosen by the error that remains after refitting.
 
 For every convolution that reads coupled channels, a covariance (``readers``) says what making a
-channel low costs once the convolution is refitted (``sweep`` has the formulas). A sixteenth of the
+channel low costs once the convolution is refitted (``sweep_operator`` has the formulas). A sixteenth of the
 channels is chosen at a time.
 
 That takes the low channel for ``P`` of the original's. What the converted network makes of it at

@@ -22,7 +22,7 @@ from octify.calibrate.channels import Chunks
 from octify.calibrate.gram import add_gram, mirror
 from octify.calibrate.observe import Observer, observe, sensitivity
 from octify.calibrate.rows import read_taps, sample
-from octify.calibrate.sweep import Sweep, swept
+from octify.calibrate.sweep_operator import Sweep, swept
 from octify.calibrate.work import Progress, Steps, of_choice, of_moments, of_run
 from octify.kernels import path
 from octify.layout import DENSE, ConvNode, Ids, Layout, Mask

@@ -13,7 +13,7 @@ from octify.calibrate import readers
 from octify.calibrate.gram import add_gram, gram, mirror
 from octify.calibrate.greedy import by_greedy
 from octify.calibrate.readers import Reader
-from octify.calibrate.sweep import exchanged, swept
+from octify.calibrate.sweep_operator import exchanged, swept
 from octify.layout import DENSE
 from octify.plan.planner import make_plan
 from octify.ruleset import load_rules
