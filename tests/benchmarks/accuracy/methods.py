@@ -7,6 +7,7 @@
 | norm               | channels by energy, closed-form kernels, BatchNorm re-estimation                  |
 | fast               | channels by energy, least squares                                                 |
 | standard           | channels by the error after refitting, least squares with hinge refits            |
+| spatial            | standard, with exchange in spatial convolutions only (spatial.toml)               |
 | synthetic          | standard, on images made from the network's BatchNorm statistics                  |
 | thorough           | standard, then distillation                                                       |
 | pruned             | Torch-Pruning, group magnitude, at the MACs of `standard`; BatchNorm re-estimation |
@@ -37,6 +38,7 @@ from octify.trace import trace
 from tests.benchmarks.accuracy import data, nets, peers
 
 RULES = Path(__file__).with_name("rules.toml")
+SPATIAL = Path(__file__).with_name("spatial.toml")
 EXAMPLE = (1, 3, data.SIDE, data.SIDE)
 
 
@@ -80,13 +82,15 @@ def make(method: str, case: Case) -> Made:
     return Made(model.eval(), ratio, time.process_time() - start)
 
 
-def _calibrated(effort: str, synthetic: bool = False) -> Callable[[Case], tuple[nn.Module, float]]:
+def _calibrated(
+    effort: str, synthetic: bool = False, rules: Path = RULES
+) -> Callable[[Case], tuple[nn.Module, float]]:
     def method(case: Case) -> tuple[nn.Module, float]:
         result = octify.convert(
             case.model,
             torch.zeros(EXAMPLE),
             case.alpha,
-            RULES,
+            rules,
             calibration="synthetic" if synthetic else [case.calibration],
             effort=effort,
             seed=case.seed,
@@ -149,6 +153,7 @@ METHODS: dict[str, Callable[[Case], tuple[nn.Module, float]]] = {
     "norm": _calibrated("norm"),
     "fast": _calibrated("fast"),
     "standard": _calibrated("standard"),
+    "spatial": _calibrated("standard", rules=SPATIAL),
     "synthetic": _calibrated("standard", synthetic=True),
     "pruned": _pruned(distilled=False),
     "thorough": _calibrated("thorough"),
