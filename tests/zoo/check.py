@@ -553,7 +553,13 @@ def _judge(row: Row, share: float, noise: Callable[[], float]) -> None:
 
 
 def _compare_onnx(row: Row, model: nn.Module, inputs: tuple[Tensor, ...], options: Options) -> None:
-    converted = octify.convert(model, inputs, options.alpha, rules=options.rules).model.eval()
+    traced = trace(model, inputs)
+    if traced.parts is not None and traced.parts.stopped:  # it cannot be run to its end: its parts can
+        plan = make_plan(traced, load_rules(options.rules), options.alpha)
+        _, inputs, whole = _original(row, model, traced, inputs)
+        converted = whole(rewrite(traced, plan).module, plan).eval()
+    else:
+        converted = octify.convert(model, inputs, options.alpha, rules=options.rules).model.eval()
     with _timed(row, "onnx"), tempfile.TemporaryDirectory() as folder:
         try:
             result = octify.export_onnx(converted, inputs, Path(folder) / "model.onnx")
