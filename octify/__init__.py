@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from octify.api import Result, convert, inspect, load, profile, reference
     from octify.errors import OctifyError
-    from octify.export import ExportResult, export_onnx
+    from octify.export import ExportResult, ProgramResult, export_onnx, export_program
     from octify.latency.bench import BenchResult, bench
     from octify.plan import ConvPlan, Plan
     from octify.report import Report
@@ -27,11 +27,13 @@ _HOME = {
     "ExportResult": "octify.export",
     "OctifyError": "octify.errors",
     "Plan": "octify.plan",
+    "ProgramResult": "octify.export",
     "Report": "octify.report",
     "Result": "octify.api",
     "bench": "octify.latency.bench",
     "convert": "octify.api",
     "export_onnx": "octify.export",
+    "export_program": "octify.export",
     "inspect": "octify.api",
     "load": "octify.api",
     "profile": "octify.api",
@@ -44,11 +46,13 @@ __all__ = [
     "ExportResult",
     "OctifyError",
     "Plan",
+    "ProgramResult",
     "Report",
     "Result",
     "bench",
     "convert",
     "export_onnx",
+    "export_program",
     "inspect",
     "load",
     "profile",

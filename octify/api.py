@@ -19,6 +19,8 @@ from octify.calibrate.allocate_plans import Plans
 from octify.calibrate.allocate_search import convert_to
 from octify.calibrate.allocate_target import Target
 from octify.calibrate.recipe import Calibrated, calibrate, images_of, order_of
+from octify.calibrate.spectrum import by_frequency, spectra
+from octify.calibrate.synthetic import NO_IMAGES, can_be_made
 from octify.errors import OctifyError, PlanError, SourceError
 from octify.export import ExportResult, export_onnx
 from octify.files import staged_directory
@@ -26,10 +28,11 @@ from octify.kernels import Scheme
 from octify.plan.model import Plan
 from octify.plan.planner import make_plan
 from octify.projection import reference as projected_reference
-from octify.report import Report, build_report, profile_report
+from octify.report import Report
+from octify.report.build import build_report, profile_report
 from octify.report.calibrated import with_allocation, with_calibration
 from octify.rewrite import Rewritten, rewrite
-from octify.ruleset import load_rules
+from octify.ruleset import RuleSet, load_rules
 from octify.trace import Traced, trace
 from octify.trace.parts import assemble, measure_nodes
 
@@ -83,6 +86,7 @@ def convert(
     seed: int = 0,
     target_macs: float | None = None,
     target_error: float | None = None,
+    latency: int | None = None,
 ) -> Result:
     """Convert ``model`` to octave form; the model itself is left untouched.
 
@@ -102,7 +106,8 @@ def convert(
         Inputs without labels to repair the converted model with: an iterable of batches (N, C, H, W)
         or single inputs (C, H, W), tuples for several inputs (labels behind them are ignored), at
         most 512 are used; or ``"synthetic"``, images made from the network's own BatchNorm
-        statistics. None leaves the weights as the mathematics gives them.
+        statistics (without such statistics: no calibration but exact kernels, and a warning in the
+        report). None leaves the weights as the mathematics gives them.
     effort:
         ``"fast"``, ``"standard"`` or ``"thorough"`` calibration, or ``"norm"`` for BatchNorm statistics only.
     channel_order:
@@ -114,6 +119,9 @@ def convert(
         most so large a relative output error on inputs that calibration does not use. Every coupled
         set gets its own alpha by what it costs, or all the same if that measures better
         (``octify.calibrate.allocate_search``); ``report.allocation`` tells. Needs ``calibration``.
+    latency:
+        Keep dense what would not run faster in onnxruntime with so many threads, by a table of operator
+        times (``octify.latency.table``); what it lacks is measured first, on this machine, now.
     plan:
         A plan, or the path of one, to replay instead of ``alpha``, ``rules``, ``kernels`` and ``exclude``.
     exclude:
@@ -138,6 +146,12 @@ def convert(
             why="alphas are chosen by errors that are measured on data; a plan has chosen already",
             hint='give calibration inputs, or the word "synthetic", and leave out the plan',
         )
+    if latency is not None and (target is not None or plan is not None):
+        raise OctifyError(
+            "latency cannot be combined with a target or a plan",
+            why="a target chooses alphas by MACs and errors; a plan has chosen already",
+            hint="leave one of them out",
+        )
     tell = progress or _silent
     policy = None if plan is not None else load_rules(rules)
     tell("tracing")
@@ -154,16 +168,51 @@ def convert(
     if target is not None and policy is not None and calibration is not None:
         plans = Plans(traced, policy, kernels, exclude)
         return _to_target(target, plans, calibration, effort, channel_order, seed, tell)
-    if policy is not None:
+    blind = policy is not None and calibration is not None and _nothing_to_go_by(traced, calibration)
+    kernels = "exact" if blind else kernels
+    if policy is not None and latency is not None:
+        chosen = _fast_plan(traced, policy, alpha, kernels, exclude, latency, tell)
+    elif policy is not None:
         chosen = make_plan(traced, policy, alpha, kernels, exclude)
     else:
         chosen = plan if isinstance(plan, Plan) else Plan.load(plan)  # type: ignore[arg-type]
+    if blind:
+        return _exact(traced, chosen, tell)
     if calibration is None:
         return _apply(traced, chosen, tell)
     calibrated = calibrate(
         traced, chosen, calibration, effort, channel_order, seed=seed, progress=_counting(tell)
     )
     return _calibrated(traced, calibrated, tell)
+
+
+def _fast_plan(
+    traced: Traced,
+    rules: RuleSet,
+    alpha: float,
+    kernels: Scheme,
+    exclude: Sequence[str],
+    threads: int,
+    tell: Progress,
+) -> Plan:
+    from octify.latency.costs import OnnxruntimeCosts  # with onnxruntime, which takes a while to import
+    from octify.latency.table import Table
+
+    table = Table(threads, progress=tell)
+    plan = make_plan(traced, rules, alpha, kernels, exclude, costs=OnnxruntimeCosts(table, kernels))
+    table.save()
+    return plan
+
+
+def _nothing_to_go_by(traced: Traced, calibration: Iterable[Any] | str) -> bool:
+    return isinstance(calibration, str) and calibration == "synthetic" and not can_be_made(traced)
+
+
+def _exact(traced: Traced, plan: Plan, tell: Progress) -> Result:
+    """The conversion that errs least without calibration."""
+    result = _apply(traced, plan, tell)
+    warnings = (NO_IMAGES, *result.report.warnings)
+    return replace(result, report=replace(result.report, warnings=warnings))
 
 
 def _calibrated(traced: Traced, calibrated: Calibrated, tell: Progress) -> Result:
@@ -185,7 +234,10 @@ def _to_target(
     progress = _counting(tell)
     images = images_of(plans.traced, calibration, seed=seed, progress=progress)
     made, allocation = convert_to(target, plans, images, effort, channel_order, seed=seed, progress=progress)
-    result = _calibrated(plans.traced, replace(made, synthetic=isinstance(calibration, str)), tell)
+    synthetic, inputs = isinstance(calibration, str), images.count
+    measured = spectra(plans.traced, made.plan, images.chunks)
+    spectrum = by_frequency(plans.traced, made.plan, measured, inputs, synthetic=synthetic)
+    result = _calibrated(plans.traced, replace(made, synthetic=synthetic, spectrum=spectrum), tell)
     return replace(result, report=with_allocation(result.report, allocation))
 
 

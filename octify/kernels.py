@@ -39,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 Scheme = Literal["paper", "exact"]
+Exchange = Literal["full", "spatial"]  # "spatial": 1x1 convolutions have no high-to-low and low-to-high paths
 PathName = Literal["high_to_high", "high_to_low", "low_to_high", "low_to_low"]
 PATHS: tuple[PathName, ...] = ("high_to_high", "high_to_low", "low_to_high", "low_to_low")
 Matrix = npt.NDArray[np.float64]

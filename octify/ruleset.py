@@ -118,6 +118,8 @@ class Rule(_Table):
         ``"octave"`` (with ``alpha`` if given, else the alpha asked for) or ``"dense"``.
     leave:
         The convolution is not touched at all: it reads and writes dense values.
+    exchange:
+        ``"spatial"``: if it is a 1x1 convolution of octave values, it keeps high and low channels apart.
     """
 
     match: Match = Match()
@@ -125,6 +127,7 @@ class Rule(_Table):
     alpha: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     leave: bool = False
     kernels: Literal["paper", "exact"] | None = None
+    exchange: Literal["full", "spatial"] | None = None
     reason: str | None = None
 
 
@@ -141,12 +144,15 @@ class Settings(_Table):
     boundary_macs_per_element:
         What a split or merge layer costs, in MACs per element of the value it passes on, when
         it is weighed against the MACs that an octave value saves.
+    exchange:
+        Of every convolution for which no rule states another (see ``Rule``).
     """
 
     round_to: int = Field(default=1, ge=1)
     round_narrow_to: int = Field(default=1, ge=1)
     uneven_groups: bool = False
     boundary_macs_per_element: float = Field(default=0, ge=0, allow_inf_nan=False)
+    exchange: Literal["full", "spatial"] = "full"
 
 
 class _File(_Table):

@@ -17,7 +17,7 @@ from octify.errors import OctifyError, PlanError, RuleError, SourceError, TraceE
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {
-    *("convert", "inspect", "load", "profile", "reference", "export_onnx"),
+    *("convert", "inspect", "load", "profile", "reference", "export_onnx", "export_program"),
     *("Result", "Report", "Plan", "ConvPlan", "ExportResult", "OctifyError"),
 }
 X = torch.zeros(1, 3, 32, 32)

@@ -152,11 +152,6 @@ def test_synthetic_images_do(net: nn.Module) -> None:
     assert found.after.relative_error < found.before.relative_error
 
 
-def test_synthetic_needs_norms() -> None:
-    with pytest.raises(OctifyError, match="needs BatchNorm"):
-        calibrated(settled(norm=False), "synthetic")
-
-
 def endless() -> Iterator[tuple[Tensor, Tensor]]:
     for seed in itertools.count():
         yield smooth(8, seed), torch.zeros(8, dtype=torch.int64)

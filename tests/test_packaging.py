@@ -46,9 +46,10 @@ def test_wheel_carries_the_rules_and_only_the_package(wheel):
         shipped = {n: archive.read(n) for n in names if n.startswith("octify/rules/")}
     here = {f"octify/rules/{file.name}": file.read_bytes() for file in (ROOT / "rules").glob("*.toml")}
     assert shipped == here
-    assert {f"octify/rules/{name}.toml" for name in ("default", "paper", "everywhere")} <= names
+    assert {f"octify/rules/{name}.toml" for name in ("default", "paper", "everywhere", "fast")} <= names
     assert {n.partition("/")[0] for n in names} == {"octify", "octify-0.1.0.dist-info"}
     assert "octify/py.typed" in names
+    assert {f"octify/report/html/{name}" for name in ("style.css", "page.js")} <= names
     assert not [n for n in names if "__pycache__" in n]
 
 
@@ -72,7 +73,7 @@ def test_wheel_finds_its_rules_away_from_the_checkout(wheel, tmp_path, octify_cl
 
     listed = octify_cli("rules", "list", env={"PYTHONPATH": str(site)})
     assert listed.returncode == 0, listed.stderr
-    assert all(name in listed.stdout for name in ("default", "paper", "everywhere"))
+    assert all(name in listed.stdout for name in ("default", "paper", "everywhere", "fast"))
     shown = octify_cli("rules", "show", "paper", env={"PYTHONPATH": str(site)})
     assert shown.returncode == 0, shown.stderr
 

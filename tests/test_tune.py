@@ -449,7 +449,7 @@ def test_labels_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert batch.labels is not None
         assert torch.equal(batch.labels, y[[7, 0, 19]]), name
     assert not open_samples("x.npy", case.SPECS, None).labelled
-    with pytest.raises(OctifyError, match="reading the training data failed"):
+    with pytest.raises(OctifyError, match=r"data.py:broken failed to run\n  where: .*data.py:18\n"):
         open_samples("data.py:broken", case.SPECS, None)
 
 

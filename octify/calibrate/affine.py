@@ -101,6 +101,7 @@ def write_norm(norm: nn.Module, factor: Tensor, mean: Tensor, variance: Tensor, 
         running_mean.copy_(-bias * factor)
         return
     running_mean.copy_(mean)
-    running_var.copy_(variance)
+    # In float16 a variance may be too large; the weight is taken from what is written, so any will do.
+    running_var.copy_(variance.clamp_max(torch.finfo(running_var.dtype).max))
     weight.copy_((running_var.double() + float(norm.eps)).sqrt() / factor.double())  # type: ignore[arg-type]
     offset.copy_(bias + mean / factor)

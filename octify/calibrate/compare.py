@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.calibrate.observe import tensors_of
+from octify.errors import OctifyError
 
 
 @dataclass(frozen=True)
@@ -37,25 +38,54 @@ class Agreement:
         }
 
 
+Output = Tensor | tuple[Tensor, ...]
+"""One output over all inputs, or, where its size depends on the input's, one tensor for every size."""
+
+
 @torch.no_grad()
-def outputs(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Every floating point output over all chunks, concatenated, on the CPU; ``model`` runs in eval mode."""
+def outputs(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> list[Output]:
+    """Every floating point output over all chunks, concatenated, on the CPU; ``model`` runs in eval mode.
+
+    Raises OctifyError if there is none: there is nothing to measure then.
+    """
     training = model.training
     model.eval()
     found = [tensors_of(model(*chunk)) for chunk in chunks]
     model.train(training)
-    return [torch.cat([part.float().cpu() for part in parts]) for parts in zip(*found, strict=True)]
+    if not all(found):
+        raise OctifyError(
+            "the model has no floating point output",
+            why="calibration measures how far its outputs are from the original's",
+            hint="calibrate the model without its last step (an argmax, say)",
+        )
+    return [_joined([part.float().cpu() for part in parts]) for parts in zip(*found, strict=True)]
 
 
-def compare(original: Sequence[Tensor], converted: Sequence[Tensor], *, held_out: bool) -> Agreement:
+def _joined(parts: Sequence[Tensor]) -> Output:
+    by_size: dict[torch.Size, list[Tensor]] = {}
+    for part in parts:
+        rows = part if part.ndim else part[None]
+        by_size.setdefault(rows.shape[1:], []).append(rows)
+    joined = tuple(torch.cat(same) for same in by_size.values())
+    return joined[0] if len(joined) == 1 else joined
+
+
+def compare(original: Sequence[Output], converted: Sequence[Output], *, held_out: bool) -> Agreement:
     """The agreement of two models' ``outputs``."""
-    error = sum(float((a - b).double().square().sum()) for a, b in zip(original, converted, strict=True))
-    spread = sum(float(_centred(a).double().square().sum()) for a in original)
-    first = original[0]
+    ours = [part for output in original for part in _parts(output)]
+    theirs = [part for output in converted for part in _parts(output)]
+    error = sum(float((a - b).double().square().sum()) for a, b in zip(ours, theirs, strict=True))
+    spread = sum(float(_centred(a).double().square().sum()) for a in ours)
+    first = ours[0]
     agreement = None
-    if len(original) == 1 and first.ndim == 2 and first.shape[1] > 1:
-        agreement = float((first.argmax(1) == converted[0].argmax(1)).double().mean())
-    return Agreement(len(first), held_out, (error / max(spread, 1e-30)) ** 0.5, agreement)
+    if len(ours) == 1 and first.ndim == 2 and first.shape[1] > 1:
+        agreement = float((first.argmax(1) == theirs[0].argmax(1)).double().mean())
+    inputs = sum(len(part) for part in _parts(original[0]))
+    return Agreement(inputs, held_out, (error / max(spread, 1e-30)) ** 0.5, agreement)
+
+
+def _parts(output: Output) -> tuple[Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
 
 
 def _centred(values: Tensor) -> Tensor:

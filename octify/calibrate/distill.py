@@ -1,8 +1,10 @@
 """Whitened distillation: the converted model learns the original's outputs, without labels.
 
 Each fitted branch keeps the covariance of what it reads, ``G = U L U'``, and is written as
-``W = W0 + U L^-1/2 V``. Adam on V then takes steps that change the branch's output, not its
-weights, by equal amounts in every direction: twice the gain of plain Adam at the same steps.
+``W = W0 + U L^-1/2 V S``, S the root mean squares of its outputs. Adam on V then takes steps that
+change the branch's output, not its weights, by equal shares of it in every direction: twice the gain
+of plain Adam at the same steps. Without S the steps were so large for outputs of small variance (as
+behind a small BatchNorm weight) that training forgot the fit.
 """
 
 from __future__ import annotations
@@ -29,9 +31,12 @@ from octify.trace import Traced
 STEPS = 600
 BATCH = 32
 CLIP = 5.0
+RATE = 3e-4  # a share of an output's root mean square; 1e-3 forgets the fit
+GENTLE_ALPHA, GENTLE_RATE = 0.25, 1e-4  # where there is little to repair
 _FLOOR = 1e-3  # of the mean eigenvalue: directions that the data hardly shows are not blown up
 
 
+_HALF = (torch.float16, torch.bfloat16)  # whose gradients overflow or vanish: trained in float32
 Fits = Mapping[tuple[str, str], Sequence[tuple[Block, Fit]]]
 
 
@@ -83,16 +88,19 @@ def distill(
 ) -> None:
     """Train the fitted branches of ``rewritten`` in place; the model runs in eval mode throughout."""
     teacher = copy.deepcopy(traced.module).eval().requires_grad_(False)
+    if any(parameter.dtype in _HALF for parameter in teacher.parameters()):
+        teacher.float()
     student = rewritten.module.eval()
     trained = _trained(student, sites, fits)
     if not trained:
         return
-    own = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-    inputs = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+    own = {name: _wide(parameter.detach().clone()) for name, parameter in student.named_parameters()}
+    held = own | {name: _wide(buffer) for name, buffer in student.named_buffers()}
+    inputs = [_wide(torch.cat(parts)) for parts in zip(*chunks, strict=True)]
     device = inputs[0].device
     free = [part.start() for part in trained]
     parameters = [t.requires_grad_() for pair in free for t in pair]
-    rate = 2e-4 if alpha <= 0.25 else 1e-3
+    rate = GENTLE_RATE if alpha <= GENTLE_ALPHA else RATE
     optimizer = torch.optim.Adam(parameters, lr=rate)
     warm = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -113,7 +121,7 @@ def distill(
         changed: dict[str, Tensor] = {}
         for part, (v, offset) in zip(trained, free, strict=True):
             part.add_to(changed, own, v, offset)
-        loss = relative_loss(tensors_of(functional_call(student, changed, tuple(batch))), wanted)
+        loss = relative_loss(tensors_of(functional_call(student, held | changed, tuple(batch))), wanted)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, CLIP)
@@ -125,6 +133,10 @@ def distill(
             part.add_to(changed, own, v, offset)
         for name, value in changed.items():
             student.get_parameter(name).copy_(value)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in _HALF else values
 
 
 def relative_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
@@ -163,6 +175,12 @@ def _block(site: Site, branch: str, block: Block, fit: Fit, names: Mapping[int, 
     values, vectors = torch.linalg.eigh(fit.gram.double())
     floor = _FLOOR * values.mean(1, keepdim=True).clamp_min(1e-20)
     whitening = vectors * (values.clamp_min(0) + floor).rsqrt()[:, None, :]
-    factor = unfolding(site, branch, block, fit.weights)
+    factor = unfolding(site, branch, block, fit.weights) * _size_of_outputs(fit)
     weights = tuple(names[id(part.conv.get_parameter("weight"))] for part in block.slices)
     return _Trained(block, weights, factor, whitening.to(fit.weights), bias)
+
+
+def _size_of_outputs(fit: Fit) -> Tensor:
+    """Root mean square of each output, less its bias: (groups, 1, O)."""
+    weights = fit.weights[:, :-1]
+    return ((fit.gram @ weights) * weights).sum(1, keepdim=True).clamp_min(0).sqrt()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from octify.calibrate.items import Row, each, rows_of
 from octify.errors import OctifyError
 from octify.trace import Traced
 
@@ -21,14 +21,15 @@ _HELD_OUT = 8  # one in so many, at most _MOST_HELD_OUT
 _MOST_HELD_OUT = 64
 _LEAST = 16  # inputs that are taken however large they are
 _FEW = 32  # inputs that are too few to keep some aside
+_NAMED = 5  # inputs that are named of those that are left out
 
 
 @dataclass(frozen=True)
 class Images:
     """Calibration inputs in chunks, those kept aside to measure on, and what is to be told about them."""
 
-    chunks: tuple[tuple[Tensor, ...], ...]
-    held_out: tuple[tuple[Tensor, ...], ...]
+    chunks: tuple[Row, ...]
+    held_out: tuple[Row, ...]
     warnings: tuple[str, ...]
 
     @property
@@ -43,9 +44,8 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
     Parameters
     ----------
     data:
-        Batches (N, ...) or single inputs (without N), tensors or tuples of them; what a tuple holds
-        beyond the model's inputs (labels) is ignored. Inputs with NaN or infinite values are
-        skipped and counted.
+        Batches (N, ...) or single inputs (without N), in the forms that ``items.rows_of`` takes. Inputs
+        with NaN or infinite values are skipped, counted and named by number.
 
     Fewer are taken, with a warning, where the inputs would need more than 2 GiB, or the values alive
     at the widest cut through original and converted model, for all of them, more than 16 GiB (most of
@@ -58,12 +58,18 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
     if not rows:
         raise OctifyError(
             "there are no usable calibration inputs",
-            why=f"{skipped} had values that are not finite" if skipped else "the data yielded nothing",
+            why=f"all {len(skipped)} had values that are not finite"
+            if skipped
+            else "the data yielded nothing",
             hint="give at least 64 inputs like those the model will see",
         )
+    _require_taken(traced, rows, device)
     warnings = []
     if skipped:
-        warnings.append(f"{skipped} calibration inputs had NaN or infinite values and were left out")
+        warnings.append(
+            f"{len(skipped)} calibration inputs had NaN or infinite values and were left out: numbers"
+            f" {_numbers(skipped)}, counted from 0"
+        )
     if more and limit < most:
         warnings.append(
             f"only {limit} calibration inputs were used, to stay within {INPUTS // 2**30} GiB of inputs"
@@ -71,7 +77,7 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
         )
     if len(rows) < _FEW:
         warnings.append(
-            f"{len(rows)} calibration inputs are few: the fit stays near its start; 256 are enough"
+            f"{len(rows)} calibration input(s) are few: the fit stays near its start; 256 are enough"
         )
     kept = min(_MOST_HELD_OUT, len(rows) // _HELD_OUT) if len(rows) >= _FEW else 0
     aside = set(range(_HELD_OUT - 1, _HELD_OUT * kept, _HELD_OUT))
@@ -81,52 +87,57 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
     return Images(_chunks(used, size, device), _chunks(rest, size, device), tuple(warnings))
 
 
-def _rows(traced: Traced, data: Iterable[Any], limit: int) -> tuple[list[tuple[Tensor, ...]], int, bool]:
-    rows: list[tuple[Tensor, ...]] = []
-    skipped = 0
-    for number, item in enumerate(data):
-        for row in _single(traced, item, number):
+def _rows(traced: Traced, data: Iterable[Any], limit: int) -> tuple[list[Row], list[int], bool]:
+    """Rows with finite values, the numbers of those that were left out, and whether there are more."""
+    rows: list[Row] = []
+    skipped: list[int] = []
+    for number, item in enumerate(each(data)):
+        for row in rows_of(traced, item, number):
             if len(rows) == limit:
                 return rows, skipped, True
             if all(bool(torch.isfinite(x).all()) for x in row if x.is_floating_point()):
                 rows.append(row)
             else:
-                skipped += 1
+                skipped.append(len(rows) + len(skipped))
     return rows, skipped, False
 
 
-def _single(traced: Traced, item: Any, number: int) -> list[tuple[Tensor, ...]]:
-    """The inputs of one item of the data, one by one, each with a batch dimension of 1."""
-    parts = (item,) if isinstance(item, Tensor) else tuple(item) if isinstance(item, (tuple, list)) else ()
-    wanted = traced.inputs
-    tensors = [p for p in parts[: len(wanted)] if isinstance(p, Tensor)]
-    where = f"item {number} of the calibration data"
-    if len(tensors) < len(wanted):
-        raise OctifyError(
-            f"{where} is not an input of the model",
-            why=f"it is a {type(item).__name__}; the model takes {len(wanted)} tensor(s)",
-            hint="yield tensors, or tuples of tensors, as the model takes them",
-        )
-    batches = []
-    for tensor, spec in zip(tensors, wanted, strict=True):
-        x = tensor[None] if tensor.ndim == len(spec.shape) - 1 else tensor
-        if x.ndim != len(spec.shape) or x.shape[1:2] != spec.shape[1:2]:
+@torch.no_grad()
+def _require_taken(traced: Traced, rows: Sequence[Row], device: torch.device) -> None:
+    """OctifyError when the model rejects inputs of a size that is not the example's."""
+    example = tuple(spec.shape[1:] for spec in traced.inputs)
+    known = {example}
+    training = traced.module.training
+    for row in rows:
+        sizes = tuple(tuple(x.shape[1:]) for x in row)
+        if sizes in known:
+            continue
+        known.add(sizes)
+        try:
+            traced.module.eval()(*(x.to(device) for x in row))
+        except Exception as error:
             raise OctifyError(
-                f"{where} has shape {'x'.join(map(str, tensor.shape))}",
-                why=f"the model takes {'x'.join(map(str, spec.shape))}",
-                hint="give inputs with the model's number of channels",
-            )
-        dtype = getattr(torch, spec.dtype)
-        batches.append(x.detach().to(dtype) if dtype.is_floating_point else x.detach())
-    return [tuple(x[i : i + 1] for x in batches) for i in range(min(len(x) for x in batches))]
+                f"the model rejects calibration inputs of {_written(sizes)}",
+                why=(str(error).strip() or type(error).__name__).splitlines()[0],
+                hint=f"give inputs of the example's size: {_written(example)}",
+            ) from error
+        finally:
+            traced.module.train(training)
 
 
-def _chunks(
-    rows: Sequence[tuple[Tensor, ...]], size: int, device: torch.device
-) -> tuple[tuple[Tensor, ...], ...]:
+def _written(sizes: Sequence[Sequence[int]]) -> str:
+    return " and ".join("x".join(map(str, size)) for size in sizes)
+
+
+def _numbers(skipped: Sequence[int]) -> str:
+    more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+    return ", ".join(map(str, skipped[:_NAMED])) + more
+
+
+def _chunks(rows: Sequence[Row], size: int, device: torch.device) -> tuple[Row, ...]:
     """Rows of equal shapes together, ``size`` at a time."""
     found = []
-    pending: list[tuple[Tensor, ...]] = []
+    pending: list[Row] = []
     for row in [*rows, ()]:
         same = bool(pending and row) and all(a.shape == b.shape for a, b in zip(pending[0], row, strict=True))
         if pending and (len(pending) == size or not same):

@@ -17,9 +17,11 @@ from octify.calibrate.images import MOST_IMAGES, Images, gather
 from octify.calibrate.renorm import reestimate
 from octify.calibrate.repair import LayerError, Repaired, repair
 from octify.calibrate.solve import REFITS
+from octify.calibrate.spectrum import by_frequency, spectra
 from octify.calibrate.synthetic import synthetic_images
 from octify.errors import OctifyError
 from octify.plan.model import Plan
+from octify.report.spectrum import SpectrumRow
 from octify.rewrite import Rewritten, rewrite
 from octify.trace import Traced
 
@@ -44,6 +46,8 @@ class Calibrated:
         Agreement with the original, uncalibrated (the plan as it came) and calibrated.
     left:
         Converted convolutions that keep their closed-form weights, with reasons.
+    spectrum:
+        Frequencies of the original's feature maps; None where they were not measured.
     """
 
     plan: Plan
@@ -57,6 +61,7 @@ class Calibrated:
     layers: tuple[LayerError, ...]
     left: Mapping[str, str]
     warnings: tuple[str, ...]
+    spectrum: SpectrumRow | None = None
 
 
 def calibrate(
@@ -87,8 +92,11 @@ def calibrate(
     """
     order_of(effort, channel_order)
     images = images_of(traced, data, most=most, seed=seed, progress=progress)
+    measured = spectra(traced, plan, images.chunks)  # now: the repair writes to what is shared with traced
     made = calibrate_on(traced, plan, images, effort, channel_order, seed=seed, progress=progress)
-    return replace(made, synthetic=isinstance(data, str))
+    synthetic = isinstance(data, str)
+    spectrum = by_frequency(traced, made.plan, measured, images.count, synthetic=synthetic)
+    return replace(made, synthetic=synthetic, spectrum=spectrum)
 
 
 def order_of(effort: str, channel_order: str | None) -> str:

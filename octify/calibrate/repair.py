@@ -143,7 +143,7 @@ def _fit_branch(
         system = sampler.system(samples, branch, block)
         if not bool(torch.isfinite(system.x).all() & torch.isfinite(system.target).all()):
             return "its values are not finite"
-        start = initial(site, branch, block)
+        start = initial(site, branch, block).to(system.x)
         ridge = cautious_ridge(system.x, system.target, system.skip, start)
         if ridge is None:
             return "there are too few inputs to improve on its weights"

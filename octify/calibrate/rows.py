@@ -52,9 +52,13 @@ def rows_wanted(unknowns: int, groups: int, most: int) -> int:
 
 
 def joined(parts: list[Tensor]) -> Tensor:
-    """The rows (groups, R, D) of all chunks as one; ``parts`` is emptied on the way: they are there once."""
+    """The rows (groups, R, D) of all chunks as one; ``parts`` is emptied on the way: they are there once.
+
+    Half precision becomes float32: sums over thousands of rows would overflow, or lose all digits.
+    """
     groups, _, columns = parts[0].shape
-    whole = parts[0].new_empty(groups, sum(part.shape[1] for part in parts), columns)
+    dtype = torch.promote_types(parts[0].dtype, torch.float32)
+    whole = parts[0].new_empty(groups, sum(part.shape[1] for part in parts), columns, dtype=dtype)
     start = 0
     while parts:
         part = parts.pop(0)

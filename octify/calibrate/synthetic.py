@@ -23,6 +23,10 @@ from octify.calibrate.following import is_affine_norm
 from octify.errors import OctifyError
 from octify.trace import Traced
 
+NO_IMAGES = (
+    "synthetic images are made from BatchNorm statistics, and this model has none: it is not calibrated, and"
+    " has exact kernels, which err less than the paper's and need more MACs. Give data (--calib FOLDER)"
+)
 IMAGES = 128
 STEPS = 80
 _BATCH = 32
@@ -42,7 +46,7 @@ def synthetic_images(
     Raises OctifyError when the network has no BatchNorm statistics to make images from, or other inputs.
     """
     module = copy.deepcopy(traced.module).eval().requires_grad_(False)
-    norms = [m for m in module.modules() if is_affine_norm(m)]
+    norms = _norms(module)
     shape = traced.inputs[0].shape
     if not norms:
         raise OctifyError(
@@ -68,6 +72,15 @@ def synthetic_images(
 
             batches.append((_optimised(module, norms, start, steps, tell),))
     return batches
+
+
+def can_be_made(traced: Traced) -> bool:
+    """Whether the network has BatchNorm statistics, which images are made from."""
+    return bool(_norms(traced.module))
+
+
+def _norms(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if is_affine_norm(m)]
 
 
 def noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

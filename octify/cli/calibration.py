@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +11,7 @@ import typer
 from octify.errors import CheckFailed, OctifyError
 
 if TYPE_CHECKING:
+    from octify.api import Result
     from octify.cli.session import Session
     from octify.data import Data
     from octify.report import Report
@@ -182,24 +183,34 @@ def inputs_of(data: Data | str | None) -> Any:
     return data if data is None or isinstance(data, str) else data.inputs
 
 
-def tell_about(run: Session, data: Data | str | None) -> None:
-    """Warn of what was left out or assumed."""
+def warnings_of(data: Data | str | None) -> tuple[str, ...]:
+    """What in the data was assumed, or left out while it was read."""
     if data is None or isinstance(data, str):
-        return
-    run.warn(*data.warnings)
-    if data.skipped:
-        more = f" and {len(data.skipped) - _NAMED} more" if len(data.skipped) > _NAMED else ""
-        run.warn(
-            f"{len(data.skipped)} image(s) could not be read and were left out: "
-            + "; ".join(data.skipped[:_NAMED])
-            + more
-        )
+        return ()
+    if not data.skipped:
+        return tuple(data.warnings)
+    more = f" and {len(data.skipped) - _NAMED} more" if len(data.skipped) > _NAMED else ""
+    named = "; ".join(data.skipped[:_NAMED])
+    skipped = f"{len(data.skipped)} image(s) could not be read and were left out: {named}{more}"
+    return (*data.warnings, skipped)
+
+
+def with_data(result: Result, data: Data | str | None) -> Result:
+    """``result``, with the data's warnings in its report."""
+    report = replace(result.report, warnings=(*warnings_of(data), *result.report.warnings))
+    return replace(result, report=report)
 
 
 def require_error(report: Report, most: float | None) -> None:
     """CheckFailed when the calibrated model's output error is above ``most``."""
-    if most is None or report.calibration is None:
+    if most is None:
         return
+    if report.calibration is None:
+        raise CheckFailed(
+            "the output error could not be measured against --max-error",
+            why="the model was not calibrated, because there is nothing to make images from",
+            hint="give data: --calib FOLDER",
+        )
     have = report.calibration.after.relative_error
     if not have <= most:
         raise CheckFailed(

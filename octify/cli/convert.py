@@ -26,7 +26,7 @@ from octify.cli.calibration import (
     TargetMacsOption,
     inputs_of,
     require_error,
-    tell_about,
+    with_data,
 )
 from octify.cli.loading import check_model, check_policy, describe, load
 from octify.cli.onnx import write_onnx
@@ -45,6 +45,7 @@ from octify.cli.options import (
     WeightsOption,
 )
 from octify.cli.outcome import require_converted
+from octify.cli.report import HtmlOption, write_page
 from octify.cli.session import Session, session
 from octify.errors import OctifyError
 from octify.files import check_file, staged_directory
@@ -80,7 +81,19 @@ ForceOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Convert and report, but write nothing.")]
 
-_POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude")
+LatencyOption = Annotated[
+    bool,
+    typer.Option(
+        "--latency",
+        help="Keep dense what would not run faster in onnxruntime on this machine. Operators are timed once"
+        " and kept in a table.",
+    ),
+]
+ThreadsOption = Annotated[
+    int, typer.Option("--latency-threads", metavar="N", min=1, help="Threads that --latency times with.")
+]
+
+_POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude", "latency")
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,7 @@ class Outputs:
 
     folder: Path | None
     onnx: Path | None
+    html: Path | None
 
 
 def convert(
@@ -99,6 +113,7 @@ def convert(
     target_error: TargetErrorOption = None,
     out: OutOption = None,
     onnx: OnnxOption = None,
+    html: HtmlOption = None,
     calib: CalibOption = None,
     calib_effort: EffortOption = Effort.standard,
     channel_order: OrderOption = None,
@@ -112,6 +127,8 @@ def convert(
     rules: RulesOption = "default",
     kernels: KernelsOption = Kernels.paper,
     exclude: ExcludeOption = None,
+    latency: LatencyOption = False,
+    latency_threads: ThreadsOption = 1,
     weights: WeightsOption = None,
     input: InputOption = None,
     dry_run: DryRunOption = False,
@@ -130,7 +147,8 @@ def convert(
       octify convert model.py --alpha 0.5 -o out --onnx out/model.onnx
       octify convert timm:resnet26d --alpha 0.25 --exclude 'layer4.*' --dry-run
       octify convert model.py --weights model.safetensors --calib images/ -o out
-      octify convert model.py --target-macs 0.6 --calib images/ -o out
+      octify convert model.py --target-macs 0.6 --calib images/ -o out --html out/report.html
+      octify convert model.py --rules everywhere --latency -o out --onnx out/model.onnx
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         calibration = Settings(
@@ -154,9 +172,10 @@ def convert(
         if target_macs is not None or target_error is not None:
             target = "--target-macs" if target_error is None else "--target-error"
             _refuse(context, ("alpha",), target, "a target decides the alpha of every layer")
+            _refuse(context, ("latency",), target, "a target chooses by MACs and errors, not by time")
         check_model(model, weights, input)
         check_policy(alpha, None if plan else rules)
-        outputs = _outputs(model, out, onnx, dry_run=dry_run, force=force)
+        outputs = _outputs(model, out, onnx, html, dry_run=dry_run, force=force)
         replayed = _read_plan(plan)
         source = load(run, model, weights, input)
 
@@ -177,9 +196,10 @@ def convert(
             seed=seed,
             target_macs=target_macs,
             target_error=target_error,
+            latency=latency_threads if latency else None,
             progress=run.progress,
         )
-        tell_about(run, data)
+        result = with_data(result, data)
         run.show(result.report)
         run.warn(*result.report.warnings)
         run.partial = result.report.to_dict() | {"source": describe(source)}
@@ -204,17 +224,20 @@ def _refuse(context: typer.Context, options: Sequence[str], beside: str, why: st
         )
 
 
-def _outputs(model: str, out: Path | None, onnx: Path | None, *, dry_run: bool, force: bool) -> Outputs:
+def _outputs(
+    model: str, out: Path | None, onnx: Path | None, html: Path | None, *, dry_run: bool, force: bool
+) -> Outputs:
     """Decide where to write, and find out now, not after the long work, whether that is possible."""
     if dry_run:
-        return Outputs(None, None)
+        return Outputs(None, None, None)
     if out is None and onnx is None:
         out = Path(f"{parse_target(model).short_name}-octave")
     if out is not None:
         artefact.check_destination(out, force=force)
-    if onnx is not None:
-        check_file(onnx)
-    return Outputs(out, onnx)
+    for file in (onnx, html):
+        if file is not None:
+            check_file(file)
+    return Outputs(out, onnx, html)
 
 
 def _read_plan(path: Path | None) -> Any:
@@ -236,7 +259,7 @@ def _write(
     inputs: list[str] | None,
 ) -> dict[str, Any]:
     """Write what ``outputs`` asks for; what was written, for JSON."""
-    written: dict[str, Any] = {"directory": None, "onnx": None}
+    written: dict[str, Any] = {"directory": None, "onnx": None, "html": None}
     if outputs.folder is not None:
         run.progress(f"writing {outputs.folder}")
         with staged_directory(outputs.folder) as staged:
@@ -248,4 +271,9 @@ def _write(
         exported = write_onnx(run, result.model, source.example_inputs, outputs.onnx)
         written["onnx"] = exported.to_dict()
         run.show(*exported.lines())
+    if outputs.html is not None:
+        from octify.report.html import conversion_page
+
+        write_page(run, outputs.html, conversion_page(result.report, source=source.target))
+        written["html"] = str(outputs.html)
     return {"written": written}

@@ -1,4 +1,4 @@
-"""``octify export``: a converted folder, or any model, to an ONNX file that was compared with PyTorch."""
+"""``octify export``: a converted folder, or any model, to a file that was compared with it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from octify.cli.options import (
     VerboseOption,
     WeightsOption,
 )
+from octify.cli.program import SUFFIX, write_program
 from octify.cli.session import session
 from octify.files import check_file
 
@@ -31,7 +32,12 @@ WhatArgument = Annotated[
     ),
 ]
 FileArgument = Annotated[
-    Path, typer.Argument(metavar="FILE.onnx", show_default=False, help="The ONNX file to write.")
+    Path,
+    typer.Argument(
+        metavar="FILE.onnx|FILE.pt2",
+        show_default=False,
+        help="The ONNX file to write; with .pt2, a PyTorch program (torch.export) that needs no octify.",
+    ),
 ]
 OriginalOption = Annotated[
     str | None,
@@ -56,7 +62,7 @@ def export(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Export a converted folder, or a model as it is, to ONNX; compare onnxruntime with PyTorch.
+    """Export a converted folder, or a model as it is, to ONNX or a PyTorch program; compare the answers.
 
     A folder needs its original's code again, which source.json in it names; its weights come from the
     folder itself. Running a model file runs its code: give only files you trust.
@@ -65,6 +71,7 @@ def export(
     Examples:
       octify export out out/model.onnx
       octify export out out/model.onnx --model moved/model.py
+      octify export out out/model.pt2
       octify export model.py dense.onnx
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
@@ -75,6 +82,7 @@ def export(
             check_model(what, weights, input)
             source = load(run, what, weights, input)
             loaded = source.model
-        exported = write_onnx(run, loaded, source.example_inputs, file, dynamic_batch=not static_batch)
+        kind, write = ("program", write_program) if file.suffix == SUFFIX else ("onnx", write_onnx)
+        exported = write(run, loaded, source.example_inputs, file, dynamic_batch=not static_batch)
         run.show(*exported.lines())
-        run.answer({"source": describe(source), "onnx": exported.to_dict()})
+        run.answer({"source": describe(source), kind: exported.to_dict()})

@@ -19,6 +19,7 @@ from octify.cli.bench import bench
 from octify.cli.convert import convert
 from octify.cli.export import export
 from octify.cli.inspect import inspect
+from octify.cli.report import report
 from octify.cli.rules import rules
 from octify.cli.session import Session
 from octify.cli.sweep import sweep
@@ -77,11 +78,12 @@ def root(
 
 app.command(short_help="Convert a model, report what was won, write it.")(convert)
 app.command(short_help="Show what a conversion would do; write nothing.")(inspect)
-app.command(short_help="Write a checked ONNX file.")(export)
+app.command(short_help="Write a checked ONNX file or PyTorch program.")(export)
 app.command(short_help="Train a converted folder further.")(tune)
 app.command(short_help="Compare a conversion with its definition.")(verify)
 app.command(short_help="Time models and ONNX files against each other.")(bench)
 app.command(short_help="Convert at several alphas; a table and a plot.")(sweep)
+app.command(short_help="Show a report again, on the terminal or as an HTML page.")(report)
 app.add_typer(rules, name="rules")
 
 

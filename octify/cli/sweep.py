@@ -24,7 +24,7 @@ from octify.cli.calibration import (
     Settings,
     StdOption,
     inputs_of,
-    tell_about,
+    warnings_of,
 )
 from octify.cli.loading import check_model, check_policy, describe, load
 from octify.cli.options import (
@@ -40,6 +40,7 @@ from octify.cli.options import (
     WeightsOption,
 )
 from octify.cli.outcome import require_converted
+from octify.cli.report import HtmlOption, write_page
 from octify.cli.session import Session, session
 from octify.errors import OctifyError
 from octify.files import check_directory, check_file, staged_directory, write_text
@@ -117,6 +118,7 @@ def sweep(
     rules: RuleSetsOption = "default",
     out: OutOption = None,
     plot: PlotOption = None,
+    html: HtmlOption = None,
     bench: BenchOption = False,
     threads: ThreadsOption = 1,
     calib: CalibOption = None,
@@ -156,12 +158,14 @@ def sweep(
             check_policy(share, name)
         folder = out or Path(f"{parse_target(model).short_name}-sweep")
         drawn = _check_outputs(folder, plot)
+        if html is not None:
+            check_file(html)
         source = load(run, model, weights, input)
         asked = _Sweep(source, settings, kernels.value, tuple(exclude or ()), folder, weights, input)
         points = [_point(run, asked, name, share) for name, share in wanted]
         if bench:
             points = _timed(run, asked, points, threads)
-        _finish(run, asked, points, drawn)
+        _finish(run, asked, points, drawn, html)
 
 
 def _names(text: str) -> list[str]:
@@ -232,7 +236,9 @@ def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
         seed=asked.calibration.seed,
         progress=lambda phase: run.progress(f"{name}: {phase}"),
     )
-    tell_about(run, data)
+    run.warn(*warnings_of(data))
+    if data is not None and result.report.calibration is None:
+        run.warn(*result.report.warnings)
     require_converted(result.report)
     with staged_directory(place) as staged:
         result.save(staged)
@@ -259,8 +265,11 @@ def _timed(run: Session, asked: _Sweep, points: Sequence[Point], threads: int) -
     ]
 
 
-def _finish(run: Session, asked: _Sweep, points: Sequence[Point], plot: Path | None) -> None:
-    """Show the table, write sweep.json and the plot."""
+def _finish(
+    run: Session, asked: _Sweep, points: Sequence[Point], plot: Path | None, html: Path | None
+) -> None:
+    """Show the table, write sweep.json, the plot and the page."""
+    from octify.report.html import sweep_page
     from octify.report.sweep import render_sweep
     from octify.sweep.plot import plot as draw
 
@@ -277,4 +286,7 @@ def _finish(run: Session, asked: _Sweep, points: Sequence[Point], plot: Path | N
         run.progress(f"drawing {plot}")
         draw(points, asked.source.name, plot)
         run.show(f"wrote {plot}")
-    run.answer(document | {"written": {"directory": str(asked.folder), "plot": plot and str(plot)}})
+    if html is not None:
+        write_page(run, html, sweep_page(points, asked.source.target, document))
+    written = {"directory": str(asked.folder), "plot": plot and str(plot), "html": html and str(html)}
+    run.answer(document | {"written": written})

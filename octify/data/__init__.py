@@ -126,7 +126,7 @@ def open_data(text: str, model: nn.Module, shape: Sequence[int], form: ImageForm
     check_data(text)
     place, colon, name = text.rpartition(":")
     if colon and place.endswith(".py"):
-        return Data(files.loader(place, name))
+        return Data(files.items(place, name))
     path = Path(text)
     if path.is_dir():
         chosen = form or image_format(model, shape)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +20,10 @@ from octify.errors import OctifyError
 from octify.source.execute import run_file, running
 
 LABELS = "labels"
+_UNREADABLE = (
+    *(SafetensorError, zipfile.BadZipFile, zlib.error),
+    *(OSError, ValueError, TypeError, EOFError, RuntimeError),
+)
 
 
 def tensors(path: Path, dims: int) -> list[Any]:
@@ -58,18 +65,22 @@ def _named(path: Path) -> dict[str, Tensor]:
         if suffix == ".npy":
             return {"": torch.from_numpy(np.load(path, allow_pickle=False))}
         if suffix == ".npz":
+            if not zipfile.is_zipfile(path):  # which numpy would take for a pickle
+                raise ValueError("it is damaged, or not a .npz file: numpy.savez writes them")
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         if suffix == ".safetensors":
             return load_file(path)
         if suffix in (".pt", ".pth"):
             return dict(_leaves(torch.load(path, map_location="cpu", weights_only=True), ""))
-    except (SafetensorError, OSError, ValueError, TypeError, EOFError, RuntimeError) as error:
+    except _UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OctifyError(f"{path} cannot be read", why=reason) from error
     except pickle.UnpicklingError as error:
         raise OctifyError(
-            f"{path} holds pickled Python objects, which octify refuses to load",
+            f"{path} holds pickled Python objects, which octify refuses to load"
+            if zipfile.is_zipfile(path)
+            else f"{path} is damaged, or holds pickled Python objects, which octify refuses to load",
             why="unpickling a file runs whatever code it contains; only tensors are read",
             hint="torch.save(tensor, 'inputs.pt'), or numpy.save",
         ) from error
@@ -93,8 +104,26 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 def loader(place: str, name: str) -> Iterable[Any]:
     """The iterable ``name`` of the Python file ``place``, or what it returns when it is a function.
 
-    A dataset with ``__len__`` and ``__getitem__``, as torch has them, is one too.
+    A dataset with ``__len__`` and ``__getitem__``, as torch has them, is one too; it is returned as it is.
+    What fails while another iterable is read is told as a SourceError, with the user's own line.
     """
+    found, module = _found(place, name)
+    return cast("Iterable[Any]", found) if is_dataset(found) else _guarded(found, module, f"{place}:{name}")
+
+
+def items(place: str, name: str) -> Iterator[Any]:
+    """The items of ``loader``, of a dataset those from 0 to its length; a failure is told likewise."""
+    found, module = _found(place, name)
+    each = (found[i] for i in range(len(found))) if is_dataset(found) else found
+    return _guarded(each, module, f"{place}:{name}")
+
+
+def _guarded(items: Iterable[Any], module: ModuleType, what: str) -> Iterator[Any]:
+    with running(module, what):
+        yield from items
+
+
+def _found(place: str, name: str) -> tuple[Any, ModuleType]:
     module = run_file(place)
     if not hasattr(module, name):
         public = [key for key in vars(module) if not key.startswith("_")]
@@ -108,7 +137,7 @@ def loader(place: str, name: str) -> Iterable[Any]:
             f"{place}:{name} is a {type(found).__name__}",
             why="calibration needs an iterable of inputs, or a function without arguments that returns one",
         )
-    return cast("Iterable[Any]", found)
+    return found, module
 
 
 def _is_iterable(found: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,14 +15,19 @@ from octify.data import Data, ImageFormat
 from octify.errors import OctifyError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)  # what Pillow raises
+# What Pillow raises, besides struct.error of headers that end early.
+UNREADABLE = (
+    *(UnidentifiedImageError, Image.DecompressionBombError, struct.error),
+    *(OSError, EOFError, SyntaxError, ValueError),
+)
+NAMED = 5  # files that are named of those that are left out
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def images(folder: Path, form: ImageFormat) -> Data:
     """All images below ``folder``, evenly over its subfolders (classes), in an order that is always the same.
 
-    An image that cannot be read is named in ``skipped``.
+    An image that cannot be read is named in ``skipped``; OctifyError at the end when none can be.
     """
     paths = listing(folder, form)
     data = Data((), warnings=guesses(form))
@@ -90,6 +96,12 @@ def _read_all(paths: list[Path], form: ImageFormat, data: Data) -> Iterator[Tens
             yield read_image(path, form)
         except UNREADABLE as error:
             data.skipped.append(told(path, error))
+    if len(data.skipped) == len(paths):
+        raise OctifyError(
+            f"none of the {len(paths)} images can be read",
+            why="\n".join(data.skipped[:NAMED]),
+            hint="give a folder of images that Pillow reads, or a tensor file",
+        )
 
 
 def told(path: Path, error: BaseException) -> str:
@@ -100,7 +112,7 @@ def told(path: Path, error: BaseException) -> str:
 def read_image(path: Path, form: ImageFormat) -> Tensor:
     """One image as an input (C, H, W)."""
     with Image.open(path) as opened:
-        image = opened.convert(_MODES[form.channels])
+        image = _converted(opened, _MODES[form.channels])
     width, height = image.size
     scale = max(form.resize / min(width, height), form.crop[1] / width, form.crop[0] / height)
     size = (max(form.crop[1], round(width * scale)), max(form.crop[0], round(height * scale)))
@@ -111,3 +123,17 @@ def read_image(path: Path, form: ImageFormat) -> Tensor:
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     normal = (pixels - np.asarray(form.mean, np.float32)) / np.asarray(form.std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """``image`` in ``mode``, of 8 bits a channel; ValueError where the range of its values is unknown."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        # 16 bits, of which Pillow would clip what is above 255.
+        high = np.asarray(image).astype(np.int64) / 257  # 65535 becomes 255
+        image = Image.fromarray(high.round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "floating point numbers"
+        raise ValueError(f"its pixels are {kind} of unknown range: give a tensor file")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of going on from the palette itself
+    return image.convert(mode)

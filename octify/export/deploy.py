@@ -14,7 +14,10 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from octify.export.sums import sums_in_order
+
 Rule = Callable[[ir.Graph, ir.Node, int], None]
+_BLOCK = 16  # channels: the largest block of onnxruntime's and oneDNN's layouts
 _AXES_OPSET = 18  # the first in which Resize takes "axes"
 
 
@@ -93,6 +96,54 @@ def pool_without_ceil(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
 
 
+def pool_of_odd_width_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """A 2x average pooling of channels that fill no whole blocks becomes a depthwise Conv.
+
+    Runtimes keep maps in blocks of 8 or 16 channels, and pad those of a convolution but not those of a
+    pooling, for which they leave that layout and come back to it.
+    """
+    source = node.inputs[0]
+    if node.op_type != "AveragePool" or source is None or source.shape is None or source.dtype is None:
+        return
+    channels, kernel = source.shape[1], node.attributes["kernel_shape"].as_ints()
+    ceil = node.attributes.get("ceil_mode")
+    if not isinstance(channels, int) or channels % _BLOCK == 0 or (ceil is not None and ceil.as_int()):
+        return
+    auto = node.attributes.get("auto_pad")
+    strides = _ints(node, "strides", [1] * len(kernel))
+    tiles = list(kernel) == strides and not any(_ints(node, "pads", [0]))
+    if list(kernel) != [2, 2] or not tiles or (auto is not None and auto.as_string() != "NOTSET"):
+        return
+    weight = np.full((channels, 1, *kernel), 1 / np.prod(kernel), dtype=source.dtype.numpy())
+    node.attributes.clear()
+    _becomes(node, "Conv", source, _constant(graph, node.outputs[0], "mean", weight))
+    node.attributes["group"] = ir.AttrInt64("group", channels)
+    node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", kernel)
+    node.attributes["strides"] = ir.AttrInt64s("strides", strides)
+
+
+def mean_to_pool(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """The mean of an image over height and width is a GlobalAveragePool, done in the runtime's own layout."""
+    if node.op_type != "ReduceMean" or len(node.inputs) != 2 or node.inputs[1] is None:
+        return
+    source, axes, target = node.inputs[0], node.inputs[1].const_value, node.outputs[0]
+    if source is None or source.shape is None or len(source.shape) != 4 or axes is None:
+        return
+    if {int(axis) % 4 for axis in axes.numpy().reshape(-1)} != {2, 3}:
+        return
+    keep = node.attributes.get("keepdims")
+    keeps = keep is None or bool(keep.as_int())
+    node.attributes.clear()
+    if keeps:
+        _becomes(node, "GlobalAveragePool", source)
+        return
+    pooled = ir.Node("", "GlobalAveragePool", [source])
+    pooled.outputs[0].name, pooled.outputs[0].type = f"{target.name}_pooled", target.type
+    pooled.outputs[0].shape = ir.Shape([*source.shape[:2], 1, 1])
+    graph.insert_before(node, pooled)
+    _becomes(node, "Flatten", pooled.outputs[0])
+
+
 def slices_to_one(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     """Cropping one axis and then another is one Slice: the exporter writes one, and one copy, per axis."""
     source = node.inputs[0] if node.op_type == "Slice" else None
@@ -157,7 +208,15 @@ def batchnorm_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     )
 
 
-RULES: tuple[Rule, ...] = (batchnorm_to_conv, resize_by_constants, pool_without_ceil, slices_to_one)
+RULES: tuple[Rule, ...] = (
+    batchnorm_to_conv,
+    resize_by_constants,
+    pool_without_ceil,
+    pool_of_odd_width_to_conv,
+    mean_to_pool,
+    slices_to_one,
+    sums_in_order,
+)
 
 
 def _becomes(node: ir.Node, op_type: str, *inputs: ir.Value) -> None:

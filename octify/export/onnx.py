@@ -7,13 +7,9 @@ name only if its answers are the model's (``octify.export.parity``).
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +21,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from octify.errors import CheckFailed, ExportError
+from octify.errors import ExportError
+from octify.export.calls import (
+    Checks,
+    as_inputs,
+    batch_size,
+    captures,
+    dynamic_shapes,
+    expected_outputs,
+    fixed_batch,
+    judged,
+    quiet,
+    root,
+    shortened,
+    with_batch,
+)
 from octify.export.deploy import make_deployable
 from octify.export.fold import fold_batchnorm
-from octify.export.parity import Call, Outputs, Parity, compare, float32_noise, run
+from octify.export.parity import Parity
+from octify.export.split import split_by_convolution
 from octify.files import check_file, staged_file
 from octify.trace.tracer import user_line
 
 _LARGEST_FILE = 2**31 - 2**20  # protobuf's limit, less a little for the graph
-
-Checks = dict[int, tuple[Sequence[Any], Outputs]]  # by batch size: inputs, and what must come out
 
 
 @dataclass(frozen=True)
@@ -91,11 +100,12 @@ def export_onnx(
     """
     path = Path(path)
     check_file(path)
-    inputs = _as_inputs(example_inputs)
+    inputs = as_inputs(example_inputs)
     reference = copy.deepcopy(model).cpu().float().eval()
-    with _quiet():
-        checks = _expected_outputs(reference, inputs, dynamic_batch)
-        program = _to_onnx(fold_batchnorm(reference, inputs), inputs, dynamic_batch, opset)
+    with quiet():
+        checks = expected_outputs(reference, inputs, dynamic_batch)
+        ready = fold_batchnorm(split_by_convolution(copy.deepcopy(reference)), inputs)
+        program = _to_onnx(ready, inputs, dynamic_batch, opset)
         make_deployable(program)
     del reference  # models can be large, and writing one copies it more than once
     _name_outputs(program.graph, next(iter(checks.values()))[1].names)
@@ -116,66 +126,13 @@ def export_onnx(
     )
 
 
-def _as_inputs(example_inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
-    """The inputs on the CPU, floating point ones in float32."""
-    generator = torch.Generator().manual_seed(0)
-
-    def prepared(x: Tensor) -> Tensor:
-        if not x.is_floating_point():
-            return torch.zeros_like(x, device="cpu") if x.is_meta else x.detach().cpu()
-        return torch.randn(x.shape, generator=generator) if x.is_meta else x.detach().cpu().float()
-
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    return tuple(pytree.tree_map_only(Tensor, prepared, inputs))
-
-
-def _batch_size(inputs: Sequence[Any]) -> int | None:
-    """First dimension of the first tensor that has one."""
-    return next((x.shape[0] for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.ndim), None)
-
-
-def _with_batch(inputs: Sequence[Any], size: int) -> tuple[Any, ...]:
-    """The inputs at another batch size. New rows are old ones, rotated: values of the same kind."""
-    batch = _batch_size(inputs)
-
-    def resized(x: Tensor) -> Tensor:
-        if x.ndim == 0 or x.shape[0] != batch:
-            return x
-        rows = [x[i % batch].roll(i // batch, -1) if x.ndim > 1 else x[i % batch] for i in range(size)]
-        return torch.stack(rows)
-
-    return tuple(pytree.tree_map_only(Tensor, resized, tuple(inputs)))
-
-
-def _expected_outputs(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> Checks:
-    """By batch size: the inputs to check with, and what the model makes of them."""
-    batch = _batch_size(inputs)
-    sizes = [batch or 1, (batch or 1) + 1] if dynamic_batch and batch is not None else [batch or 1]
-    calls: dict[int, Call] = {}
-    for size in sizes:
-        given = inputs if size == batch or batch is None else _with_batch(inputs, size)
-        try:
-            calls[size] = given, run(model, given)
-        except Exception as error:
-            if size != sizes[0]:
-                raise _fixed_batch(error) from error
-            raise ExportError(
-                "the model does not run on the example inputs",
-                where=user_line(error),
-                why=_shortened(error),
-                hint="give the size it was made for, for instance --input 1x3x224x224",
-            ) from error
-    measured = float32_noise(model, list(calls.values()))
-    return {size: (calls[size][0], outputs) for size, outputs in zip(calls, measured, strict=True)}
-
-
 def _to_onnx(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool, opset: int | None) -> ir.Model:
     """PyTorch's exporter. Nothing is resized silently: an open batch that gets fixed is an error."""
-    batch = _batch_size(inputs)
+    batch = batch_size(inputs)
     dynamic = dynamic_batch and batch is not None
     # torch.export takes a dimension of 1 for a constant.
-    sample = _with_batch(inputs, 2) if dynamic and batch == 1 else inputs
-    shapes = _dynamic_shapes(sample) if dynamic else None
+    sample = with_batch(inputs, 2) if dynamic and batch == 1 else inputs
+    shapes = dynamic_shapes(sample) if dynamic else None
     try:
         program = torch.onnx.export(
             model,
@@ -187,45 +144,18 @@ def _to_onnx(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool, ops
             optimize=True,
         )
     except Exception as error:
-        if dynamic and not _captures(model, sample, shapes) and _captures(model, inputs, None):
-            raise _fixed_batch(error) from error
+        if dynamic and not captures(model, sample, shapes) and captures(model, inputs, None):
+            raise fixed_batch(error) from error
         raise ExportError(
-            "the model cannot be exported to ONNX", where=user_line(_root(error)), why=_shortened(error)
+            "the model cannot be exported to ONNX", where=user_line(root(error)), why=shortened(error)
         ) from error
     assert program is not None
     exported: ir.Model = program.model
     if dynamic and not any(
         value.shape and not isinstance(value.shape[0], int) for value in exported.graph.inputs
     ):
-        raise _fixed_batch(None)
+        raise fixed_batch(None)
     return exported
-
-
-def _dynamic_shapes(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    batch, dim = _batch_size(inputs), torch.export.Dim("batch")
-
-    def shape(x: Any) -> dict[int, Any] | None:
-        return {0: dim} if isinstance(x, Tensor) and x.ndim and x.shape[0] == batch else None
-
-    return tuple(pytree.tree_map(shape, inputs))
-
-
-def _captures(model: nn.Module, inputs: tuple[Any, ...], shapes: tuple[Any, ...] | None) -> bool:
-    """Whether the first half of an export works, the one in which a batch can get fixed."""
-    try:
-        torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
-    except Exception:  # only whether, not why: the caller has the error of the export itself
-        return False
-    return True
-
-
-def _fixed_batch(error: BaseException | None) -> ExportError:
-    return ExportError(
-        "the model works at one batch size only",
-        where=None if error is None else user_line(_root(error)),
-        why="its code fixes the batch size" if error is None else _shortened(error),
-        hint="export it for that batch size alone: dynamic_batch=False, or --static-batch",
-    )
 
 
 def _name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
@@ -252,17 +182,8 @@ def _check(file: Path, path: Path, checks: Checks) -> Parity:
     try:
         answers = dict(zip(checks, run_onnx(file, *(inputs for inputs, _ in checks.values())), strict=True))
     except Exception as error:  # onnxruntime's own, which share no base class
-        raise ExportError("onnxruntime does not run the exported file", why=_shortened(error)) from error
-    judged = {size: compare(checks[size][1], answers[size]) for size in checks}
-    size, worst = max(judged.items(), key=lambda item: item[1].margin)
-    if not worst.passed:
-        raise CheckFailed(
-            "the exported file does not compute what the model computes",
-            where=f"{worst.output}, batch {size}",
-            why=f"max |onnxruntime - PyTorch| is {worst.max_abs_error:.3g} ({worst.max_rel_error:.3g} of the "
-            f"largest value); rounding explains {worst.tolerance:.3g}. {path} was not written",
-        )
-    return worst
+        raise ExportError("onnxruntime does not run the exported file", why=shortened(error)) from error
+    return judged(checks, answers, "onnxruntime", path)
 
 
 def run_onnx(file: Path, *calls: Sequence[Any]) -> list[list[Tensor]]:
@@ -278,37 +199,3 @@ def run_onnx(file: Path, *calls: Sequence[Any]) -> list[list[Tensor]]:
         feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
         answers.append([torch.from_numpy(np.asarray(y)) for y in session.run(None, feed)])
     return answers
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Swallow the exporter's progress, logs and warnings: what matters comes as an exception.
-
-    Failing, torch prints whole graphs, on stderr.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _shortened(error: BaseException, limit: int = 300) -> str:
-    """Type and first two lines of the innermost cause."""
-    root = _root(error)
-    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
-    text = " ".join([f"{type(root).__name__}:", *lines[:2]])
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,10 +170,17 @@ def _without_cuda() -> str | None:
     return "this onnxruntime has no CUDA provider; pip install onnxruntime-gpu on a machine with a GPU"
 
 
+def _without_compiler() -> str | None:
+    asked = os.environ.get("CXX")
+    if any(shutil.which(name) for name in ((asked,) if asked else ("g++", "clang++", "cl"))):
+        return None
+    return "inductor needs a C++ compiler, and there is none here (g++, clang++, or what CXX names)"
+
+
 RUNTIMES: Mapping[str, Runtime] = {
     "onnxruntime": Runtime("onnx", _onnxruntime("CPUExecutionProvider")),
     "onnxruntime-cuda": Runtime("onnx", _onnxruntime("CUDAExecutionProvider"), _without_cuda),
     "eager": Runtime("module", _eager(torch.contiguous_format)),
     "channels-last": Runtime("module", _eager(torch.channels_last)),
-    "compile": Runtime("module", _compiled),
+    "compile": Runtime("module", _compiled, _without_compiler),
 }

@@ -9,6 +9,7 @@ from octify.nn.conv_transpose import (
     OctaveConvTranspose3d,
 )
 from octify.nn.norm import OctaveBatchNorm2d, OctaveChannelwise
+from octify.nn.prunable import prunable
 
 __all__ = [
     "MergeOctave",
@@ -23,4 +24,5 @@ __all__ = [
     "OctaveConvTranspose2d",
     "OctaveConvTranspose3d",
     "SplitOctave",
+    "prunable",
 ]

@@ -28,8 +28,8 @@ class SplitOctave(nn.Module):
         self.high_channels, self.low_channels = split_indices(
             channels, last_channels(channels, alpha) if low is None else low
         )
-        self.pick_high = Gather(self.high_channels) if self.high_channels else None
-        self.pick_low = Gather(self.low_channels) if self.low_channels else None
+        self.pick_high = Gather(self.high_channels, channels) if self.high_channels else None
+        self.pick_low = Gather(self.low_channels, channels) if self.low_channels else None
 
     def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         high = None if self.pick_high is None else self.pick_high(x)

@@ -29,11 +29,15 @@ def split_indices(channels: int, low: Iterable[int]) -> tuple[tuple[int, ...], t
 
 
 class Gather(nn.Module):
-    """Selects channels: (N, C, ...) -> (N, len(indices), ...). Contiguous ones by a view."""
+    """Selects channels: (N, C, ...) -> (N, len(indices), ...). Contiguous ones by a view.
 
-    def __init__(self, indices: Sequence[int]) -> None:
+    ``channels`` is C, by default as many as there are indices (an order of all channels).
+    """
+
+    def __init__(self, indices: Sequence[int], channels: int | None = None) -> None:
         super().__init__()
         self.indices = tuple(indices)
+        self.channels = len(self.indices) if channels is None else channels
         first = self.indices[0] if self.indices else 0
         self.contiguous = self.indices == tuple(range(first, first + len(self.indices)))
         if not self.contiguous:

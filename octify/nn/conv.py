@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.kernels import PATHS, Axis, Path, PathName, SameAxis, Scheme, path
+from octify.kernels import PATHS, Axis, Exchange, Path, PathName, SameAxis, Scheme, path
 from octify.nn.channels import last_channels, split_indices
 from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample
-from octify.nn.groups import Grouped, Run, UnevenGroups, refuse_scattered
+from octify.nn.groups import Grouped, Run, UnevenGroups, needs_no_exchange, refuse_scattered
 
 _CONV: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, type[nn.Module]] = {
@@ -85,6 +85,9 @@ class OctaveConv(nn.Module):
         Share of low-frequency channels, ``int(alpha * channels)`` of them, last. 0 is dense.
     kernels:
         ``"paper"`` (original kernel size on every path) or ``"exact"``.
+    exchange:
+        ``"full"``, or ``"spatial"``: a 1x1 convolution between octave values keeps high and low channels
+        apart (``octify.nn.groups.needs_no_exchange``); any other has all its paths.
 
     Shapes: high (N, I - Li, *size) and low (N, Li, *ceil(size / 2)); a branch without channels is None.
     """
@@ -109,17 +112,23 @@ class OctaveConv(nn.Module):
         alpha_in: float = 0.5,
         alpha_out: float = 0.5,
         kernels: Scheme = "paper",
+        exchange: Exchange = "full",
     ) -> None:
         super().__init__()
         dense = _CONV[self.spatial_dims](
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
         low_in = _grouped_last(in_channels, alpha_in, groups)
-        self._build(dense, low_in, _grouped_last(out_channels, alpha_out, groups), kernels)
+        self._build(dense, low_in, _grouped_last(out_channels, alpha_out, groups), kernels, exchange)
 
     @classmethod
     def from_conv(
-        cls, conv: nn.Module, low_in: Sequence[int], low_out: Sequence[int], kernels: Scheme = "paper"
+        cls,
+        conv: nn.Module,
+        low_in: Sequence[int],
+        low_out: Sequence[int],
+        kernels: Scheme = "paper",
+        exchange: Exchange = "full",
     ) -> OctaveConv:
         """The octave form of ``conv`` (an ``nn.Conv*d``, left untouched).
 
@@ -129,10 +138,17 @@ class OctaveConv(nn.Module):
         """
         made = cls.__new__(cls)
         nn.Module.__init__(made)
-        made._build(conv, low_in, low_out, kernels)
+        made._build(conv, low_in, low_out, kernels, exchange)
         return made
 
-    def _build(self, conv: nn.Module, low_in: Sequence[int], low_out: Sequence[int], kernels: Scheme) -> None:
+    def _build(
+        self,
+        conv: nn.Module,
+        low_in: Sequence[int],
+        low_out: Sequence[int],
+        kernels: Scheme,
+        exchange: Exchange,
+    ) -> None:
         assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.groups, self.kernels = conv.groups, kernels
@@ -141,11 +157,13 @@ class OctaveConv(nn.Module):
         outs = dict(zip(("high", "low"), split_indices(conv.out_channels, low_out), strict=True))
         self.low_in, self.low_out = ins["low"], outs["low"]
         refuse_scattered(conv, self.low_in, self.low_out)
+        apart = exchange == "spatial" and needs_no_exchange(conv, self.low_in, self.low_out)
+        self.exchange: Exchange = "spatial" if apart else "full"
         self.recipes: dict[PathName, Path] = {}
         for name in sorted(PATHS, key=lambda name: not _same_resolution(name)):
             source, target = name.split("_to_")
             grouped = Grouped.of(conv, ins[source], outs[target])
-            if not any(run.leads for run in grouped.runs):
+            if not any(run.leads for run in grouped.runs) or (apart and not _same_resolution(name)):
                 setattr(self, name, None)
                 continue
             self.recipes[name] = self._recipe(name)
@@ -270,6 +288,7 @@ class OctaveConv(nn.Module):
         return (
             f"{self.in_channels}, {self.out_channels}, low_in={len(self.low_in)}, "
             f"low_out={len(self.low_out)}, kernels={self.kernels!r}"
+            + (f", exchange={self.exchange!r}" if self.exchange != "full" else "")
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.kernels import Axis, Path, PathName, Scheme
+from octify.kernels import Axis, Exchange, Path, PathName, Scheme
 from octify.kernels_transpose import TransposedAxis, transposed_path
 from octify.nn.conv import _NOMINAL_LENGTH, OctaveConv, _fit, _grouped_last
 from octify.nn.functional import crop, low_size, octave_axes
@@ -98,9 +98,16 @@ class OctaveConvTranspose(OctaveConv):
         low_out = _grouped_last(out_channels, alpha_out, groups) if groups < in_channels else low_in
         self._build(dense, low_in, low_out, kernels)
 
-    def _build(self, conv: nn.Module, low_in: Sequence[int], low_out: Sequence[int], kernels: Scheme) -> None:
+    def _build(
+        self,
+        conv: nn.Module,
+        low_in: Sequence[int],
+        low_out: Sequence[int],
+        kernels: Scheme,
+        exchange: Exchange = "full",
+    ) -> None:
         self._geometry = transposed_axes(conv)
-        super()._build(_as_convolution(conv), low_in, low_out, kernels)
+        super()._build(_as_convolution(conv), low_in, low_out, kernels, exchange)
 
     def _axes(self, conv: nn.Module) -> tuple[Axis, ...]:
         return self._geometry

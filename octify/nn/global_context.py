@@ -49,7 +49,8 @@ class OctaveGlobalContext(nn.Module):
         high_channels, low_channels = split_indices(channels, low)
         self.score_high, self.score_low = _parted(original.conv_attn, high_channels, low_channels)
         self.mlp_scale, self.mlp_add, self.gate = original.mlp_scale, original.mlp_add, original.gate
-        self.pick_high, self.pick_low = Gather(high_channels), Gather(low_channels)
+        self.pick_high = Gather(high_channels, channels)
+        self.pick_low = Gather(low_channels, channels)
         place = {channel: i for i, channel in enumerate(high_channels + low_channels)}
         self.order = Gather([place[channel] for channel in range(channels)])
         self.train(context.training)

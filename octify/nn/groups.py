@@ -115,6 +115,24 @@ def _branches(channels: int, low: Sequence[int]) -> tuple[list[int], list[int]]:
     return [c for c in range(channels) if c not in chosen], sorted(chosen)
 
 
+def needs_no_exchange(layer: nn.Module, low_in: Sequence[int], low_out: Sequence[int]) -> bool:
+    """Whether a layer can do without its high-to-low and low-to-high paths (``exchange = "spatial"``).
+
+    It must be a 1x1 convolution, or a linear layer, whose every output still has inputs then: in every
+    group, high ones for high outputs and low ones for low outputs. Where one side is dense the paths between
+    the resolutions are what splits and merges.
+    """
+    if isinstance(layer, nn.Linear):
+        groups, sizes = 1, (layer.in_features, layer.out_features)
+    elif isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and set(layer.kernel_size) == {1}:
+        groups, sizes = layer.groups, (layer.in_channels, layer.out_channels)
+    else:
+        return False
+    sides = zip(_branches(sizes[0], low_in), _branches(sizes[1], low_out), strict=True)
+    runs = [Grouped.between(into, sizes[0], out, sizes[1], groups).runs for into, out in sides]
+    return all(own and all(run.leads for run in own) for own in runs)
+
+
 def refuse_scattered(conv: nn.Module, low_in: Sequence[int], low_out: Sequence[int], where: str = "") -> None:
     """Raise PlanError, naming the place ``where``, if the low channels are scattered too far."""
     if is_scattered(conv, low_in, low_out):

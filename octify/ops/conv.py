@@ -18,7 +18,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from octify.emitter import Emitter, Value
-from octify.kernels import Scheme
+from octify.kernels import Exchange, Scheme
 from octify.layout import DENSE, Ids, Refusal, Walk
 from octify.nn.conv import OCTAVE_CONV, OctaveConv
 from octify.nn.functional import octave_axes
@@ -150,7 +150,13 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     made = emitter.modules.get(path)
     if made is None:
         made = octave_conv(
-            conv, emitter.shape(operand(node)), pads, planned.low_in, planned.low_out, planned.kernels
+            conv,
+            emitter.shape(operand(node)),
+            pads,
+            planned.low_in,
+            planned.low_out,
+            planned.kernels,
+            planned.exchange,
         )
     return emitter.pair(emitter.call(path, made, x.high, x.low), emitter.mask(node))
 
@@ -162,13 +168,14 @@ def octave_conv(
     low_in: Sequence[int],
     low_out: Sequence[int],
     kernels: Scheme,
+    exchange: Exchange = "full",
 ) -> OctaveConv:
     """The octave form of ``layer``, for an input of ``shape`` that ``before`` has padded."""
     form = form_of(layer, shape)
     assert isinstance(form, Form)
     plain = plain_form(layer, form, shape, before)
     kinds = OCTAVE_CONV if plain.padding_mode == "zeros" else OCTAVE_PADDED
-    return kinds[len(plain.kernel_size)].from_conv(plain, low_in, low_out, kernels)
+    return kinds[len(plain.kernel_size)].from_conv(plain, low_in, low_out, kernels, exchange)
 
 
 OPS = (Op("convolution", _layout, _emit, modules=(nn.Conv1d, nn.Conv2d, nn.Conv3d), any_forward=True),)

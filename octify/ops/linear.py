@@ -88,7 +88,9 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     if made is None:
         dims = len(emitter.shape(source)) - 2
         conv = conv_form(emitter.module(node), dims)
-        made = OCTAVE_CONV[dims].from_conv(conv, planned.low_in, planned.low_out, planned.kernels)
+        made = OCTAVE_CONV[dims].from_conv(
+            conv, planned.low_in, planned.low_out, planned.kernels, planned.exchange
+        )
     pair = emitter.pair(emitter.call(path, made, x.high, x.low), emitter.mask(node))
     return emitter.spread(node, pair)
 

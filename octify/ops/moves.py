@@ -123,4 +123,4 @@ def _selected(emitter: Emitter, branch: fx.Node | None, places: Ids, channels: i
     first, count = int(places[0]), len(places)
     if np.array_equal(places, np.arange(first, first + count)):
         return branch if count == channels else emitter.function(torch.narrow, branch, 1, first, count)
-    return emitter.call(f"octave_order_{len(emitter.modules)}", Gather(places.tolist()), branch)
+    return emitter.call(f"octave_order_{len(emitter.modules)}", Gather(places.tolist(), channels), branch)

@@ -1,14 +1,15 @@
-"""MACs saved against boundaries added: which coupled sets are worth being octave.
+"""What is saved against boundaries added: which coupled sets are worth being octave.
 
-At alpha 1 a set between two octave ones saves no MACs: its convolutions cost a quarter either way.
-Where it needs no boundaries it stays octave, for the memory that it saves.
+What counts is for ``Costs`` to say: MACs, or measured time. At alpha 1 a set between two octave ones
+saves no MACs: its convolutions cost a quarter either way. Where it needs no boundaries it stays
+octave, for the memory that it saves.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from octify.emitter import is_vector
 from octify.layout import DENSE, Ids, Layout, Mask
 from octify.plan.choose import Choice
 from octify.plan.convs import Conv
+from octify.plan.costs import Costs
 from octify.trace import Traced
 
 
@@ -25,12 +27,11 @@ from octify.trace import Traced
 class _Side:
     """One side of a convolution: its channels, and low channels by coupled set."""
 
-    channels: int
     low: Mapping[int, int]
 
-    def alpha(self, octave: Iterable[int], without: int = -1) -> float:
-        chosen = octave if isinstance(octave, (set, frozenset)) else set(octave)
-        return sum(n for s, n in self.low.items() if s in chosen and s != without) / self.channels
+    def count(self, octave: Container[int], without: int = -1) -> int:
+        """Low channels when the sets in ``octave`` are octave."""
+        return sum(n for s, n in self.low.items() if s in octave and s != without)
 
 
 def _low_by_set(ids: Ids, layout: Layout, low: Mask) -> dict[int, int]:
@@ -44,17 +45,14 @@ class _Ledger:
     """What every coupled set is worth, given which sets are octave."""
 
     def __init__(
-        self, traced: Traced, layout: Layout, convs: Sequence[Conv], low: Mask, per_element: float
+        self, traced: Traced, layout: Layout, convs: Sequence[Conv], low: Mask, costs: Costs
     ) -> None:
         self.boundary = _boundary_elements(traced, layout, low)
-        self.per_element = per_element
+        self.costs = costs
         self._sources = (traced, layout, low)
         self.convs = list(convs)
         self.sides = [
-            tuple(
-                _Side(len(ids), _low_by_set(ids, layout, low))
-                for ids in (c.calls[0].ids_in, c.calls[0].ids_out)
-            )
+            tuple(_Side(_low_by_set(ids, layout, low)) for ids in (c.calls[0].ids_in, c.calls[0].ids_out))
             for c in convs
         ]
         self.touching: dict[int, list[int]] = {}
@@ -76,26 +74,25 @@ class _Ledger:
         }
 
     def gain(self, s: int) -> float:
-        """MACs that the set ``s`` saves, less what its boundaries cost, with the others as they are."""
+        """What the set ``s`` saves, less what its boundaries cost, with the others as they are."""
         saved = total = 0.0
         for index in self.touching[s]:
             conv, (into, out) = self.convs[index], self.sides[index]
-            with_it = conv.share(into.alpha(self.octave), out.alpha(self.octave))
-            without = conv.share(into.alpha(self.octave, s), out.alpha(self.octave, s))
-            saved += conv.macs * (without - with_it)
-            total += conv.macs
-        saved = 0.0 if abs(saved) <= 1e-9 * total else saved  # rounding of the shares
-        return saved - self.per_element * self.boundary.get(s, 0.0)
+            without = self.costs.conv(conv, into.count(self.octave, s), out.count(self.octave, s))
+            saved += without - self.costs.conv(conv, into.count(self.octave), out.count(self.octave))
+            total += without
+        saved = 0.0 if abs(saved) <= self.costs.noise * total else saved
+        return saved - self.costs.boundary(self.boundary.get(s, 0.0))
 
     def pays(self, s: int, gain: float) -> bool:
-        """Whether the set is worth it: by the MACs it saves or, if they are none, by its memory."""
-        return gain > 0 or (gain == 0 and s in self.on_maps and not self.boundary.get(s))
+        """Whether the set is worth it: by what it saves or, if that is nothing, by its memory."""
+        memory = self.costs.memory_decides and s in self.on_maps and not self.boundary.get(s)
+        return gain > 0 or (gain == 0 and memory)
 
     def why_not(self, s: int) -> str:
         """The reason of a set that does not pay."""
-        if self.per_element and self.boundary.get(s):
-            return "octave channels here would save fewer MACs than their split and merge layers cost"
-        return "octave channels here would save no MACs"
+        bound = self.costs.boundary(self.boundary.get(s, 0.0))
+        return self.costs.boundary_too_dear if bound else self.costs.nothing_saved
 
     def neighbours(self, s: int) -> set[int]:
         """Octave sets that share a convolution with ``s``."""
@@ -140,13 +137,10 @@ def _boundary_elements(traced: Traced, layout: Layout, low: Mask) -> dict[int, f
 
 
 def dense_where_it_costs(
-    traced: Traced, layout: Layout, convs: Sequence[Conv], choice: Choice, per_element: float
+    traced: Traced, layout: Layout, convs: Sequence[Conv], choice: Choice, costs: Costs
 ) -> Choice:
-    """``choice`` without the sets that do not pay, decided worst first.
-
-    ``per_element`` is what a split or merge layer costs, in MACs per element it passes on.
-    """
-    ledger = _Ledger(traced, layout, convs, choice.low, per_element)
+    """``choice`` without the sets that do not pay, decided worst first."""
+    ledger = _Ledger(traced, layout, convs, choice.low, costs)
     gains = {s: ledger.gain(s) for s in ledger.octave}
     reasons = dict(choice.reasons)
     heap = [(gain, s) for s, gain in gains.items()]

@@ -102,7 +102,7 @@ def budget(traced: Traced, rules: RuleSet, exclude: Sequence[str] = ()) -> Budge
     """The choices that ``rules`` leave. Raises RuleError as ``make_plan`` does."""
     policies = policies_of(traced, rules, exclude)
     layout = couple(traced, frozenset(policies.dense), policies.left)
-    convs = collect(traced, layout)
+    convs = policies.applied(collect(traced, layout))
     divided = cells(layout)
     read = portions(layout, divided)
     fixed = np.zeros(len(divided))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from torch import fx
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from octify.emitter import is_vector
+from octify.kernels import Exchange
 from octify.kernels_transpose import path_share
 from octify.layout import ConvNode, Layout
 from octify.nn.conv_transpose import transposed_axes
@@ -22,9 +24,13 @@ from octify.trace import Traced
 class Conv:
     """One convolution module with all its calls; a linear layer of a map is its 1x1 convolution.
 
+    inputs:
+        Of every call, the spatial size of the map that it reads. ``batch`` is the number of maps.
     macs:
         Of all calls together. ``vector``: every call makes one sample per channel, as in
         squeeze-and-excitation, so there is no resolution to halve.
+    exchange:
+        Whether a 1x1 convolution has the paths between high and low channels.
     """
 
     path: str
@@ -35,6 +41,9 @@ class Conv:
     reduction: int
     stem: bool
     vector: bool
+    inputs: tuple[tuple[int, ...], ...] = ()
+    batch: int = 1
+    exchange: Exchange = "full"
 
     @cached_property
     def depthwise(self) -> bool:
@@ -55,12 +64,18 @@ class Conv:
         quarter = 0.25 if len(self.module.kernel_size) > 1 else 0.5
         if self.depthwise:
             return 1 - alpha_in * (1 - quarter)
+        if self._apart(alpha_in) and self._apart(alpha_out):
+            return (1 - alpha_in) * (1 - alpha_out) + quarter * alpha_in * alpha_out
         to_high = 1.0 if self.low_to_high_costs_full else quarter
         return (
             (1 - alpha_in) * (1 - alpha_out)
             + to_high * alpha_in * (1 - alpha_out)
             + quarter * ((1 - alpha_in) * alpha_out + alpha_in * alpha_out)
         )
+
+    def _apart(self, alpha: float) -> bool:
+        """Whether no path joins the high and low channels of a side: both must be there."""
+        return self.exchange == "spatial" and 0 < alpha < 1 and max(self.module.kernel_size) == 1
 
     def _transposed_share(self, alpha_in: float, alpha_out: float) -> float:
         """As ``share``: every path by its taps (``octify.kernels_transpose``), under both schemes."""
@@ -122,9 +137,19 @@ def collect(traced: Traced, layout: Layout) -> list[Conv]:
                 max(1, round(whole / size)),
                 not any(after[n.name] for node in nodes for n in node.all_input_nodes),
                 all(is_vector(shape) for shape in shapes),
+                tuple(_sizes_read(traced, layout, nodes)),
+                shapes[0][0],
             )
         )
     return found
+
+
+def _sizes_read(traced: Traced, layout: Layout, calls: Sequence[fx.Node]) -> Iterator[tuple[int, ...]]:
+    for call in calls:
+        source = call.all_input_nodes[0]
+        shape = traced.shape(source)
+        if shape is not None:
+            yield layout.map_shape(source.name, shape)[2:]
 
 
 def facts_for_rules(convs: list[Conv], layout: Layout) -> Mapping[str, ConvFacts]:

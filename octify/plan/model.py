@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from octify.errors import PlanError
 from octify.files import staged_file
-from octify.kernels import Scheme
+from octify.kernels import Exchange, Scheme
 from octify.trace.facts import InputSpec
 
 FORMAT = 1
@@ -26,6 +26,7 @@ class ConvPlan:
 
     Both empty means that it is left as it is, for ``reason``. An empty ``low_out`` beside a
     non-empty ``low_in`` ends an octave value; ``reason`` then says why its output is dense.
+    With ``exchange`` ``"spatial"`` it has no paths between high and low channels.
     """
 
     path: str
@@ -35,6 +36,7 @@ class ConvPlan:
     low_out: tuple[int, ...] = ()
     kernels: Scheme = "paper"
     reason: str | None = None
+    exchange: Exchange = "full"
 
     @property
     def converted(self) -> bool:
@@ -100,6 +102,7 @@ class Plan:
                     "low_in": list(conv.low_in),
                     "low_out": list(conv.low_out),
                     "kernels": conv.kernels,
+                    "exchange": conv.exchange,
                     "reason": conv.reason,
                 }
                 for conv in self.convs
@@ -150,6 +153,7 @@ class _Conv(_Strict):
     low_in: list[int] = []
     low_out: list[int] = []
     kernels: str = Field("paper", pattern="^(paper|exact)$")
+    exchange: str = Field("full", pattern="^(full|spatial)$")
     reason: str | None = None
 
 
@@ -190,6 +194,7 @@ class _Document(_Strict):
                     tuple(sorted(c.low_out)),
                     cast(Scheme, c.kernels),
                     c.reason,
+                    cast(Exchange, c.exchange),
                 )
                 for c in self.convolutions
             ),

@@ -3,8 +3,8 @@
 1. The rules give every convolution its policy; a convolution whose output must stay dense is
    taken out of its coupled set (a split layer stands where the graph still ties them).
 2. Every remaining set takes the alpha of its convolutions, and its low channels.
-3. A set that saves fewer MACs than its split and merge layers cost becomes dense, the worst
-   first, since each decision changes what its neighbours save.
+3. A set that saves less (MACs, or what ``Costs`` counts) than its split and merge layers cost
+   becomes dense, the worst first, since each decision changes what its neighbours save.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from torch.nn.modules.conv import _ConvNd
 
 from octify.coupling import couple
 from octify.errors import OctifyError, PlanError
-from octify.kernels import Scheme
+from octify.kernels import Exchange, Scheme
 from octify.layout import DENSE, ConvNode, Layout, Mask, mask_of
-from octify.nn.groups import is_scattered
+from octify.nn.groups import is_scattered, needs_no_exchange
 from octify.ops.conv import ONE_SAMPLE, is_depthwise
 from octify.ops.linear import channels_of
 from octify.plan.balance import dense_where_it_costs
 from octify.plan.choose import Choice, choose
 from octify.plan.convs import Conv, collect
+from octify.plan.costs import Costs, MacCosts
 from octify.plan.model import ConvPlan, Plan
 from octify.plan.policies import Policies, policies_of
 from octify.ruleset import RuleSet
@@ -38,6 +39,7 @@ def make_plan(
     kernels: Scheme = "paper",
     exclude: Sequence[str] = (),
     alphas: Mapping[str, float] | None = None,
+    costs: Costs | None = None,
 ) -> Plan:
     """Plan the conversion of ``traced``.
 
@@ -46,6 +48,8 @@ def make_plan(
     alphas:
         In place of ``alpha``, for the coupled sets that the convolutions at these paths write. A rule
         that states an alpha comes first.
+    costs:
+        What octave channels must lower to be worth it; by default MACs.
 
     Raises OctifyError for an alpha outside [0, 1], RuleError when a path pattern of the rules
     or of ``exclude`` matches no convolution.
@@ -56,17 +60,16 @@ def make_plan(
             why="it is the share of low-frequency channels",
             hint="--alpha 0.5 (from 0 to 1)",
         )
+    counted = costs or MacCosts(rules.settings.boundary_macs_per_element)
     policies = policies_of(traced, rules, exclude)
     unbalanced: dict[str, str] = {}
     while True:
         dense = {**policies.dense, **unbalanced}
         layout = couple(traced, frozenset(dense), policies.left)
-        current = collect(traced, layout)
+        current = policies.applied(collect(traced, layout))
         wanted = _wanted(current, layout, policies, alpha, alphas or {})
         choice = choose(traced, layout, wanted, rules.settings)
-        choice = dense_where_it_costs(
-            traced, layout, current, choice, rules.settings.boundary_macs_per_element
-        )
+        choice = dense_where_it_costs(traced, layout, current, choice, counted)
         scattered = _scattered_outputs(current, choice.low)
         if not scattered:
             return _plan(traced, rules, alpha, kernels, layout, choice, {**policies.left, **dense}, policies)
@@ -127,7 +130,8 @@ def _plan(
             )
             entries[path] = ConvPlan(path, *channels, (), (), scheme, reason)
         else:
-            entries[path] = _entry(call, module, scheme, layout, choice, reasons)
+            exchange = policies.exchange.get(path, "full")
+            entries[path] = _entry(call, module, scheme, exchange, layout, choice, reasons)
     plan = Plan(alpha, rules.name, kernels, traced.inputs, tuple(entries.values()))
     if len(plan.by_path) != len(plan.convs):
         raise PlanError("two convolutions have one path")
@@ -138,6 +142,7 @@ def _entry(
     call: ConvNode,
     module: nn.Module | None,
     scheme: Scheme,
+    exchange: Exchange,
     layout: Layout,
     choice: Choice,
     reasons: Mapping[str, str],
@@ -151,7 +156,9 @@ def _entry(
         reason = reasons.get(call.path) or reason or _dense_reason(call, module, layout, choice)
     elif not low_in:
         reason = reason or ("its input is dense" if (call.ids_in == DENSE).all() else None)
-    return ConvPlan(call.path, len(call.ids_in), len(call.ids_out), low_in, low_out, scheme, reason)
+    if exchange == "spatial" and (module is None or not needs_no_exchange(module, low_in, low_out)):
+        exchange = "full"
+    return ConvPlan(call.path, len(call.ids_in), len(call.ids_out), low_in, low_out, scheme, reason, exchange)
 
 
 def _dense_reason(call: ConvNode, module: nn.Module | None, layout: Layout, choice: Choice) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from octify.coupling import couple
 from octify.errors import RuleError
+from octify.kernels import Exchange
 from octify.layout import Layout
 from octify.plan.convs import Conv, collect, facts_for_rules
 from octify.ruleset import Rule, RuleSet, unmatched
@@ -16,11 +17,20 @@ from octify.trace import Traced
 
 @dataclass(frozen=True)
 class Policies:
-    """What the rules said: paths with a dense output, paths left alone (both with reasons), the rest."""
+    """What the rules said: paths with a dense output, paths left alone (both with reasons), the rest.
+
+    exchange:
+        What paths the convolutions shall have, by path; those of vectors always have all.
+    """
 
     dense: Mapping[str, str]
     left: Mapping[str, str]
     rules: Mapping[str, Rule]
+    exchange: Mapping[str, Exchange]
+
+    def applied(self, convs: Sequence[Conv]) -> list[Conv]:
+        """``convs`` with what is asked of their paths."""
+        return [replace(conv, exchange=self.exchange.get(conv.path, "full")) for conv in convs]
 
 
 def policies_of(traced: Traced, rules: RuleSet, exclude: Sequence[str] = ()) -> Policies:
@@ -81,4 +91,13 @@ def _decide(convs: Sequence[Conv], structure: Layout, rules: RuleSet, exclude: S
             left[conv.path] = rule.reason or "a rule leaves it"
         elif (rule.output == "dense" or rule.alpha == 0) and not conv.depthwise:
             dense[conv.path] = rule.reason or "a rule keeps its output dense"
-    return Policies(dense, left, found)
+    exchange = {
+        conv.path: _exchange(found.get(conv.path), rules)
+        for conv in convs
+        if not conv.vector and conv.path not in left
+    }
+    return Policies(dense, left, found, exchange)
+
+
+def _exchange(rule: Rule | None, rules: RuleSet) -> Exchange:
+    return rules.settings.exchange if rule is None or rule.exchange is None else rule.exchange

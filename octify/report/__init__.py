@@ -1,6 +1,5 @@
-"""What a conversion won, what it left alone, and why."""
+"""What a conversion won, what it left alone, and why. Reading and showing a report needs no torch."""
 
-from octify.report.build import build_report, profile_report
 from octify.report.model import LayerRow, Left, Report, Totals
 
-__all__ = ["LayerRow", "Left", "Report", "Totals", "build_report", "profile_report"]
+__all__ = ["LayerRow", "Left", "Report", "Totals"]

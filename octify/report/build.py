@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from octify.cost import Cost, LayerCost, cost, place_of
 from octify.ops.conv import is_depthwise
 from octify.plan.model import ConvPlan, Plan
+from octify.report.graph import graph_of
 from octify.report.model import BoundaryRow, LayerRow, Left, Report, Totals
 from octify.rewrite import Rewritten
 from octify.trace import Facts, Opaque, Traced
@@ -53,6 +54,7 @@ def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mappin
         tuple(left),
         tuple(BoundaryRow(b.kind, b.after, b.before, b.reason) for b in boundaries),
         tuple(warnings),
+        graph=graph_of(traced, rewritten),
     )
 
 
@@ -182,6 +184,7 @@ def _row(traced: Traced, node: fx.Node, sides: _Sides) -> LayerRow:
         after.parameters,
         before.activation_bytes,
         after.activation_bytes,
+        planned.exchange if planned else "full",
     )
 
 

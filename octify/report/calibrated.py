@@ -28,7 +28,8 @@ def with_calibration(report: Report, calibrated: Calibrated) -> Report:
         tuple(sorted(calibrated.left.items())),
     )
     warnings = tuple(w for w in report.warnings if w != UNCALIBRATED)
-    return replace(report, calibration=row, warnings=(*warnings, *calibrated.warnings))
+    told = (*warnings, *calibrated.warnings)
+    return replace(report, calibration=row, warnings=told, spectrum=calibrated.spectrum)
 
 
 def with_allocation(report: Report, allocation: Allocation) -> Report:

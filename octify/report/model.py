@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from octify.report.allocation import AllocationRow
 from octify.report.calibration import CalibrationRow
+from octify.report.spectrum import SpectrumRow
+from octify.report.tuning import TuningRow
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -22,6 +24,8 @@ class LayerRow:
         class or function name.
     output_size:
         Spatial size of its output at the example inputs.
+    exchange:
+        ``"spatial"`` where it has no paths between high and low channels.
     """
 
     path: str
@@ -40,6 +44,7 @@ class LayerRow:
     parameters_after: int
     activation_bytes_before: int
     activation_bytes_after: int
+    exchange: str = "full"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,34 @@ class BoundaryRow:
     after: str
     before: str
     reason: str
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """One value of the network as it is drawn: an operation of the original, a split or a merge.
+
+    kind:
+        ``"input"``, ``"output"``, ``"operation"``, ``"split"`` or ``"merge"``.
+    path:
+        Of its module; empty for a function.
+    operation:
+        Class of the module, or name of the function.
+    shape:
+        Of the original's value at the example inputs; empty if it yields no single tensor.
+    low_channels:
+        How many of its channels are at half resolution; 0 for a dense value.
+    inputs:
+        Names of the nodes it reads.
+    """
+
+    name: str
+    kind: str
+    path: str
+    operation: str
+    shape: tuple[int, ...]
+    low_channels: int
+    inputs: tuple[str, ...]
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +129,9 @@ class Report:
     warnings: tuple[str, ...]
     calibration: CalibrationRow | None = None
     allocation: AllocationRow | None = None
+    graph: tuple[GraphNode, ...] = ()
+    spectrum: SpectrumRow | None = None
+    tuning: tuple[TuningRow, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -112,7 +148,23 @@ class Report:
             "warnings": list(self.warnings),
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "allocation": None if self.allocation is None else self.allocation.to_dict(),
+            "graph": [asdict(node) for node in self.graph],
+            "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
+            "tuning": [row.to_dict() for row in self.tuning],
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The report of ``to_dict``'s form, or of an older version's. Raises ``pydantic.ValidationError``."""
+        from octify.report.stored import report_of
+
+        return report_of(data)
+
+    def to_html(self) -> str:
+        """The report as one HTML page that needs nothing but a browser: no network, no other file."""
+        from octify.report.html import conversion_page
+
+        return conversion_page(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         from octify.report.terminal import render

@@ -12,6 +12,8 @@ from rich.text import Text
 from octify.report.allocation import render_allocation
 from octify.report.calibration import render_calibration
 from octify.report.model import LayerRow, Left, Report
+from octify.report.spectrum import render_spectrum
+from octify.report.tuning import render_tuning
 
 _SHOWN_PATHS = 6
 
@@ -31,6 +33,12 @@ def render(report: Report) -> Iterator[RenderableType]:
     if report.allocation is not None:
         yield Text("")
         yield from render_allocation(report.allocation)
+    if report.spectrum is not None:
+        yield Text("")
+        yield from render_spectrum(report.spectrum)
+    for row in report.tuning:
+        yield Text("")
+        yield from render_tuning(row)
     yield Text("")
     yield _totals(report)
 
@@ -59,7 +67,7 @@ def _layer(row: LayerRow) -> Sequence[str]:
     stride = max(row.stride, default=1)
     return (
         row.path,
-        row.kind,
+        row.kind if row.exchange == "full" else f"{row.kind}, no exchange",
         f"{kernel} / {stride}" if stride > 1 else kernel,
         f"{row.in_channels} > {row.out_channels}",
         "x".join(map(str, row.output_size)),

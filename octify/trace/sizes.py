@@ -17,6 +17,8 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from octify.trace.inplace import InPlaceProxy
+
 
 class Sizes(tuple[Any, ...]):
     """A shape: a proxy of the batch, then numbers."""
@@ -36,7 +38,7 @@ class Sizes(tuple[Any, ...]):
         return tuple(tracer.create_arg(size) for size in self)
 
 
-class SizedProxy(fx.Proxy):
+class SizedProxy(InPlaceProxy):
     """A proxy that answers questions about sizes where its tracer knows them."""
 
     _is_param = False  # what torch asks of a tensor that is set as an attribute of a module
@@ -140,7 +142,7 @@ class RecordBatch(TorchFunctionMode):
 
 
 def _is_open(leaf: Any) -> bool:
-    return type(leaf) in (Sizes, SizedProxy, fx.proxy.Attribute)
+    return type(leaf) in (Sizes, SizedProxy, InPlaceProxy, fx.proxy.Attribute)
 
 
 _INTO_A_NUMBER = ("chunk", "tensor_split")  # of parts, unless there are fewer samples than that
@@ -201,11 +203,11 @@ class SizedTracer(fx.Tracer):
         return len(value)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return super().proxy(node) if self._mode is None else SizedProxy(node, self)
+        return (InPlaceProxy if self._mode is None else SizedProxy)(node, self)
 
     def create_arg(self, a: Any) -> Any:
         # By type: a proxy of a tensor passes for one, and would be taken for a constant.
-        return a.node if type(a) is SizedProxy else super().create_arg(a)
+        return a.node if type(a) in (SizedProxy, InPlaceProxy) else super().create_arg(a)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)

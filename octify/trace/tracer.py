@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from octify.errors import TraceError
 from octify.trace.arguments import Arguments
+from octify.trace.inplace import make_visible
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Traced
 from octify.trace.sizes import RecordBatch, SizedTracer
@@ -272,6 +273,7 @@ def _attempt(
     with contextlib.nullcontext() if mode is None else RecordBatch(tracer):
         graph = tracer.trace(clean)
     _drop_assertions(graph)
+    make_visible(clean, graph)
     module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
     module.graph.eliminate_dead_code()
     module.recompile()

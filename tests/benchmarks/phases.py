@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.plan.planner import make_plan
-from octify.report import build_report
+from octify.report.build import build_report
 from octify.rewrite import rewrite
 from octify.ruleset import load_rules
 from octify.trace import Traced, trace

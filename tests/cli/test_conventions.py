@@ -29,6 +29,7 @@ COMMANDS = [
     "bench",
     "sweep",
     "verify",
+    "report",
     "rules list",
     "rules show",
     "rules check",

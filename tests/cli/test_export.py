@@ -77,3 +77,16 @@ def test_the_inputs_of_the_conversion_are_remembered(
     assert octify("export", "out", "x.onnx").code == 0
     assert octify("export", "out", "x.onnx", "--input", "2x3x32x32").code == 0
     assert exports == [(1, 3, 48, 48), (2, 3, 32, 32)]
+
+
+def test_a_program_by_its_suffix(octify: Any, net: Path) -> None:
+    assert octify("convert", net, "-o", "out").code == 0
+    outcome = octify("export", "out", "x.pt2", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["program"]["passed"] is True
+    assert outcome.json["program"]["path"] == "x.pt2"
+    batch = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = library.load(Path("out"), load_source(str(net)).model)(batch)
+        answer = torch.export.load("x.pt2").module()(batch)
+    assert (answer - expected).abs().max() <= 1e-4 * expected.abs().max()

@@ -10,7 +10,7 @@ def test_list_names_the_built_in_rule_sets(octify: Any) -> None:
     outcome = octify("rules", "list")
     assert outcome.code == 0
     names = {line.split()[0] for line in outcome.out.splitlines()}
-    assert {"default", "paper", "everywhere"} <= names
+    assert {"default", "paper", "everywhere", "fast"} <= names
     document = octify("rules", "list", "--json").json
     assert {each["name"] for each in document["rules"]} == names
     assert all(each["description"] for each in document["rules"])
@@ -18,7 +18,7 @@ def test_list_names_the_built_in_rule_sets(octify: Any) -> None:
 
 
 def test_what_show_prints_is_a_valid_rule_file(octify: Any, net: Path) -> None:
-    for name in ("default", "paper", "everywhere"):
+    for name in ("default", "paper", "everywhere", "fast"):
         outcome = octify("rules", "show", name)
         assert outcome.code == 0
         Path("mine.toml").write_text(outcome.out)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import octify
 from octify.plan.planner import make_plan
-from octify.report import Report, build_report
+from octify.report import Report
+from octify.report.build import build_report
 from octify.rewrite import rewrite
 from octify.ruleset import load_rules
 from octify.trace import Traced, trace

@@ -30,7 +30,8 @@ from octify.plan import Plan
 from octify.plan.planner import make_plan
 from octify.plan.resolve import resolve
 from octify.projection import reference
-from octify.report import Report, build_report
+from octify.report import Report
+from octify.report.build import build_report
 from octify.rewrite import Rewritten, rewrite
 from octify.ruleset import load_rules
 from octify.trace import Traced, trace

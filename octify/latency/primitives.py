@@ -1,0 +1,173 @@
+"""How long the operators of an octave network take in onnxruntime, each by itself.
+
+An operator stands in a graph of its own, between convolutions where its neighbours in a network would
+be: onnxruntime keeps values between convolutions in a blocked layout, and an operator that it has in
+that layout takes another time there. Only the operator's own kernel time counts (onnxruntime's
+profiler), not what the neighbours or the change of layout at the ends take.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from octify.latency.runtime import session_of
+
+Kind = Literal["conv", "conv_transpose", "pool", "up", "merge"]
+_CALLS = 25
+_NAMES: dict[Kind, frozenset[str]] = {
+    "conv": frozenset({"Conv", "FusedConv"}),
+    "conv_transpose": frozenset({"ConvTranspose"}),
+    "pool": frozenset({"AveragePool"}),
+    "up": frozenset({"Upsample", "Resize"}),
+    "merge": frozenset({"Upsample", "Resize", "Concat", "ReorderInput", "ReorderOutput"}),
+}
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator at one size.
+
+    kind:
+        ``pool`` is a 2x2 average pool, ``up`` a nearest upsampling by 2 that a convolution's result is
+        added to, ``merge`` the same and a concatenation with half as many channels at full size.
+    size:
+        Of the map that it reads, without batch and channels.
+    pads:
+        As ONNX has them: all beginnings, then all ends.
+    """
+
+    kind: Kind
+    batch: int
+    channels_in: int
+    channels_out: int
+    size: tuple[int, ...]
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    groups: int = 1
+
+    @property
+    def key(self) -> str:
+        """All of it in one word, for a table."""
+        kernel = "x".join(map(str, self.kernel))
+        details = [f"k{kernel}", *(f"{n}{v}" for n, v in self._geometry())] if self.kernel else []
+        size = "x".join(map(str, (self.batch, self.channels_in, *self.size)))
+        return ",".join([self.kind, size, str(self.channels_out), *details])
+
+    def _geometry(self) -> list[tuple[str, str]]:
+        lists = (("s", self.stride), ("d", self.dilation), ("p", self.pads))
+        return [*((name, "x".join(map(str, values))) for name, values in lists), ("g", str(self.groups))]
+
+
+def milliseconds(op: Op, threads: int) -> float:
+    """Per call of ``op``; the lower quartile over its calls, since whatever else runs only adds time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "op.onnx"
+        onnx.save(_graph(op), path)
+        session = session_of(path, threads, profile=str(Path(folder) / "profile"))
+        feed = _feed(session)
+        for _ in range(_CALLS):
+            session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    spent: dict[str, list[int]] = defaultdict(list)
+    for event in events:
+        name = event["name"]
+        if name.endswith("_kernel_time") and event.get("args", {}).get("op_name") in _NAMES[op.kind]:
+            spent[name].append(event["dur"])
+    return sum(statistics.quantiles(durations[1:], n=4)[0] for durations in spent.values()) / 1000
+
+
+def _feed(session: onnxruntime.InferenceSession) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    return {v.name: random.standard_normal(v.shape).astype(np.float32) for v in session.get_inputs()}
+
+
+class _Builder:
+    """Collects the nodes and weights of a small graph."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self._random = np.random.default_rng(0)
+
+    def weight(self, name: str, *shape: int) -> str:
+        values = self._random.standard_normal(shape).astype(np.float32)
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def near(self, x: str, output: str, channels: int, dims: int) -> str:
+        """A cheap convolution beside the operator, so that it meets the layout of a network."""
+        weight = self.weight(f"{output}_w", channels, 1, *[1] * dims)
+        return self.add("Conv", [x, weight], output, group=channels, kernel_shape=[1] * dims)
+
+    def doubled(self, x: str, output: str, dims: int) -> str:
+        scales = numpy_helper.from_array(np.array([1, 1, *[2] * dims], np.float32), f"{output}_scales")
+        self.weights.append(scales)
+        attributes = {"mode": "nearest", "nearest_mode": "floor"}
+        return self.add(
+            "Resize",
+            [x, "", scales.name],
+            output,
+            coordinate_transformation_mode="asymmetric",
+            **attributes,
+        )
+
+
+def _graph(op: Op) -> onnx.ModelProto:
+    build, dims = _Builder(), len(op.size)
+    inputs = {"x": (op.batch, op.channels_in, *op.size)}
+    if op.kind in ("conv", "conv_transpose"):
+        transposed = op.kind == "conv_transpose"
+        first, second = (op.channels_in, op.channels_out) if transposed else (op.channels_out, op.channels_in)
+        weight = build.weight("w", first, second // op.groups, *op.kernel)
+        bias = build.weight("b", op.channels_out)
+        build.add(
+            "ConvTranspose" if transposed else "Conv",
+            ["x", weight, bias],
+            "y",
+            group=op.groups,
+            kernel_shape=op.kernel,
+            strides=op.stride,
+            dilations=op.dilation,
+            pads=op.pads,
+        )
+    elif op.kind == "pool":
+        x = build.near("x", "near_x", op.channels_in, dims)
+        x = build.add("AveragePool", [x], "pooled", kernel_shape=[2] * dims, strides=[2] * dims)
+        build.near(x, "y", op.channels_in, dims)
+    else:
+        big = tuple(2 * n for n in op.size)
+        inputs["z"] = (op.batch, op.channels_in, *big)
+        x = build.near("x", "near_x", op.channels_in, dims)
+        z = build.near("z", "near_z", op.channels_in, dims)
+        x = build.doubled(x, "doubled", dims)
+        if op.kind == "up":
+            build.add("Add", [z, x], "y")
+        else:
+            both = build.add("Concat", [z, x], "both", axis=1)
+            build.near(both, "y", 2 * op.channels_in, dims)
+    graph = helper.make_graph(
+        build.nodes,
+        "op",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in inputs.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        build.weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

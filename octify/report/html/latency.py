@@ -1,0 +1,48 @@
+"""Measured times."""
+
+from __future__ import annotations
+
+from octify.report.html.tables import Cell, Column, Row, table
+from octify.report.html.tags import Child, tag
+from octify.report.latency_rows import LatencyRows
+
+_ABSENT = (
+    "Not measured. octify bench DIR --json > DIR/bench.json times the converted model against the original, "
+    "and octify report DIR --html FILE then shows it here."
+)
+_COLUMNS = (
+    Column("model", "model"),
+    Column("runtime", "runtime"),
+    Column("batch", "batch", True),
+    Column("threads", "threads", True),
+    Column("median", "ms per call", True),
+    Column("quartiles", "quartiles, ms", True),
+    Column("speedup", "speed-up", True),
+)
+
+
+def rows(measured: LatencyRows | None) -> Child:
+    """Medians, quartiles and speed-ups."""
+    if measured is None or not measured.rows:
+        return tag("p", _ABSENT)
+    versions = ", ".join(f"{name} {number}" for name, number in measured.versions.items())
+    rounds = measured.rows[0].timing.rounds
+    told = (
+        f"Medians of {rounds} interleaved rounds on {measured.machine} ({versions}). "
+        "Speed-ups are to the first model."
+    )
+    body = [
+        Row(
+            [
+                Cell(row.model, row.model),
+                Cell(row.runtime, row.runtime),
+                Cell(str(row.batch), row.batch),
+                Cell(str(row.threads), row.threads),
+                Cell(f"{row.timing.median:.2f}", row.timing.median),
+                Cell(f"{row.timing.quartile1:.2f} to {row.timing.quartile3:.2f}", row.timing.quartile1),
+                Cell(f"{row.timing.speedup:.2f}", row.timing.speedup),
+            ]
+        )
+        for row in measured.rows
+    ]
+    return [tag("p", told), table("latency-table", "Latency", _COLUMNS, body)]

@@ -1,0 +1,157 @@
+"""A layered drawing of a directed graph: every edge leads downwards (Sugiyama et al. 1981).
+
+Ranks are longest paths from the sources. A value that is read further down gets one lane, a slot on every
+rank it passes, whoever reads it, so that a dense block's edges run side by side instead of criss-cross.
+Slots are ordered by barycentres; then each rank's positions are the least squares closest to its neighbours'
+that keep order and distances (isotonic regression, pool adjacent violators).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_SWEEPS = 8
+_GAP = 18.0  # between slots of a rank
+_LANE = 8.0  # width of a lane's slot
+
+Slot = tuple[str, int]  # a node on its rank, or its lane on a rank below
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Where everything is: the centre x of every slot, the rank of every node, and the edges.
+
+    edges:
+        From slot to slot on the next rank, with the node whose value runs along it.
+    """
+
+    x: Mapping[Slot, float]
+    rank: Mapping[str, int]
+    edges: Sequence[tuple[Slot, Slot]]
+    width: float
+    ranks: int
+
+
+def layered(inputs: Mapping[str, Sequence[str]], width: float) -> Drawing:
+    """Lay out nodes of ``width``, given operands first with the names of what they read."""
+    rank = _ranks(inputs)
+    edges = _edges(inputs, rank)
+    rows = _rows(rank, edges)
+    above: dict[Slot, list[Slot]] = {slot: [] for row in rows for slot in row}
+    below: dict[Slot, list[Slot]] = {slot: [] for row in rows for slot in row}
+    for a, b in edges:
+        above[b].append(a)
+        below[a].append(b)
+    for sweep in range(_SWEEPS):
+        _order(rows if sweep % 2 == 0 else rows[::-1], above if sweep % 2 == 0 else below)
+    x = _positions(rows, above, below, rank, width)
+    left = min((x[slot] - _breadth(slot, rank, width) / 2 for slot in x), default=0.0)
+    right = max((x[slot] + _breadth(slot, rank, width) / 2 for slot in x), default=0.0)
+    return Drawing({slot: value - left for slot, value in x.items()}, rank, edges, right - left, len(rows))
+
+
+def _ranks(inputs: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    rank: dict[str, int] = {}
+    for name, read in inputs.items():
+        rank[name] = max((rank[source] + 1 for source in read if source in rank), default=0)
+    return rank
+
+
+def _edges(inputs: Mapping[str, Sequence[str]], rank: Mapping[str, int]) -> list[tuple[Slot, Slot]]:
+    """Steps of one rank each; a lane is shared by all readers of a value."""
+    found: dict[tuple[Slot, Slot], None] = {}
+    for name, read in inputs.items():
+        for source in read:
+            if source not in rank:
+                continue
+            for r in range(rank[source], rank[name] - 1):
+                found[(source, r), (source, r + 1)] = None
+            found[(source, rank[name] - 1), (name, rank[name])] = None
+    return list(found)
+
+
+def _rows(rank: Mapping[str, int], edges: Sequence[tuple[Slot, Slot]]) -> list[list[Slot]]:
+    rows: list[dict[Slot, None]] = [{} for _ in range(max(rank.values(), default=-1) + 1)]
+    for name, r in rank.items():
+        rows[r][name, r] = None
+    for a, b in edges:
+        rows[a[1]][a] = None
+        rows[b[1]][b] = None
+    return [list(row) for row in rows]
+
+
+def _order(rows: Sequence[list[Slot]], neighbours: Mapping[Slot, Sequence[Slot]]) -> None:
+    """Sort every row by the mean place of its slots' neighbours in the row before; the rest stay."""
+    place: dict[Slot, float] = {}
+    for row in rows:
+        key = {}
+        for i, slot in enumerate(row):
+            known = [place[n] for n in neighbours[slot] if n in place]
+            key[slot] = sum(known) / len(known) if known else i / max(1, len(row) - 1)
+        row.sort(key=lambda slot: key[slot])
+        for i, slot in enumerate(row):
+            place[slot] = i / max(1, len(row) - 1) if len(row) > 1 else 0.5
+
+
+def _positions(
+    rows: Sequence[Sequence[Slot]],
+    above: Mapping[Slot, Sequence[Slot]],
+    below: Mapping[Slot, Sequence[Slot]],
+    rank: Mapping[str, int],
+    width: float,
+) -> dict[Slot, float]:
+    x: dict[Slot, float] = {}
+    for row in rows:
+        offsets = _offsets(row, rank, width)
+        middle = (offsets[0] + offsets[-1]) / 2 if offsets else 0.0
+        x |= {slot: offset - middle for slot, offset in zip(row, offsets, strict=True)}
+    # Down by what is above, up by what is below, to carry places through the whole drawing; then by both.
+    passes = [(rows, [above]), (rows[::-1], [below])] * _SWEEPS + [(rows, [above, below])] * _SWEEPS
+    for order, sides in passes:
+        for row in order:
+            wanted, weights = [], []
+            for slot in row:
+                pulls = [(x[n], _pull(slot, n, rank)) for side in sides for n in side[slot]]
+                total = sum(pull for _, pull in pulls)
+                wanted.append(sum(place * pull for place, pull in pulls) / total if total else x[slot])
+                weights.append(total or 1.0)
+            x |= dict(zip(row, _apart(wanted, weights, _offsets(row, rank, width)), strict=True))
+    return x
+
+
+def _pull(a: Slot, b: Slot, rank: Mapping[str, int]) -> float:
+    """How much an edge wants to be vertical: lanes most, then the way from box to box."""
+    lanes = _is_lane(a, rank) + _is_lane(b, rank)
+    return (4.0, 1.0, 8.0)[lanes]
+
+
+def _offsets(row: Sequence[Slot], rank: Mapping[str, int], width: float) -> list[float]:
+    """Places of a row's slots packed as tightly as may be."""
+    found: list[float] = []
+    for i, slot in enumerate(row):
+        half = _breadth(slot, rank, width) / 2
+        found.append(found[-1] + _breadth(row[i - 1], rank, width) / 2 + _GAP + half if i else 0.0)
+    return found
+
+
+def _apart(wanted: Sequence[float], weights: Sequence[float], offsets: Sequence[float]) -> list[float]:
+    """The places closest to ``wanted`` that keep the order and at least the distances of ``offsets``."""
+    blocks: list[tuple[float, float, int]] = []  # mean, weight, count
+    for value, weight, offset in zip(wanted, weights, offsets, strict=True):
+        mean, count = value - offset, 1
+        while blocks and blocks[-1][0] > mean:
+            other, heft, members = blocks.pop()
+            mean = (mean * weight + other * heft) / (weight + heft)
+            weight, count = weight + heft, count + members
+        blocks.append((mean, weight, count))
+    means = [mean for mean, _, count in blocks for _ in range(count)]
+    return [mean + offset for mean, offset in zip(means, offsets, strict=True)]
+
+
+def _is_lane(slot: Slot, rank: Mapping[str, int]) -> bool:
+    return rank[slot[0]] != slot[1]
+
+
+def _breadth(slot: Slot, rank: Mapping[str, int], width: float) -> float:
+    return _LANE if _is_lane(slot, rank) else width

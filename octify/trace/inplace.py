@@ -1,0 +1,169 @@
+"""Operations that change their operand in place, made visible in a traced graph.
+
+``x.mul_(gain)`` as a statement leaves no trace in FX's data flow: nobody reads its result, so it
+would be taken for dead, and what reads ``x`` later would read the unchanged value. Here every later
+reader of the operand reads the result instead, which is the same tensor; ``x += y`` is then ``x + y``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx, nn
+
+_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.ifloordiv: operator.floordiv,
+    operator.imod: operator.mod,
+    operator.ipow: operator.pow,
+    operator.iand: operator.and_,
+    operator.ior: operator.or_,
+}
+_SIZES = ("size", "dim", "numel", "item", "ndimension")
+_SIZE_ATTRIBUTES = ("shape", "ndim")
+# Results of these share memory with their first operand (``contiguous`` and ``reshape`` may).
+_VIEWS = frozenset(
+    {
+        *("chunk", "split", "tensor_split", "unbind"),
+        *("getitem", "narrow", "select", "diagonal", "expand", "expand_as"),
+        *("view", "view_as", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"),
+        *("permute", "transpose", "swapaxes", "swapdims", "movedim", "t"),
+        *("contiguous", "detach"),
+    }
+)
+_IN_PARTS = ("chunk", "split", "tensor_split", "unbind")
+
+
+class InPlaceProxy(fx.Proxy):
+    """A proxy that records ``x += y`` as what it is: FX makes ``x = x + y`` of it, whatever else is ``x``."""
+
+    def _record(self, target: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._record(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._record(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._record(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._record(operator.itruediv, other)
+
+    def __ifloordiv__(self, other: Any) -> Any:
+        return self._record(operator.ifloordiv, other)
+
+    def __imod__(self, other: Any) -> Any:
+        return self._record(operator.imod, other)
+
+    def __ipow__(self, other: Any) -> Any:
+        return self._record(operator.ipow, other)
+
+    def __iand__(self, other: Any) -> Any:
+        return self._record(operator.iand, other)
+
+    def __ior__(self, other: Any) -> Any:
+        return self._record(operator.ior, other)
+
+
+def make_visible(module: nn.Module, graph: fx.Graph) -> None:
+    """Let later readers of what an operation changes in place read the operation's result.
+
+    Raises ValueError where a view of the same memory is read later: data flow cannot say that.
+    """
+    place = {node: index for index, node in enumerate(graph.nodes)}
+
+    def later(node: fx.Node, than: fx.Node) -> list[fx.Node]:
+        return [user for user in node.users if place[user] > place[than]]
+
+    for node in graph.nodes:
+        changed = _changed(module, node)
+        if changed is None:
+            continue
+        relatives = [*_bases(changed), *_views(changed)]
+        if any(user is not node and user not in relatives for r in relatives for user in later(r, node)):
+            raise ValueError(f"it changes a value in place ({node.name}) of which a view is read later")
+        for user in later(changed, node):
+            user.replace_input_with(changed, node)
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target in _OPERATORS:
+            node.target = _OPERATORS[node.target]
+
+
+def _changed(module: nn.Module, node: fx.Node) -> fx.Node | None:
+    """The operand that ``node`` changes in place; None if it changes none."""
+    first = node.args[0] if node.args else None
+    if not isinstance(first, fx.Node) or _is_number(first):
+        return None
+    return first if _in_place(module, node) else None
+
+
+def _in_place(module: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return getattr(module.get_submodule(str(node.target)), "inplace", False) is True
+    if node.op == "call_method":
+        return _says_so(str(node.target))
+    if node.op != "call_function":
+        return False
+    target: Any = node.target
+    return target in _OPERATORS or _says_so(getattr(target, "__name__", "")) or _flagged(node, target)
+
+
+def _says_so(name: str) -> bool:
+    """PyTorch's convention: a trailing underscore."""
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _flagged(node: fx.Node, target: Any) -> bool:
+    """Whether a function is called with ``inplace=True``, wherever that stands."""
+    if node.kwargs.get("inplace") is True:
+        return True
+    try:
+        bound = inspect.signature(target).bind(*node.args, **node.kwargs)
+    except (TypeError, ValueError):
+        return False
+    return bound.arguments.get("inplace") is True
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a value is a size, or computed from sizes alone: numbers are never changed in place."""
+    if node.op == "call_method" and node.target in _SIZES:
+        return True
+    if node.op != "call_function":
+        return False
+    if node.target is getattr:
+        return node.args[1] in _SIZE_ATTRIBUTES
+    inputs = node.all_input_nodes
+    return bool(inputs) and all(_is_number(n) for n in inputs)
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def _is_view(node: fx.Node) -> bool:
+    return node.op in ("call_method", "call_function") and _name(node) in _VIEWS and not _is_number(node)
+
+
+def _bases(node: fx.Node) -> Iterator[fx.Node]:
+    """Values that ``node`` is a view of, less the tuples in between (their parts do not overlap)."""
+    while _is_view(node) and node.args and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+        if not (_is_view(node) and _name(node) in _IN_PARTS):
+            yield node
+
+
+def _views(node: fx.Node) -> Iterator[fx.Node]:
+    """Views of ``node``, and views of those."""
+    for user in node.users:
+        if _is_view(user) and user.args[0] is node:
+            yield user
+            yield from _views(user)
