@@ -42,7 +42,14 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--alpha", type=float, default=0.5)
     what.add_argument("--rules", default="everywhere")
     what.add_argument("--static", action="store_true", help="trace, plan and report only; compare nothing")
-    what.add_argument("--onnx", action="store_true", help="also export and compare in onnxruntime")
+    what.add_argument(
+        "--onnx",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="GROUPS",
+        help="also export and compare in onnxruntime; with GROUPS only one CNN per size group of each family",
+    )
     what.add_argument("--check-size", type=int, default=0, help="side of the input for comparisons")
     how = made.add_argument_group("how")
     how.add_argument("--jobs", type=int, default=1, help="models at a time")
@@ -146,13 +153,15 @@ def _list(chosen: list[Any]) -> int:
 def _sweep(given: argparse.Namespace, chosen: list[Any]) -> int:
     from rich.console import Console
 
-    from tests.zoo.catalogue import census
+    from tests.zoo.catalogue import census, representatives
     from tests.zoo.check import Options
     from tests.zoo.runner import Limits, Store, run
     from tests.zoo.summary import is_fault, reasons, show, totals
 
     named = bool(given.names) and not given.all
-    options = Options(given.alpha, given.rules, given.static, given.onnx, given.check_size, force=named)
+    options = Options(given.alpha, given.rules, given.static, False, given.check_size, force=named)
+    exporting = replace(options, onnx=True)
+    exported = {entry.name for entry in chosen} if given.onnx == 0 else set(representatives(given.onnx or 0))
     limits = Limits(given.timeout, given.memory)
     store = Store(given.json.with_suffix(".jsonl") if given.json else None, given.fresh)
 
@@ -161,11 +170,12 @@ def _sweep(given: argparse.Namespace, chosen: list[Any]) -> int:
         figures = f"both {row['both']:.0%}, conv ratio {row['conv_ratio']:.3f}" if row["traced"] else ""
         print(f"[{left} left] {row['name']}: {row['status']} {figures}{note}", file=sys.stderr, flush=True)
 
-    rows = run(chosen, options, limits, max(1, given.jobs), store, census(), tell)
+    asked = [(entry, exporting if entry.name in exported else options) for entry in chosen]
+    rows = run(asked, limits, max(1, given.jobs), store, census(), tell)
     if given.json:
         document = {
             "command": " ".join(["python -m tests.zoo", *sys.argv[1:]]),
-            "options": asdict(options),
+            "options": asdict(options) | {"onnx": sum(options.onnx for _, options in asked)},
             "limits": asdict(limits),
             "versions": _versions(),
             "totals": totals(rows),

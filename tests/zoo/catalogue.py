@@ -122,8 +122,14 @@ def write_census(rows: Iterable[Measured]) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def build(name: str) -> nn.Module:
-    """The model ``name`` with fresh weights, in eval mode."""
+_RESIZING = ("faster_rcnn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos")
+
+
+def build(name: str, side: int | None = None) -> nn.Module:
+    """The model ``name`` with fresh weights, in eval mode.
+
+    A model that resizes its images itself (torchvision's detection) resizes them to ``side``, if given.
+    """
     library, _, architecture = name.partition(":")
     if library == "timm":
         import timm
@@ -137,6 +143,8 @@ def build(name: str) -> nn.Module:
     module = torchvision.models.get_model_builder(architecture).__module__
     if ".detection." in module or ".segmentation." in module:
         options["weights_backbone"] = None
+    if side is not None and module.rpartition(".")[2] in _RESIZING:
+        options |= {"min_size": side, "max_size": side}
     return torchvision.models.get_model(architecture, weights=None, **options).eval()
 
 

@@ -47,6 +47,8 @@ EVEN_SEARCH_SECONDS = 12.0
 REASONS = 5
 CONVOLUTIONS = ("dense", "grouped", "depthwise", "transposed", "conv1d", "conv2d", "conv3d")
 
+RESIZED = 320  # side of the images that a model which resizes them itself is compared at
+
 
 @dataclass(frozen=True)
 class Options:
@@ -215,7 +217,7 @@ def _summarise(row: Row, traced: Traced, rewritten: Rewritten, plan: Plan, repor
         sides[octave] += layer.macs_before
         if octave < 2:
             planned = plan.by_path.get(layer.path)
-            reason = left.get(layer.path) or (planned.reason if planned else None) or "(no reason given)"
+            reason = left.get(layer.path) or (planned.reason if planned else None) or "its input is a vector"
             if not layer.alpha_in and "input is dense" in reason:
                 reason += f": {_why_dense(layer.path, traced, rewritten)}"
             if octave == 1:
@@ -261,7 +263,7 @@ def _compare(row: Row, options: Options) -> None:
     sizes = tuple(tuple(map(int, part.split("x"))) for part in row.inputs.split())
     with _timed(row, "build"):
         torch.manual_seed(0)
-        model, _ = enlivened(build(row.name))
+        model, _ = enlivened(build(row.name, side=RESIZED))
     try:
         chosen, row.even = _checked_sizes(row, model, sizes, options)
     except Exception:  # its graph cannot be run without data
@@ -554,10 +556,22 @@ def _judge(row: Row, share: float, noise: Callable[[], float]) -> None:
 
 
 def _compare_onnx(row: Row, model: nn.Module, inputs: tuple[Tensor, ...], options: Options) -> None:
-    converted = octify.convert(model, inputs, options.alpha, rules=options.rules).model.eval()
+    traced = trace(model, inputs)
+    if traced.parts is not None and traced.parts.stopped:  # it cannot be run to its end: its parts can
+        plan = make_plan(traced, load_rules(options.rules), options.alpha)
+        _, inputs, whole = _original(row, model, traced, inputs)
+        converted = whole(rewrite(traced, plan).module, plan).eval()
+    else:
+        converted = octify.convert(model, inputs, options.alpha, rules=options.rules).model.eval()
     with _timed(row, "onnx"), tempfile.TemporaryDirectory() as folder:
         try:
-            result = octify.export_onnx(converted, inputs, Path(folder) / "model.onnx")
-            row.onnx = result.max_rel_error
+            row.onnx = _exported(converted, inputs, Path(folder) / "model.onnx", dynamic_batch=True)
         except OctifyError as error:
-            raise Stopped("onnx", brief(error)) from error
+            if "one batch size" not in str(error):
+                raise Stopped("onnx", brief(error)) from error
+            row.detail = "exported for one batch size: its code fixes it"
+            row.onnx = _exported(converted, inputs, Path(folder) / "model.onnx", dynamic_batch=False)
+
+
+def _exported(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, dynamic_batch: bool) -> float:
+    return octify.export_onnx(model, inputs, path, dynamic_batch=dynamic_batch).max_rel_error

@@ -76,6 +76,8 @@ def _totals(found: dict[str, Any], options: dict[str, Any]) -> Iterator[str]:
     if not options["static"]:
         worst = found["largest_exact_error_at_even_sizes"]
         yield f"- Largest error of exact kernels at even sizes: {worst if worst is None else f'{worst:.1e}'}."
+    if options["onnx"]:
+        yield f"- Exported and equal in onnxruntime within noise: {found['exported']} of {options['onnx']}."
     yield ""
     yield "A CNN that could not be planned counts with share 0 and ratio 1."
     yield ""

@@ -39,6 +39,7 @@ class Limits:
 @dataclass
 class _Running:
     entry: Entry
+    options: Options
     process: BaseProcess
     results: Connection
     start: float
@@ -78,32 +79,33 @@ class Store:
 
 
 def run(
-    chosen: Sequence[Entry],
-    options: Options,
+    asked: Sequence[tuple[Entry, Options]],
     limits: Limits,
     jobs: int,
     store: Store,
     known: dict[str, Measured],
     tell: Callable[[dict[str, Any], int], None],
 ) -> list[dict[str, Any]]:
-    """The rows of ``chosen``, in their order. ``tell`` gets each new row and how many are left."""
-    waiting = [entry for entry in chosen if key(entry.name, options, limits) not in store.rows]
+    """The rows of ``asked``, in their order. ``tell`` gets each new row and how many are left."""
+    waiting = [
+        (entry, options) for entry, options in asked if key(entry.name, options, limits) not in store.rows
+    ]
     left = len(waiting)
     running: list[_Running] = []
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                entry = waiting.pop(0)
+                entry, options = waiting.pop(0)
                 running.append(_started(entry, options, known.get(entry.name), limits))
             for job, row in list(_finished(running, limits)):
                 running.remove(job)
                 left -= 1
-                store.add(key(job.entry.name, options, limits), row)
+                store.add(key(job.entry.name, job.options, limits), row)
                 tell(row, left)
     finally:
         for job in running:
             job.process.kill()
-    return [store.rows[key(entry.name, options, limits)] for entry in chosen]
+    return [store.rows[key(entry.name, options, limits)] for entry, options in asked]
 
 
 def _started(entry: Entry, options: Options, known: Measured | None, limits: Limits) -> _Running:
@@ -112,7 +114,7 @@ def _started(entry: Entry, options: Options, known: Measured | None, limits: Lim
     process = context.Process(target=_child, args=(entry, options, known, limits, send), daemon=True)
     process.start()
     send.close()
-    return _Running(entry, process, receive, time.monotonic())
+    return _Running(entry, options, process, receive, time.monotonic())
 
 
 def _child(

@@ -55,6 +55,7 @@ def totals(rows: Rows) -> dict[str, Any]:
         "mean_conv_ratio": mean(row["conv_ratio"] for row in counted),
         "mean_total_ratio": mean(row["total_ratio"] for row in counted),
         "largest_exact_error_at_even_sizes": max(exact, default=None),
+        "exported": sum(row["onnx"] is not None for row in rows),
         "faults": [row["name"] for row in rows if is_fault(row)],
     }
 

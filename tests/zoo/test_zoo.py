@@ -88,7 +88,7 @@ def test_finished_models_are_not_run_again(tmp_path: Path) -> None:
     with (tmp_path / "rows.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"key": "an interrupted li')
     again = Store(tmp_path / "rows.jsonl")
-    assert run([entry], options, limits, 1, again, {}, _unexpected) == [{"name": entry.name}]
+    assert run([(entry, options)], limits, 1, again, {}, _unexpected) == [{"name": entry.name}]
     assert key(entry.name, options, limits) != key(entry.name, Options(alpha=0.25), limits)
     assert not Store(tmp_path / "rows.jsonl", fresh=True).rows
 
@@ -129,7 +129,7 @@ def test_a_model_that_hangs_dies_or_grows_is_a_row(
 ) -> None:
     monkeypatch.setattr("tests.zoo.runner.check", act)
     limits = Limits(seconds=2 if status == "timeout" else 60, gib=2)
-    (row,) = run([Entry("a", "b")], Options(), limits, 1, Store(None), {}, lambda row, left: None)
+    (row,) = run([(Entry("a", "b"), Options())], limits, 1, Store(None), {}, lambda row, left: None)
     assert row["status"] == status
 
 
@@ -161,8 +161,7 @@ def test_size_groups_cut_a_family_by_parameters() -> None:
 @pytest.mark.parametrize("name", representatives(3))
 def test_representatives_convert_without_faults(name: str) -> None:
     (row,) = run(
-        [Entry(name, census()[name].family)],
-        Options(),
+        [(Entry(name, census()[name].family), Options())],
         Limits(600),
         1,
         Store(None),
