@@ -238,7 +238,7 @@ def test_a_last_step_saves_what_is_missing_for_the_least_error(name: str, data: 
         assert curves[s].errors[level] - curves[s].errors[levels[s]] == pytest.approx(min(costs), abs=1e-12)
 
 
-@pytest.mark.parametrize("rule_set", ["everywhere", "paper"])
+@pytest.mark.parametrize("rule_set", ["everywhere", pytest.param("paper", marks=pytest.mark.zoo)])
 @pytest.mark.parametrize("name", NETS)
 @given(data=st.data())
 def test_targets_are_met_and_a_looser_one_never_costs_more_error(

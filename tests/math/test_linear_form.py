@@ -97,6 +97,8 @@ def test_convolutions_even_and_unevenly_grouped(  # type: ignore[no-untyped-def]
     if any(axis < d * (k - 1) + 1 for axis, d, k in zip(size, conv.dilation, conv.kernel_size, strict=True)):
         return
     low = [picked(channels, groups, even, generator) for channels in (8, 16)]
+    if len(low[0]) == 8 and any(n % 2 for n in size):
+        return  # low channels alone do not tell an odd size: no plan has such a convolution
     check(OCTAVE_CONV[2].from_conv(conv, *low, scheme), size, generator)
 
 
