@@ -223,6 +223,7 @@ def _tune(
     from octify import api
     from octify.report.tuning import render_tuning
     from octify.tune.folder import identity, read_report, tuning_row, write_tuned
+    from octify.tune.leave import leave_together
     from octify.tune.loop import tune
 
     report = read_report(folder)
@@ -258,6 +259,7 @@ def _tune(
             "written": {"directory": str(places.folder)},
         }
     )
+    leave_together()
 
 
 def _samples(source: Source, pixels: _Pixels, data: str) -> Samples:
