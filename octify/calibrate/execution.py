@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,15 +22,10 @@ from torch import Tensor, fx, nn
 
 from octify.calibrate.store import Store, Values
 from octify.emitter import attribute
+from octify.trace.inplace import OUT_OF_PLACE
 
 # A value may have readers still to come: in-place operations run out of place.
-_OUT_OF_PLACE: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    torch.relu_: torch.relu,
-}
+_OUT_OF_PLACE: dict[Any, Any] = {**OUT_OF_PLACE, torch.relu_: torch.relu}
 
 
 @contextlib.contextmanager

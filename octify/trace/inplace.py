@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import fx, nn
 
-_OPERATORS = {
+OUT_OF_PLACE: dict[Any, Any] = {  # by the operator that changes its left operand
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
@@ -94,8 +94,8 @@ def make_visible(module: nn.Module, graph: fx.Graph) -> None:
         for user in later(changed, node):
             user.replace_input_with(changed, node)
     for node in graph.nodes:
-        if node.op == "call_function" and node.target in _OPERATORS:
-            node.target = _OPERATORS[node.target]
+        if node.op == "call_function" and node.target in OUT_OF_PLACE:
+            node.target = OUT_OF_PLACE[node.target]
 
 
 def _changed(module: nn.Module, node: fx.Node) -> fx.Node | None:
@@ -114,7 +114,7 @@ def _in_place(module: nn.Module, node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     target: Any = node.target
-    return target in _OPERATORS or _says_so(getattr(target, "__name__", "")) or _flagged(node, target)
+    return target in OUT_OF_PLACE or _says_so(getattr(target, "__name__", "")) or _flagged(node, target)
 
 
 def _says_so(name: str) -> bool:
@@ -124,6 +124,8 @@ def _says_so(name: str) -> bool:
 
 def _flagged(node: fx.Node, target: Any) -> bool:
     """Whether a function is called with ``inplace=True``, wherever that stands."""
+    if not any(a is True for a in (*node.args, *node.kwargs.values())):
+        return False  # most nodes: signatures are slow to read
     if node.kwargs.get("inplace") is True:
         return True
     try:
