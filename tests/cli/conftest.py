@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +91,37 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         return subprocess.Popen(command, cwd=tmp_path, env=own | (env or {}), text=True, **options)
 
     return start
+
+
+Signalled = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def signalled(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Signalled:
+    """Run ``octify ARGS...``, send it a signal once it has made a file; exit status, stdout and stderr."""
+
+    def run(number: signal.Signals, *arguments: str, once: str) -> tuple[int, str, str]:
+        process = start(
+            *("-m", "octify", *arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # A test run in the background of a shell ignores SIGINT, and would hand that down.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / once).exists():
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.wait()
+        return process.returncode, out, err
+
+    return run
 
 
 @pytest.fixture

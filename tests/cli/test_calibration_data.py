@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,7 @@ from PIL import Image
 from octify.data import ImageFormat
 from octify.data.folder import UNREADABLE, images, read_image
 from octify.errors import OctifyError
-from tests.cli.conftest import Octify
+from tests.cli.conftest import Octify, Signalled
 
 Refused = Callable[..., str]
 FAST = ("--calib-effort", "fast", "--rules", "everywhere")
@@ -211,30 +209,14 @@ def loader():
 
 
 def test_ctrl_c_while_calibration_data_is_read(
-    start: Callable[..., subprocess.Popen[str]], net: Path, tmp_path: Path, listing: Callable[[], set[str]]
+    signalled: Signalled, net: Path, tmp_path: Path, listing: Callable[[], set[str]]
 ) -> None:
     (tmp_path / "data.py").write_text(WAITING)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/plan.json").write_text("the old one")
-    process = start(
-        *("-m", "octify", "convert", "net.py", "--calib", "data.py:loader", "-o", "out", "--force"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # A test run in the background of a shell ignores SIGINT, and would hand that down.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "reading").exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
-    assert (process.returncode, out) == (130, ""), err
+    command = ("convert", "net.py", "--calib", "data.py:loader", "-o", "out", "--force")
+    returncode, out, err = signalled(signal.SIGINT, *command, once="reading")
+    assert (returncode, out) == (130, ""), err
     assert "Traceback" not in err
     assert listing() == {"net.py", "data.py", "reading", "out", "out/plan.json"}
     assert (tmp_path / "out/plan.json").read_text() == "the old one"

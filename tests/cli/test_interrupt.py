@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import pytest
+
+from tests.cli.conftest import Signalled
 
 SLOW = """\
 import pathlib, time
@@ -36,32 +36,16 @@ example_inputs = torch.zeros(1, 3, 32, 32)
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_middle_of_a_conversion(
-    start: Callable[..., subprocess.Popen[str]],
+    signalled: Signalled,
     tmp_path: Path,
     listing: Callable[[], set[str]],
     number: signal.Signals,
     code: int,
 ) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
-    process = start(
-        *("-m", "octify", "convert", "slow.py", "-o", "out", "--onnx", "x.onnx"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # A test run in the background of a shell ignores SIGINT, and would hand that down.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "started").exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == code, err
+    command = ("convert", "slow.py", "-o", "out", "--onnx", "x.onnx")
+    returncode, out, err = signalled(number, *command, once="started")
+    assert returncode == code, err
     assert out == ""
     assert "Traceback" not in err
     assert listing() == {"slow.py", "started"}
