@@ -10,6 +10,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from octify.report.latency_rows import timing_cells
+
 if TYPE_CHECKING:
     from octify.latency.bench import BenchResult, Row
 
@@ -43,15 +45,8 @@ def _rows(result: BenchResult) -> Table:
     for name in ("batch", "threads", "ms", "quartiles", "speed-up", "GMACs", "efficiency", "peak MiB"):
         table.add_column(name, justify="right")
     for row in result.rows:
-        timing = row.timing
         table.add_row(
-            row.model,
-            row.runtime,
-            str(row.batch),
-            str(row.threads),
-            f"{timing.median:.2f}",
-            f"{timing.quartile1:.2f} - {timing.quartile3:.2f}",
-            f"{timing.speedup:.2f}",
+            *timing_cells(row),
             "-" if row.macs is None else f"{row.macs / 1e9:.3f}",
             "-" if row.efficiency is None else f"{row.efficiency:.2f}",
             "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f}",

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from octify.latency.bench import Row
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,19 @@ def render_latency(latency: LatencyRows) -> Iterator[RenderableType]:
     for name in ("batch", "threads", "ms", "quartiles", "speed-up"):
         table.add_column(name, justify="right")
     for row in latency.rows:
-        timing = row.timing
-        table.add_row(
-            row.model,
-            row.runtime,
-            str(row.batch),
-            str(row.threads),
-            f"{timing.median:.2f}",
-            f"{timing.quartile1:.2f} - {timing.quartile3:.2f}",
-            f"{timing.speedup:.2f}",
-        )
+        table.add_row(*timing_cells(row))
     yield table
+
+
+def timing_cells(row: StoredLatency | Row) -> tuple[str, ...]:
+    """Model, runtime, batch, threads, median, quartiles and speed-up, as text."""
+    timing = row.timing
+    return (
+        row.model,
+        row.runtime,
+        str(row.batch),
+        str(row.threads),
+        f"{timing.median:.2f}",
+        f"{timing.quartile1:.2f} - {timing.quartile3:.2f}",
+        f"{timing.speedup:.2f}",
+    )
