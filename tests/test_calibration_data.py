@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,7 +244,7 @@ def test_large_activations_in_half_precision() -> None:
 
 
 def test_distillation_in_half_precision(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "distill", functools.partial(recipe.distill, steps=20))
+    monkeypatch.setattr(recipe, "STEPS", {"thorough": 20})
     result = convert(copy.deepcopy(net).half(), [smooth(40, 7)], "thorough", example=smooth(1).half())
     found = result.report.calibration
     assert found is not None

@@ -1,4 +1,4 @@
-"""More calibration images than there are: shifted and flipped ones."""
+"""More calibration images than there are: shifted, flipped and blended ones."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from octify.data.moves import Moves
 from octify.trace import Traced
 
 Chunk = tuple[Tensor, ...]
 COPIES = 4
 ROWS = 20_000
-_TOGETHER = 16  # images that are shifted alike
 
 
 def enlarged(traced: Traced, chunks: Sequence[Chunk], seed: int) -> tuple[Chunk, ...]:
@@ -28,7 +27,7 @@ def enlarged(traced: Traced, chunks: Sequence[Chunk], seed: int) -> tuple[Chunk,
     images = sum(len(chunk[0]) for chunk in chunks)
     copies = min(COPIES, -(-ROWS // (images * _smallest_map(traced))))
     generator = torch.Generator().manual_seed(seed)
-    more = [_altered(chunk, generator) for _ in range(copies - 1) for chunk in chunks]
+    more = [tuple(augmented(chunk, generator)) for _ in range(copies - 1) for chunk in chunks]
     return (*chunks, *more)
 
 
@@ -43,11 +42,6 @@ def _smallest_map(traced: Traced) -> int:
     return min((size for size in sizes if size > 1), default=1)
 
 
-def _altered(chunk: Chunk, generator: torch.Generator) -> Chunk:
-    parts = zip(*(torch.split(x, _TOGETHER) for x in chunk), strict=True)
-    return tuple(torch.cat(xs) for xs in zip(*(augmented(part, generator) for part in parts), strict=True))
-
-
 def augmented(batch: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     """The images shifted by up to an eighth of their size and half of them flipped, all inputs alike.
 
@@ -56,15 +50,24 @@ def augmented(batch: Sequence[Tensor], generator: torch.Generator) -> list[Tenso
     images = batch[0]
     if images.ndim < 4:
         return list(batch)
-    flip = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
-    reach = [max(1, n // 8) for n in images.shape[-2:]]
-    dy, dx = (int(torch.randint(-r, r + 1, (1,), generator=generator)) for r in reach)
-    return [_moved(x, flip, dy, dx) if x.shape[-2:] == images.shape[-2:] else x for x in batch]
+    size = (images.shape[-2], images.shape[-1])
+    moves = Moves.drawn(len(images), size, generator)
+    return [moves.apply(x) if x.shape[-2:] == size and len(x) == len(images) else x for x in batch]
 
 
-def _moved(x: Tensor, flip: Tensor, dy: int, dx: int) -> Tensor:
-    x = torch.where(flip.reshape(-1, *(1,) * (x.ndim - 1)), x.flip(-1), x)
-    pads = [max(dx, 0), max(-dx, 0), max(dy, 0), max(-dy, 0)]
-    h, w = x.shape[-2:]
-    padded = F.pad(x, pads, mode="reflect") if x.ndim == 4 else F.pad(x, pads)
-    return padded[..., pads[3] : pads[3] + h, pads[1] : pads[1] + w]
+def blended(batch: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Half of the examples with up to half of another one blended in (mixup), all inputs alike.
+
+    For distillation, whose targets are whatever the original makes of that. A batch with an input that is
+    not floating point stays as it is.
+    """
+    if len(batch[0]) < 2 or not all(x.is_floating_point() for x in batch):
+        return list(batch)
+    count = len(batch[0])
+    share = 0.5 * torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < 0.5)
+    other = torch.randperm(count, generator=generator)
+    return [_blend(x, x[other.to(x.device)], share.to(x)) for x in batch]
+
+
+def _blend(x: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    return torch.lerp(x, other, share.reshape(-1, *(1,) * (x.ndim - 1)))

@@ -11,7 +11,7 @@ import torch
 from octify.calibrate.augment import enlarged
 from octify.calibrate.channels import by_energy
 from octify.calibrate.compare import Agreement, compare, outputs
-from octify.calibrate.distill import distill
+from octify.calibrate.distill import affordable, distill
 from octify.calibrate.greedy import by_greedy
 from octify.calibrate.images import MOST_IMAGES, Images, gather
 from octify.calibrate.renorm import reestimate
@@ -35,6 +35,7 @@ _ORDER_OF: Mapping[str, ChannelOrder] = {
     "standard": "greedy",
     "thorough": "greedy",
 }
+STEPS: Mapping[str, int] = {"standard": 300, "thorough": 900}  # of distillation
 Progress = Callable[[str, int, int], None]
 
 
@@ -83,8 +84,8 @@ def calibrate(
         An iterable of inputs (``gather`` says which), or ``"synthetic"``.
     effort:
         ``"norm"`` (BatchNorm statistics only), ``"fast"`` (least squares, channels by energy),
-        ``"standard"`` (channels chosen by the error after refitting, hinge refits) or
-        ``"thorough"`` (the same and distillation).
+        ``"standard"`` (channels chosen by the error after refitting, hinge refits, and as much
+        distillation as takes minutes) or ``"thorough"`` (the same with more distillation).
     channel_order:
         ``"last"``, ``"energy"`` or ``"greedy"``; by default what the effort says.
 
@@ -133,7 +134,8 @@ def calibrate_on(
     chosen = _choose(traced, plan, images, order, seed, progress)
     rewritten = rewrite(traced, chosen)
     training = rewritten.module.training
-    repaired = _repair(traced, rewritten, chosen, images, effort, seed, progress)
+    steps = _steps(traced, images, effort)
+    repaired = _repair(traced, rewritten, images, effort, steps, seed, progress)
     rewritten.module.train(training)
     after = compare(wanted, outputs(rewritten.module, measured), held_out=held)
     return Calibrated(
@@ -186,37 +188,34 @@ def _choose(traced: Traced, plan: Plan, images: Images, order: str, seed: int, p
     return plan
 
 
+def _steps(traced: Traced, images: Images, effort: str) -> int:
+    """Steps of distillation: of ``standard``, no more than take minutes."""
+    steps = STEPS.get(effort, 0)
+    return affordable(traced, images.count, steps) if effort == "standard" else steps
+
+
 def _repair(
     traced: Traced,
     rewritten: Rewritten,
-    plan: Plan,
     images: Images,
     effort: str,
+    steps: int,
     seed: int,
     progress: Progress,
 ) -> Repaired:
     if effort == "norm":
         reestimate(rewritten.module, images.chunks)
         return Repaired((), {})
-    thorough = effort == "thorough"
     repaired = repair(
         traced,
         rewritten,
         enlarged(traced, images.chunks, seed),
         refits=0 if effort == "fast" else REFITS,
         seed=seed,
-        keep_fits=thorough,
+        keep_fits=steps > 0,
         progress=progress,
     )
-    if thorough:
-        distill(
-            traced,
-            rewritten,
-            repaired.sites,
-            repaired.fits,
-            images.chunks,
-            alpha=plan.alpha,
-            seed=seed,
-            progress=progress,
-        )
+    if steps:
+        fits = repaired.fits
+        distill(traced, rewritten, repaired.sites, fits, images, steps=steps, seed=seed, progress=progress)
     return repaired

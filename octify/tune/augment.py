@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from octify.data.moves import Moves
 from octify.tune.data import Batch
 
 Augment = Literal["none", "shift", "flip"]
-_REACH = 8  # images are shifted by up to this fraction of their size
 
 
 def augmented(batch: Batch, kind: Augment, seed: int, part: slice, size: int) -> Batch:
@@ -31,29 +31,15 @@ def augmented(batch: Batch, kind: Augment, seed: int, part: slice, size: int) ->
         return batch
     generator = torch.Generator().manual_seed(seed)
     h, w = first.shape[-2:]
-    dy, dx = (torch.randint(-(n // _REACH), n // _REACH + 1, (size,), generator=generator) for n in (h, w))
-    flips = torch.rand(size, generator=generator) < (0.5 if kind == "flip" else 0.0)
-    rows = _reflected(torch.arange(h) + dy[part, None], h)
-    columns = _reflected(torch.arange(w) + dx[part, None], w)
-    columns = torch.where(flips[part, None], columns.flip(1), columns)
+    moves = Moves.drawn(size, (h, w), generator, 0.5 if kind == "flip" else 0.0).of(part)
 
     def moved(x: Tensor) -> Tensor:
         if x.ndim not in (3, 4) or x.shape[-2:] != (h, w):
             return x
-        n = torch.arange(len(x))[:, None, None]
-        # Two index arrays around a slice put the indexed dimensions first.
-        found = x.movedim(1, -1) if x.ndim == 4 else x
-        found = found[n, rows[:, :, None], columns[:, None, :]]
-        return found.movedim(-1, 1) if x.ndim == 4 else found
+        return moves.apply(x)
 
     labels = batch.labels
     maps = labels is not None and labels.ndim == 3
     return Batch(
         tuple(moved(x) for x in batch.inputs), moved(labels) if labels is not None and maps else labels
     )
-
-
-def _reflected(index: Tensor, size: int) -> Tensor:
-    """Indices beyond an end, mirrored at the outermost pixel."""
-    index = index.abs()
-    return (size - 1) - ((size - 1) - index).abs()

@@ -9,8 +9,9 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from octify.calibrate.augment import augmented
-from octify.calibrate.distill import BATCH, CLIP, STEPS, relative_loss
+from octify.calibrate.augment import augmented, blended
+from octify.calibrate.distill import BATCH, CLIP, relative_loss
+from octify.calibrate.recipe import STEPS
 from octify.calibrate.renorm import reestimate
 
 RATE = 1e-3
@@ -89,7 +90,9 @@ def renormalise(model: nn.Module, images: Tensor) -> None:
     reestimate(model, [(chunk,) for chunk in images.split(128)])
 
 
-def distil(model: nn.Module, teacher: nn.Module, images: Tensor, seed: int, steps: int = STEPS) -> None:
+def distil(
+    model: nn.Module, teacher: nn.Module, images: Tensor, seed: int, steps: int = STEPS["thorough"]
+) -> None:
     """Train all parameters on the teacher's outputs, in place: the loss, augmentation, batches, number of
     steps and schedule of octify's distillation; plain Adam."""
     teacher, model = teacher.eval(), model.eval()
@@ -103,7 +106,7 @@ def distil(model: nn.Module, teacher: nn.Module, images: Tensor, seed: int, step
     for _ in range(steps):
         if len(order) < BATCH:
             order += torch.randperm(len(images), generator=generator).tolist()
-        batch = augmented([images[[order.pop() for _ in range(BATCH)]]], generator)
+        batch = blended(augmented([images[[order.pop() for _ in range(BATCH)]]], generator), generator)
         with torch.no_grad():
             wanted = teacher(*batch)
         loss = relative_loss([model(*batch)], [wanted])

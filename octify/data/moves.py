@@ -1,0 +1,55 @@
+"""Images shifted and flipped at random, each on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_REACH = 8  # images are shifted by up to this fraction of their size
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Which pixel comes to each place: rows (N, H) and columns (N, W) of N images."""
+
+    rows: Tensor
+    columns: Tensor
+
+    @classmethod
+    def drawn(
+        cls, count: int, size: tuple[int, int], generator: torch.Generator, flipped: float = 0.5
+    ) -> Moves:
+        """Shifts by up to an eighth of the ``size`` (H, W), the border reflected; a share ``flipped`` left to
+        right.
+        """
+        h, w = size
+        dy, dx = (_shifts(n, count, generator) for n in size)
+        flips = torch.rand(count, generator=generator) < flipped
+        rows = _reflected(torch.arange(h) + dy[:, None], h)
+        columns = _reflected(torch.arange(w) + dx[:, None], w)
+        return cls(rows, torch.where(flips[:, None], columns.flip(1), columns))
+
+    def of(self, part: slice) -> Moves:
+        """Those of some of the images."""
+        return Moves(self.rows[part], self.columns[part])
+
+    def apply(self, x: Tensor) -> Tensor:
+        """``x`` (N, ..., H, W), moved."""
+        flat = x.reshape(len(x), -1, *x.shape[-2:])
+        n = torch.arange(len(x), device=x.device)[:, None, None, None]
+        k = torch.arange(flat.shape[1], device=x.device)[:, None, None]
+        rows, columns = self.rows.to(x.device), self.columns.to(x.device)
+        return flat[n, k, rows[:, None, :, None], columns[:, None, None, :]].reshape(x.shape)
+
+
+def _shifts(size: int, count: int, generator: torch.Generator) -> Tensor:
+    reach = min(max(1, size // _REACH), size - 1)
+    return torch.randint(-reach, reach + 1, (count,), generator=generator)
+
+
+def _reflected(index: Tensor, size: int) -> Tensor:
+    """Indices beyond an end, mirrored at the outermost pixel."""
+    index = index.abs()
+    return (size - 1) - ((size - 1) - index).abs()
