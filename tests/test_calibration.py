@@ -228,3 +228,10 @@ def test_parameters_stay_and_training_goes_on(net: nn.Module) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_may_be_off_around_it(net: nn.Module, mode: type[torch.no_grad]) -> None:
+    expected = calibrated(net, [smooth(64, 7)]).report.calibration
+    with mode():
+        assert calibrated(net, [smooth(64, 7)]).report.calibration == expected

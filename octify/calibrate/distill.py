@@ -93,6 +93,7 @@ def _batches(traced: Traced, images: Images, steps: int, seed: int) -> Iterator[
         yield blended(augmented([x[picked] for x in inputs], generator), generator)
 
 
+@torch.enable_grad()
 def _learned(
     models: Compared,
     trained: Sequence[Directions],

@@ -112,6 +112,7 @@ def order_of(effort: str, channel_order: str | None) -> str:
     return order
 
 
+@torch.inference_mode(False)  # or distillation could not follow gradients
 def calibrate_on(
     traced: Traced,
     plan: Plan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,7 @@ class Moves:
 
     def apply(self, x: Tensor) -> Tensor:
         """``x`` (N, ..., H, W), moved."""
-        flat = x.reshape(len(x), -1, *x.shape[-2:])
+        flat = x.reshape(len(x), math.prod(x.shape[1:-2]), *x.shape[-2:])
         n = torch.arange(len(x), device=x.device)[:, None, None, None]
         k = torch.arange(flat.shape[1], device=x.device)[:, None, None]
         rows, columns = self.rows.to(x.device), self.columns.to(x.device)
