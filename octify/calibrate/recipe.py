@@ -199,10 +199,12 @@ def _repair(
         reestimate(rewritten.module, images.chunks)
         return Repaired((), {})
     thorough = effort == "thorough"
+    chunks = enlarged(traced, images.chunks, seed)
     repaired = repair(
         traced,
         rewritten,
-        enlarged(traced, images.chunks, seed),
+        chunks,
+        copies=sum(len(chunk[0]) for chunk in chunks) - images.count,
         refits=0 if effort == "fast" else REFITS,
         seed=seed,
         keep_fits=thorough,
