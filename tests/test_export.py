@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 import octify
 from octify.errors import CheckFailed, ExportError, OctifyError
-from octify.export import deploy, export_onnx, parity
-from octify.export.onnx import ExportResult, run_onnx
+from octify.export import ExportResult, deploy, export_onnx, parity
+from octify.export.onnx import run_onnx
 from octify.nn import MergeOctave, OctaveBatchNorm2d, OctaveChannelwise, OctaveConv2d, SplitOctave
 
 

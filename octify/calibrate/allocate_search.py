@@ -4,8 +4,9 @@ MACs: the path of ``allocate.path`` is followed until the graph's own MACs are a
 smallest uniform alpha that meets it is the rival. Error: stops on the path, one percent of the MACs
 apart, are calibrated and measured, first by bisection with fast calibration, then around the found stop
 with the effort asked for; the rival is the uniform alpha of the same MACs. Of the two the one with the
-smaller error on inputs that calibration does not use is kept. Distillation takes no part in comparisons:
-it follows for the chosen plan alone.
+smaller error on inputs that calibration does not use is kept; to meet a target for the MACs, alpha per set
+only where it is better by more than the standard error of that comparison. Distillation takes no part in
+comparisons: it follows for the chosen plan alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from octify.calibrate.allocate_curves import error_curves
 from octify.calibrate.allocate_plans import Path, Plans, first
 from octify.calibrate.allocate_target import Allocation, Rival, SetAlpha, Target
+from octify.calibrate.compare import advantage, outputs
 from octify.calibrate.images import Images
 from octify.calibrate.recipe import Calibrated, Progress, calibrate_on
 from octify.errors import CheckFailed, OctifyError
@@ -123,10 +125,12 @@ def _better(
     """What was calibrated with alpha per set, or the uniform plan if its error is smaller."""
     theirs = trials.calibrated(uniform, trials.comparing, "uniform alpha")
     errors = [each.after.relative_error for each in (ours, theirs)]
-    worse = not errors[0] <= errors[1]
+    unclear = target.kind == "macs" and not _clear(trials, ours, theirs)
+    worse = unclear or not errors[0] <= errors[1]
     why = (
         f"on {ours.after.inputs} inputs kept aside its error is {errors[worse]:.4f}, "
         f"that of {'alpha per set' if worse else 'the uniform alpha'} {errors[not worse]:.4f}"
+        + (", which may be chance" if worse and errors[0] < errors[1] else "")
     )
     made = theirs if worse else ours
     allocation = Allocation(
@@ -143,6 +147,13 @@ def _better(
     if trials.effort != trials.comparing:
         made = _distilled(target, trials, made)
     return made, allocation
+
+
+def _clear(trials: _Trials, ours: Calibrated, theirs: Calibrated) -> bool:
+    """Whether ``ours`` is better on the inputs kept aside by more than the standard error of that."""
+    modules = (trials.plans.traced.module, ours.rewritten.module, theirs.rewritten.module)
+    gain, error = advantage(*(outputs(module, trials.images.held_out) for module in modules))
+    return gain > error
 
 
 def _distilled(target: Target, trials: _Trials, made: Calibrated) -> Calibrated:

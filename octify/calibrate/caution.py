@@ -5,6 +5,9 @@ other images. A late layer has few positions in an image, a squeeze-and-excitati
 the ridge is chosen by the error on a quarter of the rows, those of other images, after a fit to
 the rest; where no ridge is better than the weights as they are, they stay.
 
+With few images there may be rows in plenty, but neighbouring positions are alike and all are of the same
+scenes: there the closed-form weights count as much as one image's rows do (``least_ridge``).
+
 With fewer rows than unknowns the fit is made in its dual form, whose matrix has the rows' number:
 
     (X'X + R)^-1 X' E = R^-1 X' (X R^-1 X' + 1)^-1 E
@@ -20,17 +23,25 @@ from torch import Tensor
 from octify.calibrate.solve import LEAST, RIDGE
 
 ENOUGH = 3.0  # rows for each unknown: the ridge is then left alone
-_RIDGES = (RIDGE, 10 * RIDGE, 100 * RIDGE, 1000 * RIDGE)
+_TIMES = (1, 10, 100, 1000)  # the least ridge
 
 
-def cautious_ridge(x: Tensor, target: Tensor, skip: Tensor | None, initial: Tensor) -> float | None:
+def least_ridge(images: int) -> float:
+    """The ridge, of the mean diagonal of a Gram matrix over ``images``: of a hundred and more, `RIDGE`."""
+    return max(RIDGE, 1 / images)
+
+
+def cautious_ridge(
+    x: Tensor, target: Tensor, skip: Tensor | None, initial: Tensor, images: int
+) -> float | None:
     """The ridge for ``solve`` with these arguments; None to keep ``initial``.
 
-    Rows are those of one image after another's, at each call of the convolution.
+    Rows are those of one image after another's, at each call of the convolution; ``images`` is how many
+    images they are of, not counting altered copies.
     """
     rows, unknowns = x.shape[1], x.shape[2] - 1
     if rows >= ENOUGH * unknowns:
-        return RIDGE
+        return least_ridge(images)
     seen = _seen(rows, x.device)
     if bool(seen.all()):
         return None
@@ -38,7 +49,7 @@ def cautious_ridge(x: Tensor, target: Tensor, skip: Tensor | None, initial: Tens
     correction = (_dual if int(seen.sum()) < unknowns else _primal)(x[:, seen], x[:, ~seen], lacking[:, seen])
     unseen = lacking[:, ~seen]
     best, least = None, float(unseen.square().mean())
-    for ridge in _RIDGES:
+    for ridge in (least_ridge(images) * times for times in _TIMES):
         found = float((unseen - correction(ridge)).square().mean())
         if found < least:
             best, least = ridge, found

@@ -84,6 +84,31 @@ def compare(original: Sequence[Output], converted: Sequence[Output], *, held_out
     return Agreement(inputs, held_out, (error / max(spread, 1e-30)) ** 0.5, agreement)
 
 
+def advantage(
+    original: Sequence[Output], one: Sequence[Output], other: Sequence[Output]
+) -> tuple[float, float]:
+    """By how much squared errors of ``other`` exceed those of ``one``, on average, and its standard error.
+
+    From differences row by row (of most models: input by input), which are much less than the errors
+    themselves: both models fail at the same inputs. The standard error of a single row is infinite.
+    """
+    rows = [
+        _squares(theirs - wanted) - _squares(ours - wanted)
+        for output, first, second in zip(original, one, other, strict=True)
+        for wanted, ours, theirs in zip(_parts(output), _parts(first), _parts(second), strict=True)
+    ]
+    alike = len({len(each) for each in rows}) == 1
+    differences = torch.stack(rows).sum(0) if alike else torch.cat(rows)
+    count = len(differences)
+    error = float(differences.std()) / count**0.5 if count > 1 else float("inf")
+    return float(differences.mean()), error
+
+
+def _squares(x: Tensor) -> Tensor:
+    """The sum of squares of each row, (N,)."""
+    return x.double().square().flatten(1).sum(1) if x.ndim > 1 else x.double().square()
+
+
 def _parts(output: Output) -> tuple[Tensor, ...]:
     return output if isinstance(output, tuple) else (output,)
 

@@ -67,7 +67,9 @@ class Reader:
         """Classes of the channels among ``members`` that are high now, and what says what each costs.
 
         In double precision. Outputs are scaled to have their importance; features get a ridge, a
-        fraction of their mean variance.
+        fraction of their mean variance, but no less than what rounding the moments to float32 may have
+        taken off an eigenvalue: a squeeze-and-excitation layer reads one position of an image, and of
+        one image there is no variance.
         """
         n, k = len(self.classes), self.taps
         half = n * k
@@ -78,8 +80,10 @@ class Reader:
         high = places[:, None] * k + torch.arange(k)
         index = torch.cat([active, high.flatten() + half, torch.arange(2 * half, len(self.total))])
         mean = self.mean.double() / self.rows
-        variance = self.total.diagonal()[:half].double() / self.rows - mean[:half].square()
-        ridge = float(_RIDGE * variance.mean().clamp_min(1e-20))
+        moments = self.total.diagonal()[: 2 * half].double() / self.rows
+        variance = (moments - mean[: 2 * half].square())[:half]
+        rounding = torch.finfo(self.total.dtype).eps * float(moments.sum())
+        ridge = max(_RIDGE * float(variance.mean()), rounding, 1e-20)
         scale = torch.cat([mean.new_ones(2 * half), self.importance.to(mean).sqrt()])[index]
         cov = self.total[index[:, None], index].double().div_(self.rows)
         cov.addr_(mean[index], mean[index], alpha=-1).mul_(scale[:, None]).mul_(scale)

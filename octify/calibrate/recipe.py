@@ -207,10 +207,12 @@ def _repair(
     if effort == "norm":
         reestimate(rewritten.module, images.chunks)
         return Repaired((), {})
+    chunks = enlarged(traced, images.chunks, seed)
     repaired = repair(
         traced,
         rewritten,
-        enlarged(traced, images.chunks, seed),
+        chunks,
+        copies=sum(len(chunk[0]) for chunk in chunks) - images.count,
         refits=0 if effort == "fast" else REFITS,
         seed=seed,
         keep_fits=steps > 0,

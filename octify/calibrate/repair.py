@@ -67,13 +67,17 @@ def repair(
     rewritten: Rewritten,
     chunks: Sequence[Chunk],
     *,
+    copies: int = 0,
     refits: int = REFITS,
     rows: int = ROWS,
     seed: int = 0,
     keep_fits: bool = False,
     progress: Progress = lambda path, done, of: None,
 ) -> Repaired:
-    """Fit every convolution of ``rewritten`` in place, in eval mode."""
+    """Fit every convolution of ``rewritten`` in place, in eval mode.
+
+    ``copies``: how many of the images are altered copies of others (``augment``).
+    """
     order = repair_order(traced)
     todo, left = sites(traced, rewritten, order)
     student_module = rewritten.module.eval()
@@ -93,7 +97,7 @@ def repair(
             generator = torch.Generator().manual_seed(seed * 100_003 + done)
             for branch in ("high", "low"):
                 sampler = Sampler(site, teacher, student, rows, generator)
-                found = _fit_branch(site, branch, sampler, refits)
+                found = _fit_branch(site, branch, sampler, images - copies, refits)
                 if isinstance(found, str):
                     left.setdefault(site.path, found)
                 elif found is not None:
@@ -129,7 +133,7 @@ def _release(site: Site, teacher: Stream, student: Stream) -> None:
 
 
 def _fit_branch(
-    site: Site, branch: str, sampler: Sampler, refits: int
+    site: Site, branch: str, sampler: Sampler, images: int, refits: int
 ) -> tuple[LayerError, list[tuple[Block, Fit]]] | str | None:
     """Fit and write one branch; a reason where that cannot be, None where there is nothing to fit."""
     parts = blocks(site.conv, branch)
@@ -144,7 +148,7 @@ def _fit_branch(
         if not bool(torch.isfinite(system.x).all() & torch.isfinite(system.target).all()):
             return "its values are not finite"
         start = initial(site, branch, block).to(system.x)
-        ridge = cautious_ridge(system.x, system.target, system.skip, start)
+        ridge = cautious_ridge(system.x, system.target, system.skip, start, images)
         if ridge is None:
             return "there are too few inputs to improve on its weights"
         fit = solve(system.x, system.target, system.skip, start, system.activation, refits, ridge)

@@ -28,8 +28,8 @@ from octify.cli.calibration import (
     require_error,
     with_data,
 )
+from octify.cli.exported import write_onnx
 from octify.cli.loading import check_model, check_policy, describe, load
-from octify.cli.onnx import write_onnx
 from octify.cli.options import (
     AlphaOption,
     DebugOption,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,49 @@ if TYPE_CHECKING:
     from octify.source import Source
 
 
+def find_origin(folder: Path, model: str | None, weights: Path | None, again: str) -> artefact.Origin:
+    """The original of ``folder``: as the command names it, else as source.json does.
+
+    Parameters
+    ----------
+    model, weights:
+        As typed after ``--model`` and ``--weights``. The weights that source.json names are of the model it
+        names: they do not come with another one.
+    again:
+        The command that names the original, for hints.
+
+    Raises SourceError when the folder is not octify's, or nothing names its original.
+    """
+    if not artefact.is_artefact(folder):
+        raise SourceError(
+            f"{folder} is not a folder that octify wrote",
+            why=f"it has no {artefact.PLAN}" if folder.is_dir() else "there is no such folder",
+            hint=f"octify convert MODEL -o {folder}",
+        )
+    found = artefact.read_origin(folder)
+    if model is not None:
+        return artefact.Origin(model, found.inputs if found else (), weights)
+    if found is None:
+        raise SourceError(
+            f"{folder} does not say which model it was made from",
+            why=f"it has no {artefact.SOURCE}",
+            hint=again,
+        )
+    return replace(found, weights=weights or found.weights)
+
+
+def check_origin(origin: artefact.Origin, again: str | None) -> None:
+    """Refuse, before torch is imported, an original that is not there.
+
+    ``again``: the command that names another one, where nothing was named; None leaves the hint alone.
+    """
+    try:
+        check_model(origin.target, origin.weights, origin.inputs)
+    except SourceError as error:
+        error.hint = again or error.hint
+        raise
+
+
 def load_converted(
     run: Session, folder: Path, model: str | None, weights: Path | None, inputs: list[str] | None
 ) -> tuple[nn.Module, Source]:
@@ -24,33 +68,16 @@ def load_converted(
     ``model`` names the original where it is not where source.json says. Raises SourceError when the
     folder is not octify's, or its original cannot be had.
     """
-    if not artefact.is_artefact(folder):
-        raise SourceError(
-            f"{folder} is not a folder that octify wrote",
-            why=f"it has no {artefact.PLAN}",
-            hint=f"octify convert MODEL -o {folder}",
-        )
+    again = f"octify export {folder} FILE.onnx --model MODEL"
+    origin = find_origin(folder, model, None, again)
     if weights is not None:
         raise SourceError(
             f"{folder} has its own weights; --weights is for a model", hint="leave --weights out"
         )
-    origin = artefact.read_origin(folder)
-    target = model or (origin.target if origin else None)
-    if target is None:
-        raise SourceError(
-            f"{folder} does not say which model it was made from",
-            why=f"it has no {artefact.SOURCE}",
-            hint=f"octify export {folder} FILE.onnx --model MODEL",
-        )
-    shapes = inputs or list(origin.inputs if origin else ())
-    try:
-        check_model(target, None, shapes)
-    except SourceError as error:
-        if error.hint and model is None:
-            error.hint = f"octify export {folder} FILE.onnx --model MODEL, where MODEL is the original now"
-        raise
     # Its original weights are not needed: the folder's own replace every one of them.
-    source = load(run, target, None, shapes)
+    origin = replace(origin, weights=None, inputs=tuple(inputs or origin.inputs))
+    check_origin(origin, None if model or inputs else f"{again}, where MODEL is the original now")
+    source = load(run, origin.target, None, origin.inputs)
 
     from octify import api
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from octify.cli.converted import load_converted
+from octify.cli.exported import PROGRAM, write_onnx, write_program
 from octify.cli.loading import check_model, describe, load
-from octify.cli.onnx import write_onnx
 from octify.cli.options import (
     RUNS_CODE,
     DebugOption,
@@ -19,7 +19,6 @@ from octify.cli.options import (
     VerboseOption,
     WeightsOption,
 )
-from octify.cli.program import SUFFIX, write_program
 from octify.cli.session import session
 from octify.files import check_file
 
@@ -82,7 +81,7 @@ def export(
             check_model(what, weights, input)
             source = load(run, what, weights, input)
             loaded = source.model
-        kind, write = ("program", write_program) if file.suffix == SUFFIX else ("onnx", write_onnx)
+        kind, write = ("program", write_program) if file.suffix == PROGRAM else ("onnx", write_onnx)
         exported = write(run, loaded, source.example_inputs, file, dynamic_batch=not static_batch)
         run.show(*exported.lines())
         run.answer({"source": describe(source), kind: exported.to_dict()})

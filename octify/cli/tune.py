@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from octify.cli import artefact
 from octify.cli.calibration import CropOption, MeanOption, ResizeOption, StdOption
-from octify.cli.loading import check_model, describe, load
+from octify.cli.converted import check_origin, find_origin
+from octify.cli.loading import describe, load
 from octify.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption
 from octify.cli.session import Session, session
 from octify.cli.tuning import (
@@ -36,7 +37,7 @@ from octify.cli.tuning import (
     WeightOption,
     WeightsOption,
 )
-from octify.errors import OctifyError, SourceError
+from octify.errors import OctifyError
 from octify.files import check_file, staged_directory
 from octify.tune.options import Options
 
@@ -103,7 +104,9 @@ def tune(
             checkpoint_every=checkpoint_every,
         )
         options.check()
-        origin = _origin(folder, model, weights)
+        again = f"octify tune {folder} ... --model MODEL --weights FILE"
+        origin = find_origin(folder, model, weights, again)
+        check_origin(origin, None if model or weights else f"{again}, as they are now")
         places = _places(folder, out, resume=resume)
         pixels = _Pixels(_numbers(mean, "--mean"), _numbers(std, "--std"), resize, crop)
         _check_data(data)
@@ -127,35 +130,6 @@ class _Pixels:
     std: tuple[float, ...] | None
     resize: int | None
     crop: int | None
-
-
-def _origin(folder: Path, model: str | None, weights: Path | None) -> artefact.Origin:
-    """The original of ``folder``, as given or as source.json names it; refused when it is not there."""
-    if not artefact.is_artefact(folder):
-        raise SourceError(
-            f"{folder} is not a folder that octify wrote",
-            why=f"it has no {artefact.PLAN}" if folder.is_dir() else "there is no such folder",
-            hint="octify convert MODEL -o DIR, and then octify tune DIR",
-        )
-    found = artefact.read_origin(folder)
-    if found is None and model is None:
-        raise SourceError(
-            f"{folder} does not say which model it was made from",
-            why=f"it has no {artefact.SOURCE}",
-            hint=f"octify tune {folder} ... --model MODEL --weights FILE",
-        )
-    origin = artefact.Origin(
-        model or (found.target if found else ""),
-        found.inputs if found else (),
-        weights or (found.weights if found and model is None else None),
-    )
-    try:
-        check_model(origin.target, origin.weights, origin.inputs)
-    except SourceError as error:
-        if model is None and weights is None:
-            error.hint = f"octify tune {folder} ... --model MODEL --weights FILE, as they are now"
-        raise
-    return origin
 
 
 def _places(folder: Path, out: Path | None, *, resume: bool) -> _Places:

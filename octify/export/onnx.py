@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +38,12 @@ from octify.export.calls import (
 from octify.export.deploy import make_deployable
 from octify.export.fold import fold_batchnorm
 from octify.export.parity import Parity
+from octify.export.result import ExportResult
 from octify.export.split import split_by_convolution
 from octify.files import check_file, staged_file
 from octify.trace.tracer import user_line
 
 _LARGEST_FILE = 2**31 - 2**20  # protobuf's limit, less a little for the graph
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """A file that was written, and how well it agrees with the PyTorch model in onnxruntime.
-
-    ``max_abs_error``, ``max_rel_error`` (relative to the output's largest value) and ``tolerance`` (absolute)
-    are those of the closest call among all outputs at all ``batch_sizes``. ``bytes`` is the file's
-    size, ``ops`` the number of nodes by operator.
-    """
-
-    path: Path
-    max_abs_error: float
-    max_rel_error: float
-    tolerance: float
-    passed: bool
-    batch_sizes: tuple[int, ...]
-    opset: int
-    bytes: int
-    ops: dict[str, int]
 
 
 def export_onnx(

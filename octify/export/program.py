@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +32,9 @@ from octify.export.calls import (
     with_batch,
 )
 from octify.export.fold import fold_batchnorm
+from octify.export.result import ProgramResult
 from octify.files import check_file, staged_file
 from octify.trace.tracer import user_line
-
-
-@dataclass(frozen=True)
-class ProgramResult:
-    """A program that was written, and how well it agrees with the model; fields as of ``ExportResult``."""
-
-    path: Path
-    max_abs_error: float
-    max_rel_error: float
-    tolerance: float
-    passed: bool
-    batch_sizes: tuple[int, ...]
-    bytes: int
 
 
 def export_program(

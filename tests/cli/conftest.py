@@ -173,7 +173,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
             model(*inputs)
         path.write_bytes(b"a graph")
         shapes.append(tuple(inputs[0].shape))
-        return ExportResult(path, 0.0, 0.0, 1e-6, True, (1, 2), 20, 1000, {"Conv": 4})
+        return ExportResult(path, 0.0, 0.0, 1e-6, True, (1, 2), 1000, 20, {"Conv": 4})
 
     monkeypatch.setattr("octify.api.export_onnx", export_onnx)
     return shapes

@@ -19,6 +19,7 @@ from octify.calibrate.allocate_curves import curve_through
 from octify.calibrate.allocate_plans import Path, Plans, first
 from octify.calibrate.allocate_search import _Stops
 from octify.calibrate.allocate_target import Target
+from octify.calibrate.compare import advantage
 from octify.plan.budget import Budget, budget
 from octify.ruleset import Match, Rule, RuleSet, load_rules
 from tests.math.test_plan import Net, chain, conv, rules, traced_on
@@ -315,6 +316,27 @@ def test_levels_are_every_share_that_alphas_round_to(channels: int, rounding: tu
     assert plans.at_levels({free.number: len(shares) // 2}, 0.5).conv("0").alpha_out == level.share
     for alpha in (0.1, 0.25, 0.5, 0.6, 0.875):
         assert plans.uniform(alpha).conv("0").alpha_out in shares
+
+
+# Comparisons.
+
+
+def test_an_advantage_is_told_with_the_standard_error_of_pairs() -> None:
+    """What fails alike for both does not count, however large; of maps and of several outputs as well."""
+    torch.manual_seed(0)
+    wanted = torch.randn(16, 5)
+    hard = 100 * torch.rand(16, 1)
+    one = wanted + hard * torch.eye(5)[0]
+    other = one + torch.eye(5)[1] * torch.linspace(1, 2, 16)[:, None]
+    gain, error = advantage([wanted], [one], [other])
+    squares = torch.linspace(1, 2, 16).double() ** 2
+    assert gain == pytest.approx(float(squares.mean()), rel=1e-4)
+    assert error == pytest.approx(float(squares.std()) / 4, rel=1e-3)
+    assert advantage([wanted], [other], [one]) == pytest.approx((-gain, error))
+    assert advantage([wanted, wanted], [one, one], [other, other]) == pytest.approx((2 * gain, 2 * error))
+    by_size = advantage([(wanted[:9], wanted[9:])], [(one[:9], one[9:])], [(other[:9], other[9:])])
+    assert by_size == pytest.approx((gain, error))
+    assert advantage([wanted[:1]], [one[:1]], [other[:1]])[1] == float("inf")
 
 
 # Searches.

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from octify.calibrate.activation import Activation
 from octify.calibrate.affine import scale_and_shift, unscaling, write_norm
+from octify.calibrate.caution import cautious_ridge
 from octify.calibrate.execution import Stream, out_of_place
 from octify.calibrate.order import repair_order
 from octify.calibrate.repair import repair
-from octify.calibrate.solve import solve, with_bias
+from octify.calibrate.solve import centring, solve, with_bias
 from octify.plan.planner import make_plan
 from octify.rewrite import rewrite
 from octify.ruleset import load_rules
@@ -58,6 +59,40 @@ def test_hinge_refits_lower_the_error_behind_relu() -> None:
         w = solve(with_bias(x), z, None, start, relu, refits).weights
         errors.append(float((F.relu(with_bias(x) @ w) - F.relu(z)).square().mean()))
     assert errors[1] < 0.97 * errors[0]
+
+
+@pytest.mark.parametrize("function", [F.relu, F.relu6, F.silu, F.gelu, F.hardswish, torch.sigmoid, torch.exp])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_centring_brings_means_behind_the_activation_together(function, groups: int) -> None:  # type: ignore[no-untyped-def]
+    """Where the slope s is between 0 and 2 every step leaves |1 - s| of what a mean lacks; never more."""
+    torch.manual_seed(0)
+    target = torch.randn(groups, 5000, 4, dtype=torch.float64) + torch.tensor([-1.0, 0.0, 1.0, 2.0])
+    predicted = 0.6 * (target - target.mean(1, keepdim=True)) + target.mean(1, keepdim=True)
+    activation = Activation.of(function)
+    assert activation is not None
+    shift = centring(target, predicted, activation)
+    assert shift.shape == (groups, 1, 4)
+    lacking = [(function(target) - function(p)).mean(1).abs() for p in (predicted, predicted + shift)]
+    assert bool((lacking[1] <= lacking[0]).all())
+    if function is F.relu:  # where a share s of the positions is active: up to 1 - s is left by each step
+        active = (predicted > 0).double().mean(1)
+        assert bool((lacking[1] <= lacking[0] * (1 - active) ** 8 + 1e-12).all())
+
+
+def test_centring_leaves_alone_what_has_the_mean() -> None:
+    target = torch.randn(1, 100, 3)
+    relu = Activation.of(F.relu)
+    assert relu is not None
+    assert float(centring(target, target, relu).abs().max()) == 0
+    assert float(centring(target, target.flip(1), relu).abs().max()) < 1e-6  # the sum's rounding
+
+
+@pytest.mark.parametrize(("images", "share"), [(1, 1.0), (4, 0.25), (100, 1e-2), (400, 1e-2)])
+def test_the_start_counts_as_one_image_while_images_are_few(images: int, share: float) -> None:
+    torch.manual_seed(0)
+    x = with_bias(torch.randn(1, 200, 4))
+    start = torch.zeros(1, 5, 2)
+    assert cautious_ridge(x, torch.randn(1, 200, 2), None, start, images) == share
 
 
 @pytest.mark.parametrize(

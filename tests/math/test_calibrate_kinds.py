@@ -6,7 +6,7 @@ held-out images, relative to how much the outputs differ between images.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -178,17 +178,22 @@ def sides(kind: str) -> tuple[int, ...]:
     return {"1-D": (32,), "3-D": (6, 6, 6)}.get(kind, (16, 16))
 
 
+EFFORTS = ("none", "norm", "fast", "standard")
+
+
 @torch.no_grad()
-def errors_of(kind: str) -> dict[str, float]:
+def errors_of(
+    kind: str, images: int = IMAGES, efforts: Sequence[str] = EFFORTS, seed: int = 0
+) -> dict[str, float]:
     """Held-out relative output errors: uncalibrated and behind every effort."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model, size = KINDS[kind](), sides(kind)
     settle(model, [smooth(64, seed, size) for seed in (1, 2)])
-    data, test = smooth(IMAGES, 3, size), smooth(HELD_OUT, 4, size)
+    data, test = smooth(images, 3, size), smooth(HELD_OUT, 4, size)
     wanted = model(test)
     spread = (wanted - wanted.mean(0)).norm()
     found = {}
-    for effort in ("none", "norm", "fast", "standard"):
+    for effort in efforts:
         calibration = None if effort == "none" else [data]
         with torch.enable_grad():
             result = octify.convert(
@@ -225,3 +230,11 @@ def test_calibration_lowers_the_error_on_other_images(kind: str) -> None:
     error = errors_of(kind)
     assert error["fast"] < min(error["none"], error["norm"]), error
     assert error["standard"] < min(error["none"], error["norm"]), error
+
+
+@pytest.mark.parametrize("kind", ["1x1", "grouped", "squeeze and excitation"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_image_is_better_than_none(kind: str, seed: int) -> None:
+    error = errors_of(kind, 1, ("none", "fast", "standard"), seed)
+    assert error["fast"] < error["none"], error
+    assert error["standard"] < error["none"], error

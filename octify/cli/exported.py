@@ -1,0 +1,61 @@
+"""The export step of ``convert`` and ``export``, and how the comparison with the model is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octify.cli.session import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from octify.export import FileResult
+
+PROGRAM = ".pt2"  # the suffix of PyTorch programs
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file in its place: how it compared, what it is, and what was compared."""
+
+    result: FileResult
+    what: str
+    compared: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        return self.result.to_dict()
+
+    def lines(self) -> list[str]:
+        """As a person reads it."""
+        result = self.result
+        sizes = ", ".join(map(str, result.batch_sizes))
+        return [
+            f"wrote {result.path}: {result.bytes:,} bytes{self.what}",
+            f"{self.compared}, batch sizes {sizes}: "
+            f"maximum error {result.max_abs_error:.3g} (allowed {result.tolerance:.3g})",
+        ]
+
+
+def write_onnx(
+    run: Session, model: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, dynamic_batch: bool = True
+) -> Exported:
+    """Export ``model`` to ``path``; CheckFailed, and no file, when onnxruntime disagrees with PyTorch."""
+    from octify.api import export_onnx
+
+    run.progress(f"exporting {path.name}")
+    result = export_onnx(model, inputs, path, dynamic_batch=dynamic_batch)
+    return Exported(result, f", opset {result.opset}", "onnxruntime against PyTorch")
+
+
+def write_program(
+    run: Session, model: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, dynamic_batch: bool = True
+) -> Exported:
+    """Export ``model`` to ``path``; CheckFailed, and no file, when the program disagrees with it."""
+    from octify.export import export_program
+
+    run.progress(f"exporting {path.name}")
+    result = export_program(model, inputs, path, dynamic_batch=dynamic_batch)
+    return Exported(result, "; torch.export.load reads it, without octify", "the program against the model")

@@ -1,0 +1,40 @@
+"""What every exporter hands back: the file, and how well what it computes agrees with the model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """A file that was written, and how well its answers agree with the PyTorch model's.
+
+    ``max_abs_error``, ``max_rel_error`` (relative to the output's largest value) and ``tolerance`` (absolute)
+    are those of the closest call among all outputs at all ``batch_sizes``. ``bytes`` is the file's size.
+    """
+
+    path: Path
+    max_abs_error: float
+    max_rel_error: float
+    tolerance: float
+    passed: bool
+    batch_sizes: tuple[int, ...]
+    bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self) | {"path": str(self.path), "batch_sizes": list(self.batch_sizes)}
+
+
+class ProgramResult(FileResult):
+    """A PyTorch program."""
+
+
+@dataclass(frozen=True)
+class ExportResult(FileResult):
+    """An ONNX file, compared in onnxruntime; ``ops`` is the number of nodes by operator."""
+
+    opset: int
+    ops: dict[str, int]
