@@ -36,6 +36,15 @@ settings.register_profile("thorough", settings.get_profile("default"), max_examp
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+@pytest.fixture
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifteenth of the distillation, and no images made to join few: for tests of what it is not about."""
+    from octify.calibrate import recipe, synthetic
+
+    monkeypatch.setattr(recipe, "STEPS", {"standard": 20, "thorough": 60})
+    monkeypatch.setattr(synthetic, "ENOUGH", 0)
+
+
 class OctifyCli(Protocol):
     def __call__(
         self,

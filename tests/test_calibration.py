@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import octify
-from octify.calibrate import recipe
 from octify.calibrate.images import gather
 from octify.errors import OctifyError
 from octify.trace import trace
+
+pytestmark = pytest.mark.usefixtures("short_calibration")
 
 
 class Small(nn.Module):
@@ -61,12 +62,6 @@ def settled(norm: bool = True) -> nn.Module:
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
     return settled()
-
-
-@pytest.fixture(autouse=True)
-def short_distillation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fifteenth of the steps."""
-    monkeypatch.setattr(recipe, "STEPS", {"standard": 20, "thorough": 60})
 
 
 def calibrated(net: nn.Module, data: object, **options: object) -> octify.Result:

@@ -81,16 +81,37 @@ def _batch(traced: Traced, images: int) -> int:
 
 
 def _batches(traced: Traced, images: Images, steps: int, seed: int) -> Iterator[list[Tensor]]:
-    inputs = [_wide(torch.cat(parts)) for parts in zip(*images.chunks, strict=True)]
-    count = len(inputs[0])
-    size = _batch(traced, count)
+    """``steps`` batches, each of images of one size, moved and blended."""
+    groups = _by_size(images)
+    size = _batch(traced, max(len(group[0]) for group in groups))
     generator = torch.Generator().manual_seed(seed)
-    order: list[int] = []
+    left: list[tuple[list[Tensor], Tensor]] = []
     for _ in range(steps):
-        if len(order) < size:
-            order += torch.randperm(count, generator=generator).tolist()
-        picked = torch.tensor([order.pop() for _ in range(size)], device=inputs[0].device)
-        yield blended(augmented([x[picked] for x in inputs], generator), generator)
+        left = left or _epoch(groups, size, generator)
+        group, picked = left.pop()
+        batch = [x[picked.to(x.device)] for x in group]
+        yield blended(augmented(batch, generator), generator)
+
+
+def _by_size(images: Images) -> list[list[Tensor]]:
+    """All images of a size together, each input of the model one tensor."""
+    found: dict[tuple[torch.Size, ...], list[tuple[Tensor, ...]]] = {}
+    for chunk in images.chunks:
+        found.setdefault(tuple(x.shape[1:] for x in chunk), []).append(chunk)
+    return [[_wide(torch.cat(parts)) for parts in zip(*chunks, strict=True)] for chunks in found.values()]
+
+
+def _epoch(
+    groups: Sequence[list[Tensor]], size: int, generator: torch.Generator
+) -> list[tuple[list[Tensor], Tensor]]:
+    """Every image once, in batches of ``size`` in a random order; a rest smaller than that is left out."""
+    batches = []
+    for group in groups:
+        count = len(group[0])
+        full = max(1, count // size) * size
+        order = torch.randperm(count, generator=generator)[:full]
+        batches += [(group, part) for part in torch.split(order, size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 @torch.enable_grad()

@@ -26,16 +26,25 @@ _NAMED = 5  # inputs that are named of those that are left out
 
 @dataclass(frozen=True)
 class Images:
-    """Calibration inputs in chunks, those kept aside to measure on, and what is to be told about them."""
+    """Calibration inputs in chunks, those kept aside to measure on, and what is to be told about them.
+
+    ``made`` counts those, last in ``chunks``, that are not the user's (``synthetic.joined_by_made``).
+    """
 
     chunks: tuple[Row, ...]
     held_out: tuple[Row, ...]
     warnings: tuple[str, ...]
+    made: int = 0
 
     @property
     def count(self) -> int:
         """Images calibrated on."""
         return sum(len(chunk[0]) for chunk in self.chunks)
+
+    @property
+    def given(self) -> int:
+        """Of them, those that are the user's."""
+        return self.count - self.made
 
 
 def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, device: torch.device) -> Images:

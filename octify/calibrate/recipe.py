@@ -18,7 +18,7 @@ from octify.calibrate.renorm import reestimate
 from octify.calibrate.repair import LayerError, Repaired, repair
 from octify.calibrate.solve import REFITS
 from octify.calibrate.spectrum import by_frequency, spectra
-from octify.calibrate.synthetic import synthetic_images
+from octify.calibrate.synthetic import joined_by_made, synthetic_images
 from octify.errors import OctifyError
 from octify.plan.model import Plan
 from octify.report.spectrum import SpectrumRow
@@ -96,7 +96,7 @@ def calibrate(
     measured = spectra(traced, plan, images.chunks)  # now: the repair writes to what is shared with traced
     made = calibrate_on(traced, plan, images, effort, channel_order, seed=seed, progress=progress)
     synthetic = isinstance(data, str)
-    spectrum = by_frequency(traced, made.plan, measured, images.count, synthetic=synthetic)
+    spectrum = by_frequency(traced, made.plan, measured, images.given, synthetic=synthetic)
     return replace(made, synthetic=synthetic, spectrum=spectrum)
 
 
@@ -145,7 +145,7 @@ def calibrate_on(
         effort,
         order,
         False,
-        images.count,
+        images.given,
         before,
         after,
         repaired.layers,
@@ -178,7 +178,8 @@ def images_of(
                 hint="octify convert --calib reads folders and files",
             )
         data = synthetic_images(traced, seed=seed, progress=progress)
-    return gather(traced, data, most=most, device=device)
+        return gather(traced, data, most=most, device=device)
+    return joined_by_made(traced, gather(traced, data, most=most, device=device), seed, progress)
 
 
 def _choose(traced: Traced, plan: Plan, images: Images, order: str, seed: int, progress: Progress) -> Plan:
@@ -190,9 +191,11 @@ def _choose(traced: Traced, plan: Plan, images: Images, order: str, seed: int, p
 
 
 def _steps(traced: Traced, images: Images, effort: str) -> int:
-    """Steps of distillation: of ``standard``, no more than take minutes."""
+    """Steps of distillation: of ``standard``, no more than take minutes, and none that nothing can judge."""
     steps = STEPS.get(effort, 0)
-    return affordable(traced, images.count, steps) if effort == "standard" else steps
+    if effort != "standard":
+        return steps
+    return affordable(traced, images.count, steps) if images.held_out else 0
 
 
 def _repair(

@@ -14,12 +14,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from octify.calibrate.execution import out_of_place
 from octify.calibrate.following import is_affine_norm
+from octify.calibrate.images import Images, chunk_size
+from octify.calibrate.work import of_run
 from octify.errors import OctifyError
 from octify.trace import Traced
 
@@ -29,8 +32,11 @@ NO_IMAGES = (
 )
 IMAGES = 128
 STEPS = 80
+ENOUGH = 256  # real images, which no made ones join
+AFFORDABLE = 12e12  # multiply-accumulates that joining made images may take: about 2 minutes of two cores
 _BATCH = 32
 _RATE = 0.05
+_RUNS = 3  # of the original, that a step on an image costs
 
 
 def synthetic_images(
@@ -54,7 +60,7 @@ def synthetic_images(
             why="images are made so that they reproduce those statistics, and this model has none",
             hint='give data (--calib FOLDER), or use kernels="exact" and a small alpha without calibration',
         )
-    if len(traced.inputs) != 1 or len(shape) != 4:
+    if not _makes(traced):
         raise OctifyError(
             "synthetic calibration makes single images",
             why=f"the model takes {len(traced.inputs)} inputs of {shape}",
@@ -72,6 +78,36 @@ def synthetic_images(
 
             batches.append((_optimised(module, norms, start, steps, tell),))
     return batches
+
+
+def joined_by_made(
+    traced: Traced, images: Images, seed: int, progress: Callable[[str, int, int], None]
+) -> Images:
+    """Few images and, where the network's statistics allow it and it takes minutes, some made from them.
+
+    Where 64 images of a texture task lost 19 points at alpha .75, the same and 192 made ones lost 14.
+    """
+    affordable = int(AFFORDABLE / max(1, _RUNS * STEPS * of_run(traced, 1)))
+    count = min(ENOUGH - images.count, affordable) // _BATCH * _BATCH
+    if count <= 0 or not _makes(traced):
+        return images
+    size = chunk_size(traced)
+    made = synthetic_images(traced, count, seed=seed, progress=progress)
+    chunks = [tuple(x[i : i + size] for x in batch) for batch in made for i in range(0, _BATCH, size)]
+    chunks = [chunk for chunk in chunks if bool(torch.isfinite(chunk[0]).all())]
+    told = f"{images.count} images are few: {{}} more were made from the network's BatchNorm statistics"
+    found = sum(len(chunk[0]) for chunk in chunks)
+    return replace(
+        images,
+        chunks=(*images.chunks, *chunks),
+        warnings=(*images.warnings, told.format(found)),
+        made=found,
+    )
+
+
+def _makes(traced: Traced) -> bool:
+    shape = traced.inputs[0].shape
+    return can_be_made(traced) and len(traced.inputs) == 1 and len(shape) == 4
 
 
 def can_be_made(traced: Traced) -> bool:

@@ -1,0 +1,243 @@
+"""Distillation: its coordinates, its images, and that it never ends worse than it began."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import octify
+from octify.calibrate import directions, distill, recipe, synthetic
+from octify.calibrate.augment import augmented, blended
+from octify.calibrate.features import compared
+from octify.calibrate.images import Images, gather
+from octify.calibrate.linear_form import blocks
+from octify.calibrate.order import repair_order
+from octify.calibrate.sites import sites
+from octify.calibrate.solve import Fit
+from octify.data.moves import Moves
+from octify.nn.functional import pool
+from octify.plan.planner import make_plan
+from octify.rewrite import rewrite
+from octify.ruleset import load_rules
+from octify.trace import trace
+from tests.test_calibration import settled, smooth
+
+CPU = torch.device("cpu")
+seeds = st.integers(0, 2**31 - 1)
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    return settled()
+
+
+# Images ---------------------------------------------------------------------------------------------------
+
+
+@given(seed=seeds, h=st.integers(1, 19), w=st.integers(2, 19), middle=st.lists(st.integers(0, 3), max_size=3))
+def test_each_image_is_shifted_by_its_own_reflected_shift(
+    seed: int, h: int, w: int, middle: Sequence[int]
+) -> None:
+    x = torch.randn(5, *middle, h, w, generator=torch.Generator().manual_seed(seed))
+    moves = Moves.drawn(len(x), (h, w), torch.Generator().manual_seed(seed))
+    found = moves.apply(x)
+    assert found.shape == x.shape
+    for image, moved, rows, columns in zip(x, found, moves.rows, moves.columns, strict=True):
+        assert torch.equal(moved, image[..., rows, :][..., columns])
+        for places, size in ((rows, h), (columns, w)):
+            steps = places.diff().abs()
+            assert bool((steps <= 1).all())  # neighbours stay neighbours, mirrored at the ends
+            assert int(places.min()) >= 0 and int(places.max()) < size
+            assert len(places.unique()) >= size - max(1, size // 8)
+
+
+def test_moves_differ_between_images_and_alike_between_inputs() -> None:
+    x = smooth(16)
+    a, b = augmented([x, x.clone()], torch.Generator().manual_seed(0))
+    assert torch.equal(a, b)
+    moves = Moves.drawn(64, (32, 32), torch.Generator().manual_seed(0))
+    assert len({tuple(map(int, rows)) for rows in moves.rows}) > 4
+
+
+@given(seed=seeds, count=st.integers(1, 9))
+def test_blended_images_are_more_themselves_than_another(seed: int, count: int) -> None:
+    x = torch.eye(count)
+    (found,) = blended([x], torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(found.sum(1), torch.ones(count))
+    assert bool((found.diagonal() >= 0.5).all()) and bool((found >= 0).all())
+    assert bool(((found > 0).sum(1) <= 2).all())
+
+
+def test_what_cannot_be_blended_is_left_alone() -> None:
+    batch = [smooth(8), torch.arange(8)]
+    for x, y in zip(batch, blended(batch, torch.Generator()), strict=True):
+        assert torch.equal(x, y)
+
+
+# Coordinates ----------------------------------------------------------------------------------------------
+
+
+@given(seed=seeds, rank=st.integers(1, 12))
+def test_a_unit_step_changes_an_output_by_at_most_its_own_size(seed: int, rank: int) -> None:
+    """In any direction, however badly the data shows it, and fully where it shows it well."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(4, 8, 1, bias=False), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1)).eval()
+    traced = trace(net, torch.zeros(1, 4, 8, 8))
+    rewritten = rewrite(traced, make_plan(traced, load_rules("everywhere"), 0.5))
+    found, _ = sites(traced, rewritten, repair_order(traced))
+    site = found[-1]
+    (block,) = blocks(site.conv, "high")
+    rows = torch.randn(50, rank) @ torch.randn(rank, block.unknowns)
+    gram = (rows.T @ rows / len(rows))[None]
+    fit = Fit(torch.randn(1, block.unknowns + 1, block.outputs), gram)
+    (made,) = directions.directions(rewritten.module, [site], {(site.path, "high"): [(block, fit)]})
+    v, _ = made.start()
+    size = (rows @ fit.weights[0, :-1]).square().mean(0).sqrt()
+    steps = torch.eye(block.unknowns)
+    for output in range(block.outputs):
+        changes = []
+        for step in steps:
+            w = v.clone()
+            w[0, :, output] = step
+            changes.append((rows @ ((made.whitening @ w) * made.factor)[0]).square().mean(0).sqrt())
+        change = torch.stack(changes)
+        assert float(change[:, output].max()) <= float(size[output]) * (1 + 1e-4)
+        assert float(change[:, output].max()) >= 0.5 * float(size[output])  # the mean eigenvalue and more
+        others = [o for o in range(block.outputs) if o != output]
+        assert not change[:, others].any()
+    own = {name: p.detach() for name, p in rewritten.module.named_parameters()}
+    changed: dict[str, Tensor] = {}
+    made.add_to(changed, own, *made.start())
+    assert changed and all(torch.equal(own[name], value) for name, value in changed.items())
+
+
+# The maps that are compared -------------------------------------------------------------------------------
+
+
+def _sites(net: nn.Module, alpha: float = 0.5) -> tuple[Any, Any, Any]:
+    traced = trace(copy.deepcopy(net), smooth(1))
+    rewritten = rewrite(traced, make_plan(traced, load_rules("everywhere"), alpha))
+    found, _ = sites(traced, rewritten, repair_order(traced))
+    return traced, rewritten, found
+
+
+def test_maps_are_compared_with_the_originals_and_its_means(net: nn.Module) -> None:
+    traced, rewritten, found = _sites(net)
+    models = compared(traced, rewritten, found)
+    x = smooth(8, 5)
+    with torch.no_grad():
+        output, maps = models.teacher(x)
+        given_output, made = models.student(x)
+        assert torch.equal(output, net(x)) and torch.equal(given_output, rewritten.module(x))
+        assert len(maps) == 2 and len(made) == 4  # what conv1 and conv2 read
+        perfect = list(made)
+        for value, branches in zip(maps, models.branches, strict=True):
+            for channels, place in branches:
+                part = value[:, channels]
+                perfect[place] = part if part.shape == made[place].shape else pool(part)
+        assert float(models.loss(perfect, maps)) == 0
+        nothing = [torch.zeros_like(value) + 0.0 for value in made]
+        assert float(models.loss(made, maps)) < float(models.loss(nothing, maps))
+
+
+# Training -------------------------------------------------------------------------------------------------
+
+
+def _images(x: Tensor, net: nn.Module) -> Images:
+    return gather(trace(net, smooth(1)), [x], most=512, device=CPU)
+
+
+@pytest.mark.usefixtures("short_calibration")
+def test_what_would_end_worse_is_not_kept(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {}
+    for name, rate in (("sane", distill.RATE), ("wild", 1e3)):
+        monkeypatch.setattr(distill, "RATE", rate)
+        monkeypatch.setattr(recipe, "STEPS", {"standard": 12})
+        result = octify.convert(net, smooth(1), 0.5, "everywhere", calibration=[smooth(96, 7)])
+        kept[name] = result.report.calibration.after.relative_error
+    monkeypatch.setattr(recipe, "STEPS", {})
+    plain = octify.convert(net, smooth(1), 0.5, "everywhere", calibration=[smooth(96, 7)])
+    assert kept["wild"] == plain.report.calibration.after.relative_error
+    assert kept["sane"] < kept["wild"]
+
+
+@pytest.mark.usefixtures("short_calibration")
+def test_images_of_several_sizes_are_distilled(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [smooth(40, 1), F.interpolate(smooth(40, 2), size=20), smooth(7, 3)]
+    result = octify.convert(net, smooth(1), 0.5, "everywhere", calibration=sizes)
+    monkeypatch.setattr(recipe, "STEPS", {})
+    plain = octify.convert(net, smooth(1), 0.5, "everywhere", calibration=sizes)
+    errors = [found.report.calibration.after.relative_error for found in (result, plain)]
+    assert errors[0] < errors[1]
+
+
+def test_every_image_is_seen_once_an_epoch(net: nn.Module) -> None:
+    groups = [[torch.arange(70)], [torch.arange(100, 109)]]
+    generator = torch.Generator().manual_seed(0)
+    batches = distill._epoch(groups, 32, generator)
+    numbers = [int(n) for group, picked in batches for n in group[0][picked]]
+    assert len(numbers) == len(set(numbers)) == 64 + 9
+    assert sorted(len(picked) for _, picked in batches) == [9, 32, 32]
+
+
+@given(macs=st.integers(10**6, 10**12), images=st.integers(1, 5000), steps=st.integers(1, 2000))
+def test_standard_distils_as_much_as_takes_minutes(macs: int, images: int, steps: int) -> None:
+    facts = {"conv": SimpleNamespace(macs=macs, new_bytes=1000)}
+    traced: Any = SimpleNamespace(facts=facts, inputs=(SimpleNamespace(shape=(1, 3, 8, 8)),))
+    found = distill.affordable(traced, images, steps)
+    batch = min(distill.BATCH, images)
+    assert 1 <= found <= steps
+    if found < steps:
+        assert found * batch >= distill.PASSES * images  # every image so often
+        assert found * batch * 4 * macs >= distill.AFFORDABLE
+        spent = (found - 1) * batch
+        assert spent <= max(distill.PASSES * images, distill.AFFORDABLE / (4 * macs))
+
+
+# Few images -----------------------------------------------------------------------------------------------
+
+
+def test_few_images_are_joined_by_made_ones(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "STEPS", 3)
+    monkeypatch.setattr(synthetic, "ENOUGH", 120)
+    traced = trace(net, smooth(1))
+    few = _images(smooth(48, 7), net)
+    assert (few.count, few.given, few.made) == (42, 42, 0)
+    joined = synthetic.joined_by_made(traced, few, 0, lambda what, done, of: None)
+    assert (joined.count, joined.given, joined.made) == (42 + 64, 42, 64)
+    assert joined.held_out is few.held_out
+    assert any("42 images are few: 64 more were made" in told for told in joined.warnings)
+    for many in (
+        _images(smooth(144, 7), net),
+        dataclasses.replace(few, chunks=few.chunks * 3),
+    ):
+        assert synthetic.joined_by_made(traced, many, 0, lambda what, done, of: None) is many
+
+
+def test_none_are_made_where_that_takes_long_or_nothing_says_how(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = _images(smooth(48, 7), net)
+    bare = settled(norm=False)
+    assert synthetic.joined_by_made(trace(bare, smooth(1)), few, 0, lambda what, done, of: None) is few
+    monkeypatch.setattr(synthetic, "AFFORDABLE", 1e6)
+    assert synthetic.joined_by_made(trace(net, smooth(1)), few, 0, lambda what, done, of: None) is few
+
+
+def test_the_first_rate_is_a_share_of_the_error(net: nn.Module) -> None:
+    """The loss of a network against itself is 0, and of one half as large a quarter of ten."""
+    x = torch.randn(50, 7)
+    assert float(distill.relative_loss([x], [x])) == 0
+    centred = x - x.mean(1, keepdim=True)
+    assert math.isclose(float(distill.relative_loss([centred / 2], [x])), 10 / 4, rel_tol=1e-5)
