@@ -109,7 +109,8 @@ def convert(
         statistics (without such statistics: no calibration but exact kernels, and a warning in the
         report). None leaves the weights as the mathematics gives them.
     effort:
-        ``"fast"``, ``"standard"`` or ``"thorough"`` calibration, or ``"norm"`` for BatchNorm statistics only.
+        ``"norm"`` (BatchNorm statistics only), ``"fast"`` (least squares), ``"standard"`` (also better
+        channels and minutes of distillation) or ``"thorough"`` (more distillation).
     channel_order:
         Which channels are low: ``"last"``, ``"energy"`` or ``"greedy"``; by default what the effort says.
     seed:

@@ -51,8 +51,8 @@ EffortOption = Annotated[
     Effort,
     typer.Option(
         "--calib-effort",
-        help="norm: BatchNorm statistics only; fast: least squares; standard: and better channels;"
-        " thorough: and distillation.",
+        help="norm: BatchNorm statistics only; fast: least squares; standard: and better channels, and minutes"
+        " of distillation; thorough: and more of it.",
     ),
 ]
 OrderOption = Annotated[
