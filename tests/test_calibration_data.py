@@ -20,6 +20,8 @@ from octify.errors import OctifyError
 from octify.trace import trace
 from tests.test_calibration import settled, smooth
 
+pytestmark = pytest.mark.usefixtures("short_calibration")
+
 CPU = torch.device("cpu")
 
 

@@ -26,6 +26,8 @@ from octify.nn.channels import Gather
 from tests.benchmarks.accuracy.peers import macs
 from tests.benchmarks.int8 import logits, pooled_by_convolution, quantized
 
+pytestmark = pytest.mark.usefixtures("short_calibration")
+
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 STEPS = 6
 HELD_OUT = 200

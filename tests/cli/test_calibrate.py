@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from tests.cli.conftest import Octify, Outcome
 
+pytestmark = pytest.mark.usefixtures("short_calibration")
+
 Refused = Callable[..., str]
 FAST = ("--calib-effort", "fast", "--rules", "everywhere")
 

@@ -19,6 +19,8 @@ from octify.data.folder import UNREADABLE, images, read_image
 from octify.errors import OctifyError
 from tests.cli.conftest import Octify, Signalled
 
+pytestmark = pytest.mark.usefixtures("short_calibration")
+
 Refused = Callable[..., str]
 FAST = ("--calib-effort", "fast", "--rules", "everywhere")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

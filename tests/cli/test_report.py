@@ -21,6 +21,8 @@ from octify.report.html.page import as_json
 from tests import html_page
 from tests.cli.conftest import NET
 
+pytestmark = pytest.mark.usefixtures("short_calibration")
+
 Octify = Callable[..., Any]
 NASTY = "</script><img src=x onerror=\"alert('1')\"> & <b>"
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("short_calibration")
+
 Octify = Callable[..., Any]
 PNG = b"\x89PNG\r\n"
 

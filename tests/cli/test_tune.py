@@ -29,6 +29,8 @@ NET = """\
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("short_calibration")
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()

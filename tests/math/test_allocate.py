@@ -24,6 +24,8 @@ from octify.plan.budget import Budget, budget
 from octify.ruleset import Match, Rule, RuleSet, load_rules
 from tests.math.test_plan import Net, chain, conv, rules, traced_on
 
+pytestmark = pytest.mark.usefixtures("short_calibration")
+
 ERRORS = st.floats(0, 1, allow_subnormal=False)
 
 

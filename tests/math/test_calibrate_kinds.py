@@ -16,6 +16,8 @@ from torch import Tensor, nn
 import octify
 from tests.models.zoo import settle
 
+pytestmark = pytest.mark.usefixtures("short_calibration")
+
 CHANNELS = 16
 IMAGES, HELD_OUT = 48, 64
 
