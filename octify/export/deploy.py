@@ -7,13 +7,14 @@ octave value share) have run before; initialisers that the rules made equal are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from octify.export.crop import crop_by_convolution, slices_to_one
+from octify.export.edit import becomes, constant, known
 from octify.export.sums import sums_in_order
 
 Rule = Callable[[ir.Graph, ir.Node, int], None]
@@ -57,17 +58,17 @@ def resize_by_constants(graph: ir.Graph, node: ir.Node, opset: int) -> None:
         return
     if (policy is not None and policy.as_string() != "stretch") or source.shape[:2] != target.shape[:2]:
         return
-    have, want = _known(source.shape[2:]), _known(target.shape[2:])
+    have, want = known(source.shape[2:]), known(target.shape[2:])
     if have is None or want is None:
         return
     factors = [w / h for w, h in zip(want, have, strict=True)]
     if all(factor.is_integer() for factor in factors):
         node.resize_inputs(3)
         scales = np.array([1.0, 1.0, *factors], dtype=np.float32)
-        node.replace_input_with(2, _constant(graph, target, "scales", scales))
+        node.replace_input_with(2, constant(graph, target, "scales", scales))
     elif opset >= _AXES_OPSET:
         sizes = np.array(want, dtype=np.int64)
-        node.replace_input_with(3, _constant(graph, target, "sizes", sizes))
+        node.replace_input_with(3, constant(graph, target, "sizes", sizes))
         node.attributes["axes"] = ir.AttrInt64s("axes", range(2, 2 + len(want)))
 
 
@@ -82,7 +83,7 @@ def pool_without_ceil(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     auto = node.attributes.get("auto_pad")
     if auto is not None and auto.as_string() != "NOTSET":
         return
-    size, kernel = _known(source.shape[2:]), node.attributes["kernel_shape"].as_ints()
+    size, kernel = known(source.shape[2:]), node.attributes["kernel_shape"].as_ints()
     if size is None:
         return
     dims = len(kernel)
@@ -116,7 +117,7 @@ def pool_of_odd_width_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> Non
         return
     weight = np.full((channels, 1, *kernel), 1 / np.prod(kernel), dtype=source.dtype.numpy())
     node.attributes.clear()
-    _becomes(node, "Conv", source, _constant(graph, node.outputs[0], "mean", weight))
+    becomes(node, "Conv", source, constant(graph, node.outputs[0], "mean", weight))
     node.attributes["group"] = ir.AttrInt64("group", channels)
     node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", kernel)
     node.attributes["strides"] = ir.AttrInt64s("strides", strides)
@@ -135,40 +136,13 @@ def mean_to_pool(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     keeps = keep is None or bool(keep.as_int())
     node.attributes.clear()
     if keeps:
-        _becomes(node, "GlobalAveragePool", source)
+        becomes(node, "GlobalAveragePool", source)
         return
     pooled = ir.Node("", "GlobalAveragePool", [source])
     pooled.outputs[0].name, pooled.outputs[0].type = f"{target.name}_pooled", target.type
     pooled.outputs[0].shape = ir.Shape([*source.shape[:2], 1, 1])
     graph.insert_before(node, pooled)
-    _becomes(node, "Flatten", pooled.outputs[0])
-
-
-def slices_to_one(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-    """Cropping one axis and then another is one Slice: the exporter writes one, and one copy, per axis."""
-    source = node.inputs[0] if node.op_type == "Slice" else None
-    before = None if source is None else source.producer()
-    if before is None or before.op_type != "Slice":
-        return
-    inner, outer = _slice_bounds(before), _slice_bounds(node)
-    if inner is None or outer is None or set(inner[2]) & set(outer[2]):
-        return
-    node.resize_inputs(5)
-    node.replace_input_with(0, before.inputs[0])
-    for index, name in enumerate(("starts", "ends", "axes", "steps")):
-        both = np.concatenate([inner[index], outer[index]])
-        node.replace_input_with(index + 1, _constant(graph, node.outputs[0], name, both))
-
-
-def _slice_bounds(node: ir.Node) -> list[np.ndarray[Any, Any]] | None:
-    """Constant starts, ends, axes (counted from the front) and steps of a Slice; None if any is computed."""
-    source = node.inputs[0]
-    given = [value for value in node.inputs[1:] if value is not None and value.const_value is not None]
-    if len(given) != len(node.inputs) - 1 or len(given) < 3 or source is None or source.shape is None:
-        return None
-    bounds = [value.const_value.numpy().astype(np.int64) for value in given]  # type: ignore[union-attr]
-    bounds[2] = bounds[2] % len(source.shape)
-    return bounds if len(bounds) == 4 else [*bounds, np.ones_like(bounds[0])]
+    becomes(node, "Flatten", pooled.outputs[0])
 
 
 def batchnorm_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
@@ -193,18 +167,18 @@ def batchnorm_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     node.attributes.clear()
     if spatial > 0:
         kernel = scale.reshape(-1, 1, *[1] * spatial)
-        _becomes(node, "Conv", source, _constant(graph, target, "scale", kernel.astype(dtype.numpy())))
+        becomes(node, "Conv", source, constant(graph, target, "scale", kernel.astype(dtype.numpy())))
         node.attributes["group"] = ir.AttrInt64("group", scale.size)
         node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [1] * spatial)
     else:
-        product = ir.Node("", "Mul", [source, _constant(graph, target, "scale", scale.astype(dtype.numpy()))])
+        product = ir.Node("", "Mul", [source, constant(graph, target, "scale", scale.astype(dtype.numpy()))])
         product.outputs[0].name = f"{target.name}_scaled"
         product.outputs[0].type, product.outputs[0].shape = target.type, target.shape
         graph.insert_before(node, product)
-        _becomes(node, "Add", product.outputs[0])
+        becomes(node, "Add", product.outputs[0])
     node.resize_inputs(len(node.inputs) + 1)
     node.replace_input_with(
-        len(node.inputs) - 1, _constant(graph, target, "shift", shift.astype(dtype.numpy()))
+        len(node.inputs) - 1, constant(graph, target, "shift", shift.astype(dtype.numpy()))
     )
 
 
@@ -215,31 +189,9 @@ RULES: tuple[Rule, ...] = (
     pool_of_odd_width_to_conv,
     mean_to_pool,
     slices_to_one,
+    crop_by_convolution,
     sums_in_order,
 )
-
-
-def _becomes(node: ir.Node, op_type: str, *inputs: ir.Value) -> None:
-    """Make ``node`` another operator, in place: whoever reads its output, the graph included, keeps it."""
-    node.op_type = op_type
-    node.resize_inputs(len(inputs))
-    for index, value in enumerate(inputs):
-        node.replace_input_with(index, value)
-
-
-def _constant(graph: ir.Graph, near: ir.Value, purpose: str, array: np.ndarray[Any, Any]) -> ir.Value:
-    """A new initialiser, named after the value it helps to compute."""
-    name = f"{near.name}_{purpose}"
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype  # type: ignore[union-attr]
-    graph.register_initializer(value)
-    return value
-
-
-def _known(dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:
-    """``dims`` if none of them is open."""
-    known = [n for n in dims if isinstance(n, int)]
-    return known if len(known) == len(dims) else None
 
 
 def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:

@@ -156,14 +156,20 @@ def facts_for_rules(convs: list[Conv], layout: Layout) -> Mapping[str, ConvFacts
     """What rules can ask, by path; ``layout`` must be the one without any policy."""
     size: dict[int, int] = {}
     reduction: dict[int, int] = {}
+    read_by: dict[int, int] = {}
+    writers: dict[int, set[str]] = {}
     depthwise: set[int] = set()
     for conv in convs:
         for call in conv.calls:
             for s in () if conv.vector else layout.sets(call.ids_in):
                 size[s] = max(conv.size, size.get(s, 0))
                 reduction[s] = min(conv.reduction, reduction.get(s, conv.reduction))
+                read_by[s] = max(*conv.module.kernel_size, read_by.get(s, 0))
             if conv.depthwise:
                 depthwise.update(layout.sets(call.ids_out))
+            else:
+                for s in () if conv.vector else layout.sets(call.ids_out):
+                    writers.setdefault(s, set()).add(conv.path)
     facts = {}
     for conv in convs:
         into = {s for call in conv.calls for s in layout.sets(call.ids_in)}
@@ -181,5 +187,7 @@ def facts_for_rules(convs: list[Conv], layout: Layout) -> Mapping[str, ConvFacts
             stem=conv.stem,
             reads_depthwise=bool(into & depthwise),
             feeds_depthwise=bool(out & depthwise),
+            feeds_kernel=max((read_by[s] for s in out if s in read_by), default=0),
+            residual=any(len(writers.get(s, ())) > 1 for s in out),
         )
     return facts
