@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from octify.export.activation import clip_of_sum_by_convolution
 from octify.export.crop import crop_by_convolution, slices_to_one
 from octify.export.edit import becomes, constant, known
 from octify.export.sums import sums_in_order
@@ -191,6 +192,7 @@ RULES: tuple[Rule, ...] = (
     slices_to_one,
     crop_by_convolution,
     sums_in_order,
+    clip_of_sum_by_convolution,
 )
 
 
