@@ -32,6 +32,8 @@ def slices_to_one(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     for index, name in enumerate(("starts", "ends", "axes", "steps")):
         both = np.concatenate([inner[index], outer[index]])
         node.replace_input_with(index + 1, constant(graph, node.outputs[0], name, both))
+    if not before.outputs[0].uses() and not before.outputs[0].is_graph_output():
+        graph.remove(before, safe=True)  # rules that follow ask who reads what it read
 
 
 def crop_by_convolution(graph: ir.Graph, node: ir.Node, opset: int) -> None:

@@ -15,7 +15,8 @@ import onnx_ir.passes.common as passes
 
 from octify.export.activation import clip_of_sum_by_convolution
 from octify.export.crop import crop_by_convolution, slices_to_one
-from octify.export.edit import becomes, constant, known
+from octify.export.edit import becomes, constant, known, lone_producer
+from octify.export.linear import merge_into_linear
 from octify.export.sums import sums_in_order
 
 Rule = Callable[[ir.Graph, ir.Node, int], None]
@@ -124,6 +125,30 @@ def pool_of_odd_width_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> Non
     node.attributes["strides"] = ir.AttrInt64s("strides", strides)
 
 
+def pad_into_pool(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """Padding with -inf in front of a MaxPool is the padding that MaxPool does itself, in its own layout."""
+    source = node.inputs[0] if node.op_type == "MaxPool" else None
+    pad = None if source is None else lone_producer(source, "Pad")
+    if pad is None or len(pad.inputs) < 3 or any(value is not None for value in pad.inputs[3:]):
+        return
+    mode, auto = pad.attributes.get("mode"), node.attributes.get("auto_pad")
+    constants = [None if value is None else value.const_value for value in pad.inputs[1:3]]
+    if (mode is not None and mode.as_string() != "constant") or any(c is None for c in constants):
+        return
+    if auto is not None and auto.as_string() != "NOTSET":
+        return
+    amounts, filler = (c.numpy().reshape(-1).tolist() for c in constants if c is not None)
+    kernel = node.attributes["kernel_shape"].as_ints()
+    dims = len(kernel)
+    begin, end = amounts[2 : 2 + dims], amounts[4 + dims :]
+    outside = amounts[:2] + amounts[2 + dims : 4 + dims]
+    pads = [a + b for a, b in zip(_ints(node, "pads", [0] * 2 * dims), begin + end, strict=True)]
+    allowed = all(0 <= n < kernel[axis % dims] for axis, n in enumerate(pads))  # what ONNX allows
+    if filler == [float("-inf")] and not any(outside) and allowed and min(begin + end) >= 0:
+        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        node.replace_input_with(0, pad.inputs[0])
+
+
 def mean_to_pool(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     """The mean of an image over height and width is a GlobalAveragePool, done in the runtime's own layout."""
     if node.op_type != "ReduceMean" or len(node.inputs) != 2 or node.inputs[1] is None:
@@ -188,8 +213,10 @@ RULES: tuple[Rule, ...] = (
     resize_by_constants,
     pool_without_ceil,
     pool_of_odd_width_to_conv,
+    pad_into_pool,
     mean_to_pool,
     slices_to_one,
+    merge_into_linear,
     crop_by_convolution,
     sums_in_order,
     clip_of_sum_by_convolution,

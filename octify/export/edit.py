@@ -30,3 +30,26 @@ def known(dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:
     """``dims`` if none of them is open."""
     sizes = [n for n in dims if isinstance(n, int)]
     return sizes if len(sizes) == len(dims) else None
+
+
+def inserted(
+    before: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    name: str,
+    attributes: Sequence[ir.Attr] = (),
+) -> ir.Value:
+    """The output, called ``name``, of a new node in front of ``before``."""
+    made = ir.Node("", op_type, inputs, attributes)
+    graph = before.graph
+    assert isinstance(graph, ir.Graph)
+    graph.insert_before(before, made)
+    made.outputs[0].name = name
+    return made.outputs[0]
+
+
+def lone_producer(value: ir.Value, *op_types: str) -> ir.Node | None:
+    """The node of one of ``op_types`` that makes ``value`` for one reader; None if there is none."""
+    producer = value.producer()
+    lone = len(value.uses()) == 1 and not value.is_graph_output()
+    return producer if producer is not None and producer.op_type in op_types and lone else None
