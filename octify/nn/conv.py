@@ -246,14 +246,15 @@ class OctaveConv(nn.Module):
     ) -> Tensor | None:
         """The sum of the paths into one branch of spatial size ``need``; None if no path leads there."""
         total: Tensor | None = None
-        ours = False  # nobody else can hold what a bare convolution gave
+        ours = False  # whether nobody else can hold ``total``: a bare convolution gave it
         for source, x in (("high", high), ("low", low)):
             name: PathName = f"{source}_to_{target}"  # type: ignore[assignment]
             if x is None or name not in self.recipes:
                 continue
             y = self._run(name, x, size, need)
             if total is None:
-                total, ours = self._finished(name, y, need), is_bare(getattr(self, name))
+                total = self._finished(name, y, need)
+                ours = is_plain(total) and total.ndim == 4 and is_bare(getattr(self, name))
             else:
                 total = self._added(total, name, y, need, ours)
         return total
@@ -274,8 +275,8 @@ class OctaveConv(nn.Module):
         return pool(y) if after == "pool" else y
 
     def _added(self, total: Tensor, name: PathName, y: Tensor, need: tuple[int, ...], ours: bool) -> Tensor:
-        """``total`` and the path's finished result; in its place where it is ``ours`` and plain."""
-        if not ours or total.ndim != 4 or not is_plain(total):
+        """``total`` and the path's finished result; in its place where it is ``ours``."""
+        if not ours:
             return total + self._finished(name, y, need)
         if self.recipes[name].after == "up" and tuple(y.shape[2:]) == low_size(need):
             return add_upsampled(total, y)

@@ -55,7 +55,7 @@ def is_bare(conv: nn.Module) -> bool:
 
 def convolved(conv: nn.Module, x: Tensor) -> Tensor:
     """``conv(x)``, by oneDNN if that is what PyTorch might not choose: (N, C, *size) -> (N, O, *out)."""
-    if not (is_bare(conv) and x.ndim == 4 and is_plain(x) and x.numel() and _is_for_onednn(conv, x)):
+    if not (is_plain(x) and x.ndim == 4 and x.numel() and is_bare(conv) and _is_for_onednn(conv, x)):
         y: Tensor = conv(x)
         return y
     y = _ATEN.mkldnn_convolution(
