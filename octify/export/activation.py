@@ -1,9 +1,9 @@
 """Activations that no runtime fuses with a sum, in the layout of the convolutions that are added up.
 
-Runtimes fuse a convolution with an addition and ReLU behind it, but with no other clipping (ReLU6): that one
-they do by itself, for which onnxruntime leaves its blocked layout and comes back to it, three passes over
-the map. A depthwise 1x1 convolution by 1 changes nothing, stays in the layout, and does fuse with
-the clipping: one pass.
+Runtimes fuse a convolution with an addition and ReLU behind it, but not with ReLU6 or LeakyReLU: those they
+do by themselves, for which onnxruntime leaves its blocked layout and comes back to it, three passes over
+the map. A depthwise 1x1 convolution by 1 changes nothing, stays in the layout, and does fuse with the
+activation: one pass.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import onnx_ir as ir
 
 from octify.export.edit import constant
 
+_ALONE = frozenset({"Clip", "LeakyRelu"})  # fused with a convolution, but not with a sum
 
-def clip_of_sum_by_convolution(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-    """Clip of a sum of convolutions of images becomes Clip of a depthwise Conv by 1 of it."""
-    source = node.inputs[0] if node.op_type == "Clip" else None
+
+def activation_of_sum_by_convolution(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """Clip or LeakyRelu of a sum of convolutions of images follows a depthwise Conv by 1 of it."""
+    source = node.inputs[0] if node.op_type in _ALONE else None
     added = None if source is None else source.producer()
     if source is None or added is None or added.op_type != "Add" or not source.shape or source.dtype is None:
         return

@@ -13,14 +13,13 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from octify.export.activation import clip_of_sum_by_convolution
+from octify.export.activation import activation_of_sum_by_convolution
 from octify.export.crop import crop_by_convolution, slices_to_one
 from octify.export.edit import becomes, constant, known, lone_producer
 from octify.export.linear import merge_into_linear
 from octify.export.sums import sums_in_order
 
 Rule = Callable[[ir.Graph, ir.Node, int], None]
-_BLOCK = 16  # channels: the largest block of onnxruntime's and oneDNN's layouts
 _AXES_OPSET = 18  # the first in which Resize takes "axes"
 
 
@@ -99,18 +98,19 @@ def pool_without_ceil(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
 
 
-def pool_of_odd_width_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-    """A 2x average pooling of channels that fill no whole blocks becomes a depthwise Conv.
+def pool_by_two_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """A 2x average pooling of images becomes a depthwise Conv of weights 1/4.
 
-    Runtimes keep maps in blocks of 8 or 16 channels, and pad those of a convolution but not those of a
-    pooling, for which they leave that layout and come back to it.
+    In float it takes the same time. Of channels that fill no whole blocks of 8 or 16, in which runtimes keep
+    maps, they do a convolution there but leave that layout for a pooling; and their integer average
+    pooling, which a quantized file would get, is slow where their integer depthwise convolution is not.
     """
     source = node.inputs[0]
     if node.op_type != "AveragePool" or source is None or source.shape is None or source.dtype is None:
         return
     channels, kernel = source.shape[1], node.attributes["kernel_shape"].as_ints()
     ceil = node.attributes.get("ceil_mode")
-    if not isinstance(channels, int) or channels % _BLOCK == 0 or (ceil is not None and ceil.as_int()):
+    if not isinstance(channels, int) or (ceil is not None and ceil.as_int()):
         return
     auto = node.attributes.get("auto_pad")
     strides = _ints(node, "strides", [1] * len(kernel))
@@ -212,14 +212,14 @@ RULES: tuple[Rule, ...] = (
     batchnorm_to_conv,
     resize_by_constants,
     pool_without_ceil,
-    pool_of_odd_width_to_conv,
+    pool_by_two_to_conv,
     pad_into_pool,
     mean_to_pool,
     slices_to_one,
     merge_into_linear,
     crop_by_convolution,
     sums_in_order,
-    clip_of_sum_by_convolution,
+    activation_of_sum_by_convolution,
 )
 
 
