@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import onnx
 import pytest
 import torch
 import torch.nn.functional as F
