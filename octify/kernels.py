@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
@@ -110,7 +110,7 @@ class Path:
     ``matrices[a]`` maps the original kernel's taps along axis ``a`` to the new ones. The
     convolution reads ``x[stride * i + start + dilation * m]`` along each axis, so ``-start``
     is its left padding. When ``transposed`` it is a transposed convolution of stride 2 whose
-    kernel element ``m`` lands on output ``2 i + start + m``.
+    kernel element ``m`` lands on output ``2 i + start + m``. ``kernel_size``: taps per axis.
     """
 
     before: Literal["", "pool", "up"]
@@ -120,11 +120,11 @@ class Path:
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     matrices: tuple[Matrix, ...]
+    kernel_size: tuple[int, ...] = field(init=False)
 
-    @property
-    def kernel_size(self) -> tuple[int, ...]:
-        """Taps per axis."""
-        return tuple(len(matrix) for matrix in self.matrices)
+    def __post_init__(self) -> None:
+        # Kept as numbers: asked of the matrices, a compiled forward would depend on every one of them.
+        object.__setattr__(self, "kernel_size", tuple(len(matrix) for matrix in self.matrices))
 
 
 def _from_table(table: Mapping[int, Matrix], stride: int) -> Taps:

@@ -38,6 +38,10 @@ class ConvFacts:
         even if its own output is 14x14, because there the octave value would end at once.
     reads_depthwise, feeds_depthwise:
         Whether a depthwise convolution shares channels with its input or its output.
+    feeds_kernel:
+        The longest kernel side of the convolutions that read its output's channels; 0 if none does.
+    residual:
+        Whether other convolutions write the channels that it writes, as those that a sum joins do.
     """
 
     path: str
@@ -51,6 +55,8 @@ class ConvFacts:
     stem: bool
     reads_depthwise: bool
     feeds_depthwise: bool
+    feeds_kernel: int
+    residual: bool
 
 
 class _Table(BaseModel):
@@ -71,8 +77,10 @@ class Match(_Table):
     stem: bool | None = None
     reads_depthwise: bool | None = None
     feeds_depthwise: bool | None = None
+    feeds_kernel: int | str | None = None
+    residual: bool | None = None
 
-    @field_validator("kernel", "groups", "in_channels", "out_channels", "size", "reduction")
+    @field_validator("kernel", "groups", "in_channels", "out_channels", "size", "reduction", "feeds_kernel")
     @classmethod
     def _comparison(cls, value: int | str | None) -> int | str | None:
         if isinstance(value, str) and not _COMPARISON.match(value):

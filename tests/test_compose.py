@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from octify.export.parity import compare, float32_noise, run
 from octify.nn import MergeOctave, OctaveConv2d, SplitOctave, prunable
 from octify.nn.channels import Gather
 from tests.benchmarks.accuracy.peers import macs
-from tests.benchmarks.int8 import logits, pooled_by_convolution, quantized
+from tests.benchmarks.int8 import logits, quantized
 
 pytestmark = pytest.mark.usefixtures("short_calibration")
 
@@ -159,14 +158,6 @@ def test_trained_weights_are_saved_and_loaded(digits: Digits, tuned: Tuned, tmp_
 
 def test_what_was_trained_is_exported(digits: Digits, tuned: Tuned) -> None:
     assert same(tuned, digits, tuned.file)
-
-
-def test_pooling_by_convolution_computes_the_same(digits: Digits, tuned: Tuned, tmp_path: Path) -> None:
-    """The int8 benchmark's other form of the file."""
-    file = pooled_by_convolution(tuned.file, tmp_path / "conv.onnx")
-    kinds = [{node.op_type for node in onnx.load(f).graph.node} for f in (tuned.file, file)]
-    assert kinds[0] - kinds[1] == {"AveragePool"}
-    assert same(tuned, digits, file)
 
 
 def same(tuned: Tuned, digits: Digits, file: Path) -> bool:

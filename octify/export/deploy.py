@@ -7,17 +7,19 @@ octave value share) have run before; initialisers that the rules made equal are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from octify.export.activation import activation_of_sum_by_convolution
+from octify.export.crop import crop_by_convolution, slices_to_one
+from octify.export.edit import becomes, constant, known, lone_producer
+from octify.export.linear import merge_into_linear
 from octify.export.sums import sums_in_order
 
 Rule = Callable[[ir.Graph, ir.Node, int], None]
-_BLOCK = 16  # channels: the largest block of onnxruntime's and oneDNN's layouts
 _AXES_OPSET = 18  # the first in which Resize takes "axes"
 
 
@@ -57,17 +59,17 @@ def resize_by_constants(graph: ir.Graph, node: ir.Node, opset: int) -> None:
         return
     if (policy is not None and policy.as_string() != "stretch") or source.shape[:2] != target.shape[:2]:
         return
-    have, want = _known(source.shape[2:]), _known(target.shape[2:])
+    have, want = known(source.shape[2:]), known(target.shape[2:])
     if have is None or want is None:
         return
     factors = [w / h for w, h in zip(want, have, strict=True)]
     if all(factor.is_integer() for factor in factors):
         node.resize_inputs(3)
         scales = np.array([1.0, 1.0, *factors], dtype=np.float32)
-        node.replace_input_with(2, _constant(graph, target, "scales", scales))
+        node.replace_input_with(2, constant(graph, target, "scales", scales))
     elif opset >= _AXES_OPSET:
         sizes = np.array(want, dtype=np.int64)
-        node.replace_input_with(3, _constant(graph, target, "sizes", sizes))
+        node.replace_input_with(3, constant(graph, target, "sizes", sizes))
         node.attributes["axes"] = ir.AttrInt64s("axes", range(2, 2 + len(want)))
 
 
@@ -82,7 +84,7 @@ def pool_without_ceil(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     auto = node.attributes.get("auto_pad")
     if auto is not None and auto.as_string() != "NOTSET":
         return
-    size, kernel = _known(source.shape[2:]), node.attributes["kernel_shape"].as_ints()
+    size, kernel = known(source.shape[2:]), node.attributes["kernel_shape"].as_ints()
     if size is None:
         return
     dims = len(kernel)
@@ -96,18 +98,19 @@ def pool_without_ceil(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
 
 
-def pool_of_odd_width_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-    """A 2x average pooling of channels that fill no whole blocks becomes a depthwise Conv.
+def pool_by_two_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """A 2x average pooling of images becomes a depthwise Conv of weights 1/4.
 
-    Runtimes keep maps in blocks of 8 or 16 channels, and pad those of a convolution but not those of a
-    pooling, for which they leave that layout and come back to it.
+    In float it takes the same time. Of channels that fill no whole blocks of 8 or 16, in which runtimes keep
+    maps, they do a convolution there but leave that layout for a pooling; and their integer average
+    pooling, which a quantized file would get, is slow where their integer depthwise convolution is not.
     """
     source = node.inputs[0]
     if node.op_type != "AveragePool" or source is None or source.shape is None or source.dtype is None:
         return
     channels, kernel = source.shape[1], node.attributes["kernel_shape"].as_ints()
     ceil = node.attributes.get("ceil_mode")
-    if not isinstance(channels, int) or channels % _BLOCK == 0 or (ceil is not None and ceil.as_int()):
+    if not isinstance(channels, int) or (ceil is not None and ceil.as_int()):
         return
     auto = node.attributes.get("auto_pad")
     strides = _ints(node, "strides", [1] * len(kernel))
@@ -116,10 +119,34 @@ def pool_of_odd_width_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> Non
         return
     weight = np.full((channels, 1, *kernel), 1 / np.prod(kernel), dtype=source.dtype.numpy())
     node.attributes.clear()
-    _becomes(node, "Conv", source, _constant(graph, node.outputs[0], "mean", weight))
+    becomes(node, "Conv", source, constant(graph, node.outputs[0], "mean", weight))
     node.attributes["group"] = ir.AttrInt64("group", channels)
     node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", kernel)
     node.attributes["strides"] = ir.AttrInt64s("strides", strides)
+
+
+def pad_into_pool(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    """Padding with -inf in front of a MaxPool is the padding that MaxPool does itself, in its own layout."""
+    source = node.inputs[0] if node.op_type == "MaxPool" else None
+    pad = None if source is None else lone_producer(source, "Pad")
+    if pad is None or len(pad.inputs) < 3 or any(value is not None for value in pad.inputs[3:]):
+        return
+    mode, auto = pad.attributes.get("mode"), node.attributes.get("auto_pad")
+    constants = [None if value is None else value.const_value for value in pad.inputs[1:3]]
+    if (mode is not None and mode.as_string() != "constant") or any(c is None for c in constants):
+        return
+    if auto is not None and auto.as_string() != "NOTSET":
+        return
+    amounts, filler = (c.numpy().reshape(-1).tolist() for c in constants if c is not None)
+    kernel = node.attributes["kernel_shape"].as_ints()
+    dims = len(kernel)
+    begin, end = amounts[2 : 2 + dims], amounts[4 + dims :]
+    outside = amounts[:2] + amounts[2 + dims : 4 + dims]
+    pads = [a + b for a, b in zip(_ints(node, "pads", [0] * 2 * dims), begin + end, strict=True)]
+    allowed = all(0 <= n < kernel[axis % dims] for axis, n in enumerate(pads))  # what ONNX allows
+    if filler == [float("-inf")] and not any(outside) and allowed and min(begin + end) >= 0:
+        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        node.replace_input_with(0, pad.inputs[0])
 
 
 def mean_to_pool(graph: ir.Graph, node: ir.Node, opset: int) -> None:
@@ -135,40 +162,13 @@ def mean_to_pool(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     keeps = keep is None or bool(keep.as_int())
     node.attributes.clear()
     if keeps:
-        _becomes(node, "GlobalAveragePool", source)
+        becomes(node, "GlobalAveragePool", source)
         return
     pooled = ir.Node("", "GlobalAveragePool", [source])
     pooled.outputs[0].name, pooled.outputs[0].type = f"{target.name}_pooled", target.type
     pooled.outputs[0].shape = ir.Shape([*source.shape[:2], 1, 1])
     graph.insert_before(node, pooled)
-    _becomes(node, "Flatten", pooled.outputs[0])
-
-
-def slices_to_one(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-    """Cropping one axis and then another is one Slice: the exporter writes one, and one copy, per axis."""
-    source = node.inputs[0] if node.op_type == "Slice" else None
-    before = None if source is None else source.producer()
-    if before is None or before.op_type != "Slice":
-        return
-    inner, outer = _slice_bounds(before), _slice_bounds(node)
-    if inner is None or outer is None or set(inner[2]) & set(outer[2]):
-        return
-    node.resize_inputs(5)
-    node.replace_input_with(0, before.inputs[0])
-    for index, name in enumerate(("starts", "ends", "axes", "steps")):
-        both = np.concatenate([inner[index], outer[index]])
-        node.replace_input_with(index + 1, _constant(graph, node.outputs[0], name, both))
-
-
-def _slice_bounds(node: ir.Node) -> list[np.ndarray[Any, Any]] | None:
-    """Constant starts, ends, axes (counted from the front) and steps of a Slice; None if any is computed."""
-    source = node.inputs[0]
-    given = [value for value in node.inputs[1:] if value is not None and value.const_value is not None]
-    if len(given) != len(node.inputs) - 1 or len(given) < 3 or source is None or source.shape is None:
-        return None
-    bounds = [value.const_value.numpy().astype(np.int64) for value in given]  # type: ignore[union-attr]
-    bounds[2] = bounds[2] % len(source.shape)
-    return bounds if len(bounds) == 4 else [*bounds, np.ones_like(bounds[0])]
+    becomes(node, "Flatten", pooled.outputs[0])
 
 
 def batchnorm_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
@@ -193,18 +193,18 @@ def batchnorm_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     node.attributes.clear()
     if spatial > 0:
         kernel = scale.reshape(-1, 1, *[1] * spatial)
-        _becomes(node, "Conv", source, _constant(graph, target, "scale", kernel.astype(dtype.numpy())))
+        becomes(node, "Conv", source, constant(graph, target, "scale", kernel.astype(dtype.numpy())))
         node.attributes["group"] = ir.AttrInt64("group", scale.size)
         node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [1] * spatial)
     else:
-        product = ir.Node("", "Mul", [source, _constant(graph, target, "scale", scale.astype(dtype.numpy()))])
+        product = ir.Node("", "Mul", [source, constant(graph, target, "scale", scale.astype(dtype.numpy()))])
         product.outputs[0].name = f"{target.name}_scaled"
         product.outputs[0].type, product.outputs[0].shape = target.type, target.shape
         graph.insert_before(node, product)
-        _becomes(node, "Add", product.outputs[0])
+        becomes(node, "Add", product.outputs[0])
     node.resize_inputs(len(node.inputs) + 1)
     node.replace_input_with(
-        len(node.inputs) - 1, _constant(graph, target, "shift", shift.astype(dtype.numpy()))
+        len(node.inputs) - 1, constant(graph, target, "shift", shift.astype(dtype.numpy()))
     )
 
 
@@ -212,34 +212,15 @@ RULES: tuple[Rule, ...] = (
     batchnorm_to_conv,
     resize_by_constants,
     pool_without_ceil,
-    pool_of_odd_width_to_conv,
+    pool_by_two_to_conv,
+    pad_into_pool,
     mean_to_pool,
     slices_to_one,
+    merge_into_linear,
+    crop_by_convolution,
     sums_in_order,
+    activation_of_sum_by_convolution,
 )
-
-
-def _becomes(node: ir.Node, op_type: str, *inputs: ir.Value) -> None:
-    """Make ``node`` another operator, in place: whoever reads its output, the graph included, keeps it."""
-    node.op_type = op_type
-    node.resize_inputs(len(inputs))
-    for index, value in enumerate(inputs):
-        node.replace_input_with(index, value)
-
-
-def _constant(graph: ir.Graph, near: ir.Value, purpose: str, array: np.ndarray[Any, Any]) -> ir.Value:
-    """A new initialiser, named after the value it helps to compute."""
-    name = f"{near.name}_{purpose}"
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype  # type: ignore[union-attr]
-    graph.register_initializer(value)
-    return value
-
-
-def _known(dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:
-    """``dims`` if none of them is open."""
-    known = [n for n in dims if isinstance(n, int)]
-    return known if len(known) == len(dims) else None
 
 
 def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:

@@ -1,7 +1,8 @@
 """Plans by measured time: what a convolution takes in onnxruntime, dense and in its octave forms.
 
 An octave convolution is the sum of its paths' convolutions, of the pooling in front of high-to-low
-and of the upsampling behind low-to-high; its additions are fused into the convolutions.
+and of the upsampling behind low-to-high; its additions are fused into the convolutions. So is an
+activation behind it, but for ReLU6 and its like behind a sum (``octify.export.activation``).
 """
 
 from __future__ import annotations
@@ -84,6 +85,13 @@ def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernel
         yield Op("pool", conv.batch, module.in_channels - low_in, module.in_channels - low_in, size)
     for name in made.recipes:
         yield from _path(made, name, conv.batch, size, need)
+    targets = [name.rpartition("_")[2] for name in made.recipes]
+    for target, channels, out in (
+        ("high", module.out_channels - low_out, need),
+        ("low", low_out, low_size(need)),
+    ):
+        if conv.clipped and targets.count(target) > 1:
+            yield Op("clip", conv.batch, channels, channels, tuple(out))
 
 
 def _path(

@@ -24,12 +24,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from octify.latency.runtime import session_of
 
-Kind = Literal["conv", "conv_transpose", "pool", "up", "merge"]
+Kind = Literal["conv", "conv_transpose", "pool", "clip", "up", "merge"]
 _CALLS = 25
+_MIDDLE = "middle"  # the node between neighbours that are of its own type
 _NAMES: dict[Kind, frozenset[str]] = {
     "conv": frozenset({"Conv", "FusedConv"}),
     "conv_transpose": frozenset({"ConvTranspose"}),
-    "pool": frozenset({"AveragePool"}),
+    "pool": frozenset({"AveragePool", "Conv", "FusedConv"}),
+    "clip": frozenset({"Conv", "FusedConv", "Clip"}),
     "up": frozenset({"Upsample", "Resize"}),
     "merge": frozenset({"Upsample", "Resize", "Concat", "ReorderInput", "ReorderOutput"}),
 }
@@ -40,8 +42,9 @@ class Op:
     """One operator at one size.
 
     kind:
-        ``pool`` is a 2x2 average pool, ``up`` a nearest upsampling by 2 that a convolution's result is
-        added to, ``merge`` the same and a concatenation with half as many channels at full size.
+        ``pool`` is a 2x average pooling as the exporter writes it, ``clip`` ReLU6 of a sum, ``up`` a nearest
+        upsampling by 2 that a convolution's result is added to, ``merge`` the same and a concatenation
+        with half as many channels at full size.
     size:
         Of the map that it reads, without batch and channels.
     pads:
@@ -85,7 +88,9 @@ def milliseconds(op: Op, threads: int) -> float:
     spent: dict[str, list[int]] = defaultdict(list)
     for event in events:
         name = event["name"]
-        if name.endswith("_kernel_time") and event.get("args", {}).get("op_name") in _NAMES[op.kind]:
+        beside = op.kind in ("pool", "clip") and not name.startswith(_MIDDLE)
+        is_kernel = name.endswith("_kernel_time") and not beside
+        if is_kernel and event.get("args", {}).get("op_name") in _NAMES[op.kind]:
             spent[name].append(event["dur"])
     return sum(statistics.quantiles(durations[1:], n=4)[0] for durations in spent.values()) / 1000
 
@@ -116,6 +121,18 @@ class _Builder:
         """A cheap convolution beside the operator, so that it meets the layout of a network."""
         weight = self.weight(f"{output}_w", channels, 1, *[1] * dims)
         return self.add("Conv", [x, weight], output, group=channels, kernel_shape=[1] * dims)
+
+    def pooled(self, x: str, channels: int, dims: int) -> str:
+        window = {"kernel_shape": [2] * dims, "strides": [2] * dims}
+        if dims != 2:
+            return self.add("AveragePool", [x], _MIDDLE, **window)
+        weight = self.weight(f"{_MIDDLE}_w", channels, 1, 2, 2)
+        return self.add("Conv", [x, weight], _MIDDLE, group=channels, **window)
+
+    def clipped(self, x: str) -> str:
+        for name, value in (("low", 0.0), ("high", 6.0)):
+            self.weights.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        return self.add("Clip", [x, "low", "high"], f"{x}_clip")
 
     def doubled(self, x: str, output: str, dims: int) -> str:
         scales = numpy_helper.from_array(np.array([1, 1, *[2] * dims], np.float32), f"{output}_scales")
@@ -150,7 +167,10 @@ def _graph(op: Op) -> onnx.ModelProto:
         )
     elif op.kind == "pool":
         x = build.near("x", "near_x", op.channels_in, dims)
-        x = build.add("AveragePool", [x], "pooled", kernel_shape=[2] * dims, strides=[2] * dims)
+        build.near(build.pooled(x, op.channels_in, dims), "y", op.channels_in, dims)
+    elif op.kind == "clip":
+        x = build.near("x", "near_x", op.channels_in, dims)
+        x = build.clipped(build.near(x, _MIDDLE, op.channels_in, dims))
         build.near(x, "y", op.channels_in, dims)
     else:
         big = tuple(2 * n for n in op.size)

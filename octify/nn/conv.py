@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from octify.kernels import PATHS, Axis, Exchange, Path, PathName, SameAxis, Scheme, path
 from octify.nn.channels import last_channels, split_indices
+from octify.nn.eager import add_upsampled, convolved, is_bare, is_plain
 from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample
 from octify.nn.groups import Grouped, Run, UnevenGroups, needs_no_exchange, refuse_scattered
 
@@ -227,7 +228,7 @@ class OctaveConv(nn.Module):
         paddings = []
         for axis, (n, need) in enumerate(zip(given, wanted, strict=True)):
             left = -recipe.starts[axis]
-            natural = _natural_length(recipe, axis, n, left)
+            natural = _natural_length(recipe, axis, n, left, recipe.kernel_size[axis])
             paddings.append(left if left >= 0 and natural == need else 0)
         return tuple(paddings)
 
@@ -245,24 +246,41 @@ class OctaveConv(nn.Module):
     ) -> Tensor | None:
         """The sum of the paths into one branch of spatial size ``need``; None if no path leads there."""
         total: Tensor | None = None
+        ours = False  # whether nobody else can hold ``total``: a bare convolution gave it
         for source, x in (("high", high), ("low", low)):
             name: PathName = f"{source}_to_{target}"  # type: ignore[assignment]
             if x is None or name not in self.recipes:
                 continue
             y = self._run(name, x, size, need)
-            total = y if total is None else total + y
+            if total is None:
+                total = self._finished(name, y, need)
+                ours = is_plain(total) and total.ndim == 4 and is_bare(getattr(self, name))
+            else:
+                total = self._added(total, name, y, need, ours)
         return total
 
     def _run(self, name: PathName, x: Tensor, size: tuple[int, ...], need: tuple[int, ...]) -> Tensor:
+        """What path ``name`` makes of its input, not yet upsampled or pooled."""
         recipe = self.recipes[name]
         if recipe.before == "pool":
             x = pool(x)
         elif recipe.before == "up":
             x = upsample(x, size)
-        y = self.convolve(name, getattr(self, name), x, self.inner_size(name, size, need))
-        if recipe.after == "up":
+        return self.convolve(name, getattr(self, name), x, self.inner_size(name, size, need))
+
+    def _finished(self, name: PathName, y: Tensor, need: tuple[int, ...]) -> Tensor:
+        after = self.recipes[name].after
+        if after == "up":
             return upsample(y, need)
-        return pool(y) if recipe.after == "pool" else y
+        return pool(y) if after == "pool" else y
+
+    def _added(self, total: Tensor, name: PathName, y: Tensor, need: tuple[int, ...], ours: bool) -> Tensor:
+        """``total`` and the path's finished result; in its place where it is ``ours``."""
+        if not ours:
+            return total + self._finished(name, y, need)
+        if self.recipes[name].after == "up" and tuple(y.shape[2:]) == low_size(need):
+            return add_upsampled(total, y)
+        return total.add_(self._finished(name, y, need))
 
     def inner_size(self, name: PathName, size: Sequence[int], need: Sequence[int]) -> tuple[int, ...]:
         """Spatial size of what path ``name`` convolves to, before it is upsampled or pooled to ``need``.
@@ -304,26 +322,27 @@ def _grouped_last(channels: int, alpha: float, groups: int) -> tuple[int, ...]:
     return tuple(g * per + c for g in range(groups) for c in last_channels(per, alpha))
 
 
-def _natural_length(recipe: Path, axis: int, n: int, padding: int) -> int:
-    reach = recipe.dilations[axis] * (recipe.kernel_size[axis] - 1)
+def _natural_length(recipe: Path, axis: int, n: int, padding: int, taps: int) -> int:
+    reach = recipe.dilations[axis] * (taps - 1)
     return (n + 2 * padding - reach - 1) // recipe.strides[axis] + 1
 
 
 def _fit(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
     """``conv`` on ``x`` so that its output has spatial size ``need`` and starts at the recipe's offset."""
     extra: list[int] = []
+    taps = recipe.kernel_size
     for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
         own, left = int(conv.padding[axis]), -recipe.starts[axis]
-        reach = recipe.dilations[axis] * (recipe.kernel_size[axis] - 1)
+        reach = recipe.dilations[axis] * (taps[axis] - 1)
         right = (wanted - 1) * recipe.strides[axis] + reach + 1 - n - left
         if own == left:  # more outputs than wanted are cropped; fewer need zeros on the right
-            missing = max(0, right - own) if _natural_length(recipe, axis, n, own) < wanted else 0
+            missing = max(0, right - own) if _natural_length(recipe, axis, n, own, taps[axis]) < wanted else 0
             extra = [0, missing, *extra]
         else:
             extra = [left, right, *extra]
     if any(extra):
         x = F.pad(x, extra)
-    return crop(conv(x), need)
+    return crop(convolved(conv, x), need)
 
 
 def _fit_transposed(conv: nn.Module, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:

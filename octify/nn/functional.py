@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from octify.kernels import Axis
+from octify.nn.eager import pooled
 
 Pair = tuple[Tensor | None, Tensor | None]
 
@@ -38,6 +39,9 @@ def pool(x: Tensor) -> Tensor:
     """
     if not x.is_floating_point():
         x = x.to(torch.get_default_dtype())
+    fast = pooled(x)
+    if fast is not None:
+        return fast
     size = x.shape[2:]
     octave = octave_axes(len(size))
     window = [2 if halved and n > 1 else 1 for n, halved in zip(size, octave, strict=True)]

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import fx
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from octify.emitter import is_vector
@@ -31,6 +33,8 @@ class Conv:
         squeeze-and-excitation, so there is no resolution to halve.
     exchange:
         Whether a 1x1 convolution has the paths between high and low channels.
+    clipped:
+        Whether an activation follows that runtimes fuse with a convolution but not with a sum.
     """
 
     path: str
@@ -44,6 +48,7 @@ class Conv:
     inputs: tuple[tuple[int, ...], ...] = ()
     batch: int = 1
     exchange: Exchange = "full"
+    clipped: bool = False
 
     @cached_property
     def depthwise(self) -> bool:
@@ -139,9 +144,25 @@ def collect(traced: Traced, layout: Layout) -> list[Conv]:
                 all(is_vector(shape) for shape in shapes),
                 tuple(_sizes_read(traced, layout, nodes)),
                 shapes[0][0],
+                clipped=any(_is_clipped(traced, node) for node in nodes),
             )
         )
     return found
+
+
+_CLIPS = (nn.Hardtanh, nn.LeakyReLU)  # nn.ReLU6 is an nn.Hardtanh
+_CLIPPING = frozenset({F.relu6, F.hardtanh, F.leaky_relu})
+
+
+def _is_clipped(traced: Traced, node: fx.Node) -> bool:
+    """Whether ReLU6 or its like follows ``node``, or a norm behind it (which may have it built in)."""
+    for user in node.users:
+        module = traced.submodule(user)
+        if isinstance(module, _CLIPS) or user.target in _CLIPPING:
+            return True
+        if isinstance(module, _BatchNorm):
+            return isinstance(getattr(module, "act", None), _CLIPS) or _is_clipped(traced, user)
+    return False
 
 
 def _sizes_read(traced: Traced, layout: Layout, calls: Sequence[fx.Node]) -> Iterator[tuple[int, ...]]:
@@ -156,14 +177,20 @@ def facts_for_rules(convs: list[Conv], layout: Layout) -> Mapping[str, ConvFacts
     """What rules can ask, by path; ``layout`` must be the one without any policy."""
     size: dict[int, int] = {}
     reduction: dict[int, int] = {}
+    read_by: dict[int, int] = {}
+    writers: dict[int, set[str]] = {}
     depthwise: set[int] = set()
     for conv in convs:
         for call in conv.calls:
             for s in () if conv.vector else layout.sets(call.ids_in):
                 size[s] = max(conv.size, size.get(s, 0))
                 reduction[s] = min(conv.reduction, reduction.get(s, conv.reduction))
+                read_by[s] = max(*conv.module.kernel_size, read_by.get(s, 0))
             if conv.depthwise:
                 depthwise.update(layout.sets(call.ids_out))
+            else:
+                for s in () if conv.vector else layout.sets(call.ids_out):
+                    writers.setdefault(s, set()).add(conv.path)
     facts = {}
     for conv in convs:
         into = {s for call in conv.calls for s in layout.sets(call.ids_in)}
@@ -181,5 +208,7 @@ def facts_for_rules(convs: list[Conv], layout: Layout) -> Mapping[str, ConvFacts
             stem=conv.stem,
             reads_depthwise=bool(into & depthwise),
             feeds_depthwise=bool(out & depthwise),
+            feeds_kernel=max((read_by[s] for s in out if s in read_by), default=0),
+            residual=any(len(writers.get(s, ())) > 1 for s in out),
         )
     return facts

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -66,30 +65,6 @@ def quantized(file: Path, target: Path, images: Tensor) -> Path:
         )
     finally:
         logging.disable(before)
-    return target
-
-
-def pooled_by_convolution(file: Path, target: Path) -> Path:
-    """``file`` with every 2x2 average pooling as a depthwise convolution of weights 1/4, as ``target``.
-
-    onnxruntime's integer average pooling is slow, its integer depthwise convolution is not.
-    """
-    model = onnx.shape_inference.infer_shapes(onnx.load(file))
-    graph = model.graph
-    shapes = {v.name: v.type.tensor_type.shape.dim for v in (*graph.value_info, *graph.input)}
-    for place, node in enumerate(list(graph.node)):
-        sizes = {a.name: list(a.ints) for a in node.attribute if a.name in ("kernel_shape", "strides")}
-        clipped = any(a.name in ("pads", "ceil_mode") and (a.i or any(a.ints)) for a in node.attribute)
-        if node.op_type != "AveragePool" or clipped or set(map(tuple, sizes.values())) != {(2, 2)}:
-            continue
-        count, weight = shapes[node.input[0]][1].dim_value, f"{node.name}_quarter"
-        quarter = np.full((count, 1, 2, 2), 0.25, np.float32)
-        graph.initializer.append(onnx.numpy_helper.from_array(quarter, weight))
-        graph.node.remove(node)
-        inputs, outputs = [node.input[0], weight], list(node.output)
-        conv = onnx.helper.make_node("Conv", inputs, outputs, f"{node.name}_conv", group=count, **sizes)
-        graph.node.insert(place, conv)
-    onnx.save(model, target)
     return target
 
 
@@ -151,8 +126,8 @@ def measure(case: Case, rounds: int) -> list[Row]:
 
 
 def _float_of(name: str) -> str:
-    """``int8 octave, pooled by convolution`` -> ``float octave``."""
-    return "float " + name.partition(" ")[2].partition(",")[0]
+    """``int8 octave`` -> ``float octave``."""
+    return "float " + name.partition(" ")[2]
 
 
 def _show(what: str, done: int, of: int) -> None:
@@ -188,12 +163,9 @@ def written(folder: Path, original: nn.Module, octave: nn.Module, given: Tensor)
         for name, model in (("dense", original), ("octave", octave))
     }
     files = {f"float {name}": file for name, file in floats.items()}
-    sources = floats | {
-        "octave, pooled by convolution": pooled_by_convolution(floats["octave"], folder / "conv.onnx")
-    }
     return files | {
         f"int8 {name}": quantized(file, folder / f"{file.stem}.int8.onnx", given)
-        for name, file in sources.items()
+        for name, file in floats.items()
     }
 
 

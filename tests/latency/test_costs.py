@@ -14,11 +14,12 @@ from torch import nn
 
 import octify
 from octify.cost import cost
+from octify.coupling import couple
 from octify.errors import OctifyError
 from octify.latency.costs import OnnxruntimeCosts, operators
 from octify.latency.primitives import Op, milliseconds
 from octify.latency.table import Table
-from octify.plan.convs import Conv
+from octify.plan.convs import Conv, collect
 from octify.plan.costs import MacCosts
 from octify.plan.planner import make_plan
 from octify.rewrite import rewrite
@@ -142,6 +143,8 @@ OPS = [
     Op("conv", 1, 8, 16, (2, 6, 6), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1,) * 6),
     Op("conv_transpose", 1, 16, 8, (6, 6), (2, 2), (2, 2), (1, 1), (0,) * 4),
     Op("pool", 1, 16, 16, (9, 9)),
+    Op("pool", 1, 16, 16, (9,)),
+    Op("clip", 1, 16, 16, (9, 9)),
     Op("up", 1, 16, 16, (7, 7)),
     Op("merge", 1, 16, 32, (8, 8)),
 ]
@@ -202,3 +205,23 @@ def test_latency_beside_a_target_or_a_plan_is_refused(beside: dict[str, object])
     call: Callable[..., object] = octify.convert
     with pytest.raises(OctifyError, match="latency cannot be combined"):
         call(net(), torch.zeros(1, 3, 32, 32), latency=1, **beside)
+
+
+def test_relu6_of_a_sum_is_priced() -> None:
+    """Behind a sum of two paths it takes a pass of its own, behind one path none; ReLU never does."""
+    body = nn.Sequential(
+        *(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU6(), nn.Conv2d(32, 32, 3, padding=1)),
+        *(nn.BatchNorm2d(32), nn.ReLU6(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()),
+    ).eval()
+    traced = trace(body, torch.zeros(1, 3, 9, 8))
+    convs = collect(traced, couple(traced))
+    assert [conv.clipped for conv in convs] == [True, True, False]
+
+    def clips(conv: Conv, low_in: int, low_out: int) -> list[tuple[int, tuple[int, ...]]]:
+        found = operators(conv, low_in, low_out)
+        return [(op.channels_out, op.size) for op in found if op.kind == "clip"]
+
+    assert clips(convs[1], 8, 24) == [(8, (9, 8)), (24, (5, 4))]
+    assert clips(convs[1], 0, 24) == []
+    assert clips(convs[1], 8, 0) == [(32, (9, 8))]
+    assert clips(convs[2], 8, 24) == []

@@ -29,8 +29,10 @@ FACTS = ConvFacts(
     stem=False,
     reads_depthwise=False,
     feeds_depthwise=True,
+    feeds_kernel=3,
+    residual=False,
 )
-NUMBERS = ("kernel", "groups", "in_channels", "out_channels", "size", "reduction")
+NUMBERS = ("kernel", "groups", "in_channels", "out_channels", "size", "reduction", "feeds_kernel")
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 
 
@@ -56,7 +58,7 @@ def test_numbers_are_compared(key: str, bound: int, sign: str, have: int) -> Non
     assert Match(**{key: bound}).holds(facts) == (have == bound)
 
 
-@pytest.mark.parametrize("key", ["stem", "reads_depthwise", "feeds_depthwise"])
+@pytest.mark.parametrize("key", ["stem", "reads_depthwise", "feeds_depthwise", "residual"])
 @pytest.mark.parametrize("have", [False, True])
 def test_booleans_are_told_from_not_asking(key: str, have: bool) -> None:
     facts = replace(FACTS, **{key: have})
