@@ -233,9 +233,9 @@ def _to_target(
 ) -> Result:
     order_of(effort, channel_order)
     progress = _counting(tell)
-    images = images_of(plans.traced, calibration, seed=seed, progress=progress)
+    images = images_of(plans.traced, calibration, effort, seed=seed, progress=progress)
     made, allocation = convert_to(target, plans, images, effort, channel_order, seed=seed, progress=progress)
-    synthetic, inputs = isinstance(calibration, str), images.count
+    synthetic, inputs = isinstance(calibration, str), images.given
     measured = spectra(plans.traced, made.plan, images.chunks)
     spectrum = by_frequency(plans.traced, made.plan, measured, inputs, synthetic=synthetic)
     result = _calibrated(plans.traced, replace(made, synthetic=synthetic, spectrum=spectrum), tell)

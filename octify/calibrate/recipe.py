@@ -92,7 +92,7 @@ def calibrate(
     Deterministic for a seed. Raises OctifyError for unusable data.
     """
     order_of(effort, channel_order)
-    images = images_of(traced, data, most=most, seed=seed, progress=progress)
+    images = images_of(traced, data, effort, most=most, seed=seed, progress=progress)
     measured = spectra(traced, plan, images.chunks)  # now: the repair writes to what is shared with traced
     made = calibrate_on(traced, plan, images, effort, channel_order, seed=seed, progress=progress)
     synthetic = isinstance(data, str)
@@ -157,12 +157,16 @@ def calibrate_on(
 def images_of(
     traced: Traced,
     data: Iterable[Any] | str,
+    effort: str,
     *,
     most: int = MOST_IMAGES,
     seed: int = 0,
     progress: Progress = lambda what, done, of: None,
 ) -> Images:
-    """The calibration inputs that ``data`` (as ``calibrate`` takes it) yields. Raises OctifyError."""
+    """The calibration inputs that ``data`` (as ``calibrate`` takes it) yields. Raises OctifyError.
+
+    Efforts that distil have minutes to make more where there are few.
+    """
     if traced.parts is not None:
         raise OctifyError(
             "a model that is converted in parts cannot be calibrated as a whole",
@@ -179,7 +183,8 @@ def images_of(
             )
         data = synthetic_images(traced, seed=seed, progress=progress)
         return gather(traced, data, most=most, device=device)
-    return joined_by_made(traced, gather(traced, data, most=most, device=device), seed, progress)
+    images = gather(traced, data, most=most, device=device)
+    return joined_by_made(traced, images, seed, progress) if effort in STEPS else images
 
 
 def _choose(traced: Traced, plan: Plan, images: Images, order: str, seed: int, progress: Progress) -> Plan:

@@ -32,7 +32,7 @@ NO_IMAGES = (
 )
 IMAGES = 128
 STEPS = 80
-ENOUGH = 256  # real images, which no made ones join
+ENOUGH = 256  # images, with those kept aside, that no made ones join
 AFFORDABLE = 12e12  # multiply-accumulates that joining made images may take: about 2 minutes of two cores
 _BATCH = 32
 _RATE = 0.05
@@ -88,7 +88,8 @@ def joined_by_made(
     Where 64 images of a texture task lost 19 points at alpha .75, the same and 192 made ones lost 14.
     """
     affordable = int(AFFORDABLE / max(1, _RUNS * STEPS * of_run(traced, 1)))
-    count = min(ENOUGH - images.count, affordable) // _BATCH * _BATCH
+    aside = sum(len(chunk[0]) for chunk in images.held_out)
+    count = min(ENOUGH - images.count - aside, affordable) // _BATCH * _BATCH
     if count <= 0 or not _makes(traced):
         return images
     size = chunk_size(traced)

@@ -210,7 +210,7 @@ def test_standard_distils_as_much_as_takes_minutes(macs: int, images: int, steps
 
 def test_few_images_are_joined_by_made_ones(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "STEPS", 3)
-    monkeypatch.setattr(synthetic, "ENOUGH", 120)
+    monkeypatch.setattr(synthetic, "ENOUGH", 126)
     traced = trace(net, smooth(1))
     few = _images(smooth(48, 7), net)
     assert (few.count, few.given, few.made) == (42, 42, 0)
