@@ -29,7 +29,6 @@ NET = """\
 import torch
 from torch import nn
 
-pytestmark = pytest.mark.usefixtures("short_calibration")
 
 class Net(nn.Module):
     def __init__(self):
