@@ -36,6 +36,7 @@ ENOUGH = 256  # images, with those kept aside, that no made ones join
 AFFORDABLE = 12e12  # multiply-accumulates that joining made images may take: about 2 minutes of two cores
 _BATCH = 32
 _RATE = 0.05
+_HALF = (torch.float16, torch.bfloat16)  # in which small gradients vanish
 _RUNS = 3  # of the original, that a step on an image costs
 
 
@@ -52,6 +53,9 @@ def synthetic_images(
     Raises OctifyError when the network has no BatchNorm statistics to make images from, or other inputs.
     """
     module = copy.deepcopy(traced.module).eval().requires_grad_(False)
+    dtype = getattr(torch, traced.inputs[0].dtype)
+    if dtype in _HALF:
+        module.float()
     norms = _norms(module)
     shape = traced.inputs[0].shape
     if not norms:
@@ -71,12 +75,12 @@ def synthetic_images(
     sizes = [min(_BATCH, count - start) for start in range(0, count, _BATCH)]
     with out_of_place(module):
         for i, size in enumerate(sizes):
-            start = noise((size, *shape[1:]), generator).to(device)
+            start = noise((size, *shape[1:]), generator).to(device, torch.promote_types(dtype, torch.float32))
 
             def tell(step: int, first: int = i) -> None:
                 progress("making images", first * steps + step, len(sizes) * steps)
 
-            batches.append((_optimised(module, norms, start, steps, tell),))
+            batches.append((_optimised(module, norms, start, steps, tell).to(dtype),))
     return batches
 
 

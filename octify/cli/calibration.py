@@ -51,7 +51,7 @@ EffortOption = Annotated[
     Effort,
     typer.Option(
         "--calib-effort",
-        help="norm: BatchNorm statistics only; fast: least squares; standard: and better channels, and minutes"
+        help="norm: BatchNorm statistics only; fast: least squares; standard: and better channels, minutes"
         " of distillation; thorough: and more of it.",
     ),
 ]

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from octify.calibrate import recipe
 from octify.calibrate.compare import compare, outputs
-from octify.calibrate.images import gather
 from octify.plan.planner import make_plan
 from octify.rewrite import rewrite
 from octify.ruleset import load_rules
@@ -124,7 +123,7 @@ def measure(
         traced = trace(model, images[:1])
         plan = make_plan(traced, load_rules("default"), alpha)
     with meter.phase("gather, outputs") as tell:
-        inputs = gather(traced, [images], device=torch.device("cpu"))
+        inputs = recipe.images_of(traced, [images], effort, seed=seed, progress=_show)
         test = inputs.held_out or inputs.chunks
         wanted = outputs(traced.module, test)
 
@@ -138,8 +137,9 @@ def measure(
     with meter.phase("rewrite, outputs") as tell:
         rewritten = rewrite(traced, chosen)
         tell(error(rewritten.module))
-    with meter.phase("repair"):
-        recipe._repair(traced, rewritten, chosen, inputs, effort, seed, _show)
+    with meter.phase("repair, distillation"):
+        steps = recipe._steps(traced, inputs, effort)
+        recipe._repair(traced, rewritten, inputs, effort, steps, seed, _show)
     with meter.phase("outputs") as tell:
         tell(error(rewritten.module))
     return meter.phases

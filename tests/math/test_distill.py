@@ -241,3 +241,12 @@ def test_the_first_rate_is_a_share_of_the_error(net: nn.Module) -> None:
     assert float(distill.relative_loss([x], [x])) == 0
     centred = x - x.mean(1, keepdim=True)
     assert math.isclose(float(distill.relative_loss([centred / 2], [x])), 10 / 4, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_are_made_in_the_models_precision(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "STEPS", 2)
+    traced = trace(settled().to(dtype), smooth(1).to(dtype))
+    (batch,) = synthetic.synthetic_images(traced, 8, steps=2)
+    assert batch[0].dtype == dtype and bool(torch.isfinite(batch[0]).all())
+    traced.module(*batch)
