@@ -11,17 +11,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from octify.calibrate.augment import augmented, blended
-from octify.calibrate.compare import compare, outputs
-from octify.calibrate.directions import Directions, Fits, directions
+from octify.calibrate.compare import Output, compare, outputs
+from octify.calibrate.directions import Directions, directions
 from octify.calibrate.execution import out_of_place
 from octify.calibrate.features import Compared, compared
 from octify.calibrate.images import Images
+from octify.calibrate.items import Row
 from octify.calibrate.observe import tensors_of
-from octify.calibrate.sites import Site
+from octify.calibrate.repair import Repaired
 from octify.calibrate.work import of_run
 from octify.rewrite import Rewritten
 from octify.trace import Traced
@@ -43,28 +44,35 @@ Progress = Callable[[str, int, int], None]
 
 def distill(
     traced: Traced,
+    original: fx.GraphModule,
     rewritten: Rewritten,
-    sites: Sequence[Site],
-    fits: Fits,
+    repaired: Repaired,
     images: Images,
+    wanted: Sequence[Output],
     *,
     steps: int,
     seed: int = 0,
     progress: Progress = lambda what, done, of: None,
-) -> bool:
+) -> None:
     """Train the fitted branches of ``rewritten`` in place, in eval mode throughout.
 
-    Whether it did: where the error on ``images.held_out`` is not smaller for it, nothing is changed.
+    Parameters
+    ----------
+    original:
+        A copy of ``traced.module`` from before the fits, which write to what it shares with ``rewritten``.
+    wanted:
+        The original's ``outputs`` for ``images.held_out``: where the error there is not smaller for the
+        training, nothing is changed. Without such images it is kept.
     """
-    models = compared(traced, rewritten, sites)
-    trained = directions(models.student, sites, fits)
+    models = compared(original, rewritten, repaired.sites)
+    trained = directions(models.student, repaired.sites, repaired.fits)
     if not trained:
-        return False
+        return
     if any(parameter.dtype in _HALF for parameter in models.teacher.parameters()):
         models.teacher.float()
     with out_of_place(models.teacher), out_of_place(models.student):
         learned = _learned(models, trained, _batches(traced, images, steps, seed), steps, progress)
-    return _keep(traced.module, rewritten.module, learned, images)
+    _keep(rewritten.module, learned, images.held_out, wanted)
 
 
 def affordable(traced: Traced, images: int, steps: int) -> int:
@@ -160,24 +168,24 @@ def _changed(
 
 
 @torch.no_grad()
-def _keep(original: nn.Module, student: nn.Module, learned: Mapping[str, Tensor], images: Images) -> bool:
+def _keep(
+    student: nn.Module, learned: Mapping[str, Tensor], held_out: Sequence[Row], wanted: Sequence[Output]
+) -> None:
     """Write ``learned`` into the student, unless the images kept aside speak against it."""
-    wanted = outputs(original, images.held_out) if images.held_out else []
-    before = outputs(student, images.held_out) if images.held_out else []
+
+    def error() -> float:
+        return compare(wanted, outputs(student, held_out), held_out=True).relative_error
+
+    before = error() if held_out else math.inf
     old = {name: student.get_parameter(name).clone() for name in learned}
-    for name, value in learned.items():
+    _write(student, learned)
+    if held_out and not error() < before:
+        _write(student, old)
+
+
+def _write(student: nn.Module, values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
         student.get_parameter(name).copy_(value)
-    if not images.held_out:
-        return True
-    errors = [
-        compare(wanted, found, held_out=True).relative_error
-        for found in (before, outputs(student, images.held_out))
-    ]
-    if errors[1] < errors[0]:
-        return True
-    for name, value in old.items():
-        student.get_parameter(name).copy_(value)
-    return False
 
 
 def _wide(values: Tensor) -> Tensor:

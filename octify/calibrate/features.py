@@ -6,7 +6,6 @@ original's, the low ones its 2x2 means.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ from torch import Tensor, fx
 from octify.calibrate.sites import Site, Use
 from octify.nn.functional import pool
 from octify.rewrite import Rewritten
-from octify.trace import Traced
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,8 @@ class Compared:
         return error / (spread.square().mean() * wanted.shape[1]).clamp_min(1e-12)
 
 
-def compared(traced: Traced, rewritten: Rewritten, sites: Iterable[Site]) -> Compared:
-    """The two models of a conversion, in eval mode; the student's parameters are ``rewritten``'s own."""
+def compared(original: fx.GraphModule, rewritten: Rewritten, sites: Iterable[Site]) -> Compared:
+    """Both models of a conversion, in eval mode; parameters are ``original``'s and ``rewritten``'s own."""
     uses: dict[fx.Node, Use] = {}
     for site in sites:
         for use in site.uses:
@@ -75,9 +73,8 @@ def compared(traced: Traced, rewritten: Rewritten, sites: Iterable[Site]) -> Com
                 its.append((channels.nonzero()[:, 0], len(nodes)))
                 nodes.append(node)
         branches.append(tuple(its))
-    teacher = copy.deepcopy(traced.module).eval().requires_grad_(False)
     return Compared(
-        _returning(teacher, list(uses)),
+        _returning(original.eval().requires_grad_(False), list(uses)),
         _returning(rewritten.module.eval(), nodes),
         tuple(uses.values()),
         tuple(branches),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -136,7 +137,20 @@ def calibrate_on(
     rewritten = rewrite(traced, chosen)
     training = rewritten.module.training
     steps = _steps(traced, images, effort)
-    repaired = _repair(traced, rewritten, images, effort, steps, seed, progress)
+    original = copy.deepcopy(traced.module) if steps else traced.module  # before the fits write to it
+    repaired = _repair(traced, rewritten, images, effort, seed, progress, keep_fits=steps > 0)
+    if steps:
+        distill(
+            traced,
+            original,
+            rewritten,
+            repaired,
+            images,
+            wanted,
+            steps=steps,
+            seed=seed,
+            progress=progress,
+        )
     rewritten.module.train(training)
     after = compare(wanted, outputs(rewritten.module, measured), held_out=held)
     return Calibrated(
@@ -208,25 +222,22 @@ def _repair(
     rewritten: Rewritten,
     images: Images,
     effort: str,
-    steps: int,
     seed: int,
     progress: Progress,
+    *,
+    keep_fits: bool = False,
 ) -> Repaired:
     if effort == "norm":
         reestimate(rewritten.module, images.chunks)
         return Repaired((), {})
     chunks = enlarged(traced, images.chunks, seed)
-    repaired = repair(
+    return repair(
         traced,
         rewritten,
         chunks,
         copies=sum(len(chunk[0]) for chunk in chunks) - images.count,
         refits=0 if effort == "fast" else REFITS,
         seed=seed,
-        keep_fits=steps > 0,
+        keep_fits=keep_fits,
         progress=progress,
     )
-    if steps:
-        fits = repaired.fits
-        distill(traced, rewritten, repaired.sites, fits, images, steps=steps, seed=seed, progress=progress)
-    return repaired

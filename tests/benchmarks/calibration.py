@@ -9,6 +9,7 @@ leaves: discs that hide one another have the spectra and the edges of photograph
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import resource
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from octify.calibrate import recipe
 from octify.calibrate.compare import compare, outputs
+from octify.calibrate.distill import distill
 from octify.plan.planner import make_plan
 from octify.rewrite import rewrite
 from octify.ruleset import load_rules
@@ -137,11 +139,17 @@ def measure(
     with meter.phase("rewrite, outputs") as tell:
         rewritten = rewrite(traced, chosen)
         tell(error(rewritten.module))
-    with meter.phase("repair, distillation"):
-        steps = recipe._steps(traced, inputs, effort)
-        recipe._repair(traced, rewritten, inputs, effort, steps, seed, _show)
-    with meter.phase("outputs") as tell:
+    steps = recipe._steps(traced, inputs, effort)
+    original = copy.deepcopy(traced.module)
+    with meter.phase("repair, outputs") as tell:
+        repaired = recipe._repair(traced, rewritten, inputs, effort, seed, _show, keep_fits=steps > 0)
         tell(error(rewritten.module))
+    if steps:
+        with meter.phase("distillation, outputs") as tell:
+            distill(
+                traced, original, rewritten, repaired, inputs, wanted, steps=steps, seed=seed, progress=_show
+            )
+            tell(error(rewritten.module))
     return meter.phases
 
 

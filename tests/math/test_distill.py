@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -134,7 +136,7 @@ def _sites(net: nn.Module, alpha: float = 0.5) -> tuple[Any, Any, Any]:
 
 def test_maps_are_compared_with_the_originals_and_its_means(net: nn.Module) -> None:
     traced, rewritten, found = _sites(net)
-    models = compared(traced, rewritten, found)
+    models = compared(copy.deepcopy(traced.module), rewritten, found)
     x = smooth(8, 5)
     with torch.no_grad():
         output, maps = models.teacher(x)
@@ -170,6 +172,47 @@ def test_what_would_end_worse_is_not_kept(net: nn.Module, monkeypatch: pytest.Mo
     plain = octify.convert(net, smooth(1), 0.5, "everywhere", calibration=[smooth(96, 7)])
     assert kept["wild"] == plain.report.calibration.after.relative_error
     assert kept["sane"] < kept["wild"]
+
+
+DENSE_END = """\
+name = "dense end"
+description = "The last convolution is octave on one side only."
+
+[[rule]]
+match = { path = "last.0" }
+output = "dense"
+reason = "its norm is one module in the original and in the converted model"
+"""
+
+
+@pytest.mark.usefixtures("short_calibration")
+def test_the_teacher_is_the_original_and_not_what_fits_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+
+    def part(channels: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+
+    parts = {"stem": part(3), "middle": part(16), "last": part(16), "head": nn.Conv2d(16, 5, 16)}
+    net = nn.Sequential(OrderedDict(parts)).eval()
+    rules = tmp_path / "rules.toml"
+    rules.write_text(DENSE_END)
+    x, taught, written = smooth(8, 5), [], []
+
+    def distilled(traced: Any, original: Any, *rest: Any, **options: Any) -> None:
+        taught.append(original.eval()(x))
+        written.append(traced.module.eval()(x))
+        distill.distill(traced, original, *rest, **options)
+
+    monkeypatch.setattr(recipe, "distill", distilled)
+    found = octify.convert(net, smooth(1), 0.5, rules, calibration=[smooth(96, 7)])
+    monkeypatch.setattr(recipe, "STEPS", {})
+    plain = octify.convert(net, smooth(1), 0.5, rules, calibration=[smooth(96, 7)])
+    assert torch.equal(taught[0], net(x))
+    assert not torch.equal(written[0], taught[0])  # or this test shows nothing
+    errors = [r.report.calibration.after.relative_error for r in (found, plain)]
+    assert errors[0] <= errors[1]
 
 
 @pytest.mark.usefixtures("short_calibration")
