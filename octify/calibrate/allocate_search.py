@@ -5,8 +5,8 @@ smallest uniform alpha that meets it is the rival. Error: stops on the path, one
 apart, are calibrated and measured, first by bisection with fast calibration, then around the found stop
 with the effort asked for; the rival is the uniform alpha of the same MACs. Of the two the one with the
 smaller error on inputs that calibration does not use is kept; to meet a target for the MACs, alpha per set
-only where it is better by more than the standard error of that comparison. Distillation takes no part in
-comparisons: it follows for the chosen plan alone.
+only where it is better by more than the standard error of that comparison. Plans are compared with no more
+than ``standard``; the longer distillation of ``thorough`` follows for the chosen plan alone.
 """
 
 from __future__ import annotations

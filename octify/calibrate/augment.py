@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from octify.calibrate.images import count_of
 from octify.data.moves import Moves
 from octify.trace import Traced
 
@@ -24,7 +25,7 @@ def enlarged(traced: Traced, chunks: Sequence[Chunk], seed: int) -> tuple[Chunk,
     """
     if not chunks or chunks[0][0].ndim < 4:
         return tuple(chunks)
-    images = sum(len(chunk[0]) for chunk in chunks)
+    images = count_of(chunks)
     copies = min(COPIES, -(-ROWS // (images * _smallest_map(traced))))
     generator = torch.Generator().manual_seed(seed)
     more = [tuple(augmented(chunk, generator)) for _ in range(copies - 1) for chunk in chunks]

@@ -39,12 +39,17 @@ class Images:
     @property
     def count(self) -> int:
         """Images calibrated on."""
-        return sum(len(chunk[0]) for chunk in self.chunks)
+        return count_of(self.chunks)
 
     @property
     def given(self) -> int:
         """Of them, those that are the user's."""
         return self.count - self.made
+
+
+def count_of(chunks: Sequence[Row]) -> int:
+    """Images in all ``chunks``."""
+    return sum(len(chunk[0]) for chunk in chunks)
 
 
 def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, device: torch.device) -> Images:

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from octify.calibrate.affine import scale_and_shift
 from octify.calibrate.channels import Chunks
 from octify.calibrate.following import elementwise, inner_activation, is_affine_norm, only_user
+from octify.calibrate.images import count_of
 from octify.calibrate.observe import Observer, observe
 from octify.calibrate.rows import read_taps, sample
 from octify.kernels import Path, path
@@ -77,7 +78,7 @@ class _Producer:
 
 def noise(traced: Traced, layout: Layout, chunks: Chunks, *, rows: int = _ROWS, seed: int = 0) -> np.ndarray:
     """The noise of every coupled channel (by class), of all convolutions that make it together."""
-    images = sum(len(chunk[0]) for chunk in chunks)
+    images = count_of(chunks)
     nodes = {node.name: node for node in traced.module.graph.nodes}
     producers: dict[str, _Producer] = {}
     watch: dict[str, Observer] = {}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from octify.calibrate.channels import Chunks
 from octify.calibrate.gram import add_gram, mirror
+from octify.calibrate.images import count_of
 from octify.calibrate.observe import Observer, observe, sensitivity
 from octify.calibrate.rows import read_taps, sample
 from octify.calibrate.sweep_operator import Sweep, swept
@@ -106,8 +107,8 @@ def collected(
     convs = {c.node: c for c in layout.convs if (c.ids_in != DENSE).any() and _mixes(traced, c)}
     passes = list(_passes(traced, sets, convs))
     few = _first_images(chunks, _FISHER_IMAGES)
-    backward = 3 * of_run(traced, _count(few))
-    runs = [of_run(traced, _count(chunks)) + _work(traced, touched, rows)[0] for _, touched in passes]
+    backward = 3 * of_run(traced, count_of(few))
+    runs = [of_run(traced, count_of(chunks)) + _work(traced, touched, rows)[0] for _, touched in passes]
     choosing = [_work(traced, _reading(members, convs), rows)[1] for members in sets]
     steps = Steps(progress, backward + sum(runs) + sum(choosing))
     if passes:
@@ -166,7 +167,7 @@ def _collect(
     """One reader for each group of each convolution, with its moments."""
     readers = {name: _readers(traced, conv, fisher.get(name)) for name, conv in convs.items()}
     watch = {
-        name: _adder(traced, conv, readers[name], max(1, -(-rows // _count(chunks))), seed)
+        name: _adder(traced, conv, readers[name], max(1, -(-rows // count_of(chunks))), seed)
         for name, conv in convs.items()
     }
     observe(traced, chunks, watch)
@@ -174,10 +175,6 @@ def _collect(
     for reader in every:
         mirror(reader.total)
     return every
-
-
-def _count(chunks: Chunks) -> int:
-    return sum(len(chunk[0]) for chunk in chunks)
 
 
 def _first_images(chunks: Chunks, most: int) -> Chunks:

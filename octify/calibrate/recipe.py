@@ -14,7 +14,7 @@ from octify.calibrate.channels import by_energy
 from octify.calibrate.compare import Agreement, compare, outputs
 from octify.calibrate.distill import affordable, distill
 from octify.calibrate.greedy import by_greedy
-from octify.calibrate.images import MOST_IMAGES, Images, gather
+from octify.calibrate.images import MOST_IMAGES, Images, count_of, gather
 from octify.calibrate.renorm import reestimate
 from octify.calibrate.repair import LayerError, Repaired, repair
 from octify.calibrate.solve import REFITS
@@ -235,7 +235,7 @@ def _repair(
         traced,
         rewritten,
         chunks,
-        copies=sum(len(chunk[0]) for chunk in chunks) - images.count,
+        copies=count_of(chunks) - images.count,
         refits=0 if effort == "fast" else REFITS,
         seed=seed,
         keep_fits=keep_fits,

@@ -21,6 +21,7 @@ from torch import Tensor, fx
 
 from octify.calibrate.caution import cautious_ridge
 from octify.calibrate.execution import Stream, out_of_place
+from octify.calibrate.images import count_of
 from octify.calibrate.linear_form import Block, blocks
 from octify.calibrate.order import repair_order
 from octify.calibrate.sites import Site, sites
@@ -89,7 +90,7 @@ def repair(
         student = Stream(student_module.graph, student_module, chunks, store)
         for site in todo:
             _hold(site, teacher, student)
-        images = sum(len(chunk[0]) for chunk in chunks)
+        images = count_of(chunks)
         work = [of_fit(traced, site, images, rows, refits) for site in todo]
         steps = Steps(progress, sum(work))
         for done, site in enumerate(todo):

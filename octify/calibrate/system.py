@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from octify.calibrate.activation import Activation, Slopes
 from octify.calibrate.execution import Stream
+from octify.calibrate.images import count_of
 from octify.calibrate.linear_form import Block, Branches, Reading
 from octify.calibrate.rows import Positions, joined, rows_wanted, sample
 from octify.calibrate.sites import Site, Use
@@ -92,7 +93,7 @@ class Sampler:
 
     def samples(self, branch: str, parts: Sequence[Block]) -> list[Samples]:
         """The samples of a branch: as many positions of every image as its largest block needs."""
-        images = sum(len(chunk[0]) for chunk in self.student.chunks) * len(self.site.uses)
+        images = count_of(self.student.chunks) * len(self.site.uses)
         wanted = min(rows_wanted(part.unknowns + 1, part.groups, self.most) for part in parts)
         per_image = max(1, -(-wanted // images))
         return [

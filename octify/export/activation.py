@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from octify.export.edit import constant
+from octify.export.edit import constant, inserted, lone_producer
 
 _ALONE = frozenset({"Clip", "LeakyRelu"})  # fused with a convolution, but not with a sum
 
@@ -19,18 +19,17 @@ _ALONE = frozenset({"Clip", "LeakyRelu"})  # fused with a convolution, but not w
 def activation_of_sum_by_convolution(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     """Clip or LeakyRelu of a sum of convolutions of images follows a depthwise Conv by 1 of it."""
     source = node.inputs[0] if node.op_type in _ALONE else None
-    added = None if source is None else source.producer()
-    if source is None or added is None or added.op_type != "Add" or not source.shape or source.dtype is None:
+    added = None if source is None else lone_producer(source, "Add")
+    if source is None or added is None or not source.shape or source.dtype is None:
         return
-    channels, lone = source.shape[1], len(source.uses()) == 1 and not source.is_graph_output()
+    channels = source.shape[1]
     sums = [value.producer() for value in added.inputs if value is not None]
     by_convolution = any(term is not None and term.op_type == "Conv" for term in sums)
-    if len(source.shape) != 4 or not isinstance(channels, int) or not lone or not by_convolution:
+    if len(source.shape) != 4 or not isinstance(channels, int) or not by_convolution:
         return
     ones = np.ones((channels, 1, 1, 1), dtype=source.dtype.numpy())
     attributes = [ir.AttrInt64("group", channels), ir.AttrInt64s("kernel_shape", [1, 1])]
-    same = ir.Node("", "Conv", [source, constant(graph, source, "one", ones)], attributes)
-    same.outputs[0].name = f"{source.name}_same"
-    same.outputs[0].type, same.outputs[0].shape = source.type, source.shape
-    graph.insert_before(node, same)
-    node.replace_input_with(0, same.outputs[0])
+    weight = constant(graph, source, "one", ones)
+    same = inserted(node, "Conv", [source, weight], f"{source.name}_same", attributes)
+    same.type, same.shape = source.type, source.shape
+    node.replace_input_with(0, same)

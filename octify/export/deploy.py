@@ -15,7 +15,7 @@ import onnx_ir.passes.common as passes
 
 from octify.export.activation import activation_of_sum_by_convolution
 from octify.export.crop import crop_by_convolution, slices_to_one
-from octify.export.edit import becomes, constant, known, lone_producer
+from octify.export.edit import becomes, constant, inserted, known, lone_producer
 from octify.export.linear import merge_into_linear
 from octify.export.sums import sums_in_order
 
@@ -81,8 +81,7 @@ def pool_without_ceil(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     source = node.inputs[0]
     if source is None or source.shape is None:
         return
-    auto = node.attributes.get("auto_pad")
-    if auto is not None and auto.as_string() != "NOTSET":
+    if _pads_by_itself(node):
         return
     size, kernel = known(source.shape[2:]), node.attributes["kernel_shape"].as_ints()
     if size is None:
@@ -112,10 +111,9 @@ def pool_by_two_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     ceil = node.attributes.get("ceil_mode")
     if not isinstance(channels, int) or (ceil is not None and ceil.as_int()):
         return
-    auto = node.attributes.get("auto_pad")
     strides = _ints(node, "strides", [1] * len(kernel))
     tiles = list(kernel) == strides and not any(_ints(node, "pads", [0]))
-    if list(kernel) != [2, 2] or not tiles or (auto is not None and auto.as_string() != "NOTSET"):
+    if list(kernel) != [2, 2] or not tiles or _pads_by_itself(node):
         return
     weight = np.full((channels, 1, *kernel), 1 / np.prod(kernel), dtype=source.dtype.numpy())
     node.attributes.clear()
@@ -131,11 +129,11 @@ def pad_into_pool(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     pad = None if source is None else lone_producer(source, "Pad")
     if pad is None or len(pad.inputs) < 3 or any(value is not None for value in pad.inputs[3:]):
         return
-    mode, auto = pad.attributes.get("mode"), node.attributes.get("auto_pad")
+    mode = pad.attributes.get("mode")
     constants = [None if value is None else value.const_value for value in pad.inputs[1:3]]
     if (mode is not None and mode.as_string() != "constant") or any(c is None for c in constants):
         return
-    if auto is not None and auto.as_string() != "NOTSET":
+    if _pads_by_itself(node):
         return
     amounts, filler = (c.numpy().reshape(-1).tolist() for c in constants if c is not None)
     kernel = node.attributes["kernel_shape"].as_ints()
@@ -164,11 +162,9 @@ def mean_to_pool(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     if keeps:
         becomes(node, "GlobalAveragePool", source)
         return
-    pooled = ir.Node("", "GlobalAveragePool", [source])
-    pooled.outputs[0].name, pooled.outputs[0].type = f"{target.name}_pooled", target.type
-    pooled.outputs[0].shape = ir.Shape([*source.shape[:2], 1, 1])
-    graph.insert_before(node, pooled)
-    becomes(node, "Flatten", pooled.outputs[0])
+    pooled = inserted(node, "GlobalAveragePool", [source], f"{target.name}_pooled")
+    pooled.type, pooled.shape = target.type, ir.Shape([*source.shape[:2], 1, 1])
+    becomes(node, "Flatten", pooled)
 
 
 def batchnorm_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
@@ -197,11 +193,10 @@ def batchnorm_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
         node.attributes["group"] = ir.AttrInt64("group", scale.size)
         node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [1] * spatial)
     else:
-        product = ir.Node("", "Mul", [source, constant(graph, target, "scale", scale.astype(dtype.numpy()))])
-        product.outputs[0].name = f"{target.name}_scaled"
-        product.outputs[0].type, product.outputs[0].shape = target.type, target.shape
-        graph.insert_before(node, product)
-        becomes(node, "Add", product.outputs[0])
+        factor = constant(graph, target, "scale", scale.astype(dtype.numpy()))
+        product = inserted(node, "Mul", [source, factor], f"{target.name}_scaled")
+        product.type, product.shape = target.type, target.shape
+        becomes(node, "Add", product)
     node.resize_inputs(len(node.inputs) + 1)
     node.replace_input_with(
         len(node.inputs) - 1, constant(graph, target, "shift", shift.astype(dtype.numpy()))
@@ -221,6 +216,12 @@ RULES: tuple[Rule, ...] = (
     sums_in_order,
     activation_of_sum_by_convolution,
 )
+
+
+def _pads_by_itself(node: ir.Node) -> bool:
+    """Whether the runtime computes a pooling's padding."""
+    auto = node.attributes.get("auto_pad")
+    return auto is not None and auto.as_string() != "NOTSET"
 
 
 def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:

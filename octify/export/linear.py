@@ -79,23 +79,13 @@ def _upsampled(value: ir.Value) -> ir.Value | None:
     crop = lone_producer(value, "Slice")
     source = value if crop is None else crop.inputs[0]
     resize = None if source is None else lone_producer(source, "Resize")
-    if (
-        resize is None
-        or len(resize.inputs) != 3
-        or resize.inputs[2] is None
-        or resize.inputs[2].const_value is None
-    ):
+    if resize is None or len(resize.inputs) != 3 or (crop is not None and any(_starts(crop))):
         return None
-    mode = resize.attributes.get("mode")
+    low, scales, mode = resize.inputs[0], resize.inputs[2], resize.attributes.get("mode")
+    if low is None or low.shape is None or scales is None or scales.const_value is None:
+        return None
     nearest = mode is None or mode.as_string() == "nearest"
-    by_two = resize.inputs[2].const_value.numpy().tolist() == [1, 1, 2, 2]
-    low = resize.inputs[0]
-    cropped_in_front = crop is not None and any(_starts(crop))
-    return (
-        low
-        if nearest and by_two and low is not None and low.shape is not None and not cropped_in_front
-        else None
-    )
+    return low if nearest and scales.const_value.numpy().tolist() == [1, 1, 2, 2] else None
 
 
 def _starts(crop: ir.Node) -> list[int]:

@@ -228,7 +228,7 @@ class OctaveConv(nn.Module):
         paddings = []
         for axis, (n, need) in enumerate(zip(given, wanted, strict=True)):
             left = -recipe.starts[axis]
-            natural = _natural_length(recipe, axis, n, left, recipe.kernel_size[axis])
+            natural = _natural_length(recipe, axis, n, left)
             paddings.append(left if left >= 0 and natural == need else 0)
         return tuple(paddings)
 
@@ -322,21 +322,20 @@ def _grouped_last(channels: int, alpha: float, groups: int) -> tuple[int, ...]:
     return tuple(g * per + c for g in range(groups) for c in last_channels(per, alpha))
 
 
-def _natural_length(recipe: Path, axis: int, n: int, padding: int, taps: int) -> int:
-    reach = recipe.dilations[axis] * (taps - 1)
+def _natural_length(recipe: Path, axis: int, n: int, padding: int) -> int:
+    reach = recipe.dilations[axis] * (recipe.kernel_size[axis] - 1)
     return (n + 2 * padding - reach - 1) // recipe.strides[axis] + 1
 
 
 def _fit(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
     """``conv`` on ``x`` so that its output has spatial size ``need`` and starts at the recipe's offset."""
     extra: list[int] = []
-    taps = recipe.kernel_size
     for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
         own, left = int(conv.padding[axis]), -recipe.starts[axis]
-        reach = recipe.dilations[axis] * (taps[axis] - 1)
+        reach = recipe.dilations[axis] * (recipe.kernel_size[axis] - 1)
         right = (wanted - 1) * recipe.strides[axis] + reach + 1 - n - left
         if own == left:  # more outputs than wanted are cropped; fewer need zeros on the right
-            missing = max(0, right - own) if _natural_length(recipe, axis, n, own, taps[axis]) < wanted else 0
+            missing = max(0, right - own) if _natural_length(recipe, axis, n, own) < wanted else 0
             extra = [0, missing, *extra]
         else:
             extra = [left, right, *extra]

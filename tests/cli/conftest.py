@@ -98,24 +98,37 @@ Signalled = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def signalled(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Signalled:
-    """Run ``octify ARGS...``, send it a signal once it has made a file; exit status, stdout and stderr."""
+    """Run ``octify ARGS...``, send it a signal once it is in the middle; exit status, stdout and stderr.
 
-    def run(number: signal.Signals, *arguments: str, once: str) -> tuple[int, str, str]:
+    ``once`` is the file that it has made by then, or says whether it is there; ``begin`` and ``end`` are the
+    seconds that it may take until then, and from there on; ``env`` is added to its environment.
+    """
+
+    def run(
+        number: signal.Signals,
+        *arguments: str,
+        once: str | Callable[[], bool],
+        begin: float = 60,
+        end: float = 30,
+        env: dict[str, str] | None = None,
+    ) -> tuple[int, str, str]:
+        reached = (tmp_path / once).exists if isinstance(once, str) else once
         process = start(
             *("-m", "octify", *arguments),
+            env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             # A test run in the background of a shell ignores SIGINT, and would hand that down.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         try:
-            deadline = time.monotonic() + 60
-            while not (tmp_path / once).exists():
+            deadline = time.monotonic() + begin
+            while not reached():
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < deadline
-                time.sleep(0.05)
+                time.sleep(0.02)
             process.send_signal(number)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=end)
         finally:
             process.kill()
             process.wait()

@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import octify as library
 from octify.cli import artefact
-from tests.cli.conftest import Octify
+from tests.cli.conftest import Octify, Signalled
 
 Refused = Callable[..., str]
 Start = Callable[..., subprocess.Popen[str]]
@@ -146,7 +145,7 @@ def test_in_place(octify: Octify, folder: Path, listing: Callable[[], set[str]])
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_three_times_ends_as_one_that_was_not(
-    octify: Octify, folder: Path, tmp_path: Path, start: Start, listing: Callable[[], set[str]]
+    octify: Octify, folder: Path, tmp_path: Path, signalled: Signalled, listing: Callable[[], set[str]]
 ) -> None:
     command = ("tune", "out", "--data", "data.py:dataset", "--steps", "40", "--batch", "8")
     command = (*command, "--checkpoint-every", "3", "--labels", "required", "--norm", "batch", "-o")
@@ -155,26 +154,15 @@ def test_a_run_that_was_stopped_three_times_ends_as_one_that_was_not(
     step = 0
     for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
         resume = ("--resume",) if step else ()
-        process = start(
-            *("-m", "octify", *command, "stopped", *resume),
+        returncode, out, err = signalled(
+            number,
+            *(*command, "stopped", *resume),
+            once=lambda done=step: step_of(checkpoint) > done,
+            begin=240,
+            end=60,
             env={"SLOWLY": "0.02"},  # 0.16 s a step
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # A test run in the background of a shell ignores SIGINT, and would hand that down.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
-        try:
-            deadline = time.monotonic() + 240
-            while step_of(checkpoint) <= step:
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            process.send_signal(number)
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-            process.wait()
-        assert process.returncode == code, err
+        assert returncode == code, err
         assert out == ""
         assert "Traceback" not in err
         assert ("--resume goes on from there" in err) == (number != signal.SIGKILL)

@@ -6,8 +6,7 @@
 | exact              | the last channels low, exact kernels (more MACs), nothing repaired                |
 | norm               | channels by energy, closed-form kernels, BatchNorm re-estimation                  |
 | fast               | channels by energy, least squares                                                 |
-| standard           | channels by the error after refitting, least squares with hinge refits, then      |
-|                    | 300 steps of distillation                                                         |
+| standard           | channels by the error after refitting, hinge refits, 300 steps of distillation    |
 | spatial            | standard, with exchange in spatial convolutions only (spatial.toml)               |
 | synthetic          | standard, on images made from the network's BatchNorm statistics                  |
 | thorough           | the same with 900 steps                                                           |
