@@ -34,7 +34,10 @@ def _lines(document: dict[str, Any], name: str) -> Iterator[str]:
     images = document["images"]
     yield "# Accuracy after calibration"
     yield ""
-    yield "Every figure here comes from one run; this page is generated and not edited by hand."
+    yield (
+        "Every figure here is a row of this command, which may be run in pieces, a method and a task at a time: "
+        "rows that are there are not made again. This page is generated and not edited by hand."
+    )
     yield ""
     yield "```"
     yield document["command"]
