@@ -35,7 +35,7 @@ MAPS = 3.0  # weight of the inner maps' loss; 1 to 10 are alike
 PASSES = 24  # over the images, however large the model
 AFFORDABLE = 24e12  # multiply-accumulates that are not worth saving: about 4 minutes of two cores
 _RUNS = 4  # of the original, that a step on an image costs: its own, and the student's three
-_FOR_GRADIENTS = 4 * 2**30  # bytes of values that a backward pass reads
+_FOR_GRADIENTS = 2 * 2**30  # bytes of the original's values: what training keeps is up to three times as much
 
 
 _HALF = (torch.float16, torch.bfloat16)  # whose gradients overflow or vanish: trained in float32
@@ -83,7 +83,7 @@ def affordable(traced: Traced, images: int, steps: int) -> int:
 
 
 def _batch(traced: Traced, images: int) -> int:
-    """Images of a step: `BATCH`, or fewer where their values would not fit in 4 GiB."""
+    """Images of a step: `BATCH`, or fewer where their values would not fit in 2 GiB."""
     values = sum(facts.new_bytes for facts in traced.facts.values()) // max(1, traced.inputs[0].shape[0])
     return max(1, min(BATCH, images, _FOR_GRADIENTS // max(1, values)))
 

@@ -35,7 +35,7 @@ def _lines(document: dict[str, Any], name: str) -> Iterator[str]:
     yield "# Accuracy after calibration"
     yield ""
     yield (
-        "Every figure here is a row of this command, which may be run in pieces, a method and a task at a time: "
+        "Every figure here is a row of this command, which may be run in pieces, a method and a task a time: "
         "rows that are there are not made again. This page is generated and not edited by hand."
     )
     yield ""
