@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.zoo.catalogue import Entry, Measured, brief
 from tests.zoo.check import Options, Row, check
@@ -30,10 +30,17 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Limits:
-    """What one model may take."""
+    """What one model may take; memory beyond what its process was forked with."""
 
     seconds: float = 120.0
     gib: float = 8.0
+
+
+class _Memory(NamedTuple):
+    """Of a process, in GiB: what lies in memory, and what its private writable mappings could grow to."""
+
+    resident: float
+    data: float
 
 
 @dataclass
@@ -43,6 +50,7 @@ class _Running:
     process: BaseProcess
     results: Connection
     start: float
+    inherited_gib: float
 
 
 def key(name: str, options: Options, limits: Limits) -> str:
@@ -114,7 +122,7 @@ def _started(entry: Entry, options: Options, known: Measured | None, limits: Lim
     process = context.Process(target=_child, args=(entry, options, known, limits, send), daemon=True)
     process.start()
     send.close()
-    return _Running(entry, options, process, receive, time.monotonic())
+    return _Running(entry, options, process, receive, time.monotonic(), _memory_gib(os.getpid()).resident)
 
 
 def _child(
@@ -125,7 +133,7 @@ def _child(
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     if sys.platform == "linux":
-        most = int(limits.gib * 2**30)
+        most = int((limits.gib + _memory_gib(os.getpid()).data) * 2**30)
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))  # a burst that the parent does not see
     import warnings
 
@@ -156,7 +164,7 @@ def _finished(running: Sequence[_Running], limits: Limits) -> Iterator[tuple[_Ru
                 row.status, row.detail = "crashed", _exit(job.process.exitcode)
         elif time.monotonic() - job.start > limits.seconds:
             row.status, row.detail = "timeout", f"more than {limits.seconds:g} s"
-        elif _resident_gib(job.process.pid) > limits.gib:
+        elif _memory_gib(job.process.pid).resident - job.inherited_gib > limits.gib:
             row.status, row.detail = "memory", f"more than {limits.gib:g} GiB resident"
         else:
             continue
@@ -172,9 +180,9 @@ def _exit(code: int | None) -> str:
     return f"exit status {code}"
 
 
-def _resident_gib(pid: int | None) -> float:
+def _memory_gib(pid: int | None) -> _Memory:
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, IndexError):  # it has ended, or this system has no /proc
-        return 0.0
-    return pages * resource.getpagesize() / 2**30
+        pages = [int(field) for field in Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()]
+    except OSError:  # it has ended, or this system has no /proc
+        return _Memory(0.0, 0.0)
+    return _Memory(*(pages[field] * resource.getpagesize() / 2**30 for field in (1, 5)))  # man 5 proc_pid_statm

@@ -128,7 +128,8 @@ def test_a_model_that_hangs_dies_or_grows_is_a_row(
     act: Callable[..., Row], status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.zoo.runner.check", act)
-    limits = Limits(seconds=2 if status == "timeout" else 60, gib=2)
+    held = bytearray(b"1" * 2**29)  # the parent's, which is not what the model takes
+    limits = Limits(seconds=2 if status == "timeout" else 60, gib=len(held) / 2**30)
     (row,) = run([(Entry("a", "b"), Options())], limits, 1, Store(None), {}, lambda row, left: None)
     assert row["status"] == status
 
