@@ -19,7 +19,7 @@ from octify.calibrate.compare import Output, compare, outputs
 from octify.calibrate.directions import Directions, directions
 from octify.calibrate.execution import out_of_place
 from octify.calibrate.features import Compared, compared
-from octify.calibrate.images import Images
+from octify.calibrate.images import Images, gradient_batch
 from octify.calibrate.items import Row
 from octify.calibrate.observe import tensors_of
 from octify.calibrate.repair import Repaired
@@ -35,9 +35,6 @@ MAPS = 3.0  # weight of the inner maps' loss; 1 to 10 are alike
 PASSES = 24  # over the images, however large the model
 AFFORDABLE = 24e12  # multiply-accumulates that are not worth saving: about 4 minutes of two cores
 _RUNS = 4  # of the original, that a step on an image costs: its own, and the student's three
-_FOR_GRADIENTS = 2 * 2**30  # bytes of the original's values: what training keeps is up to three times as much
-
-
 _HALF = (torch.float16, torch.bfloat16)  # whose gradients overflow or vanish: trained in float32
 Progress = Callable[[str, int, int], None]
 
@@ -83,9 +80,8 @@ def affordable(traced: Traced, images: int, steps: int) -> int:
 
 
 def _batch(traced: Traced, images: int) -> int:
-    """Images of a step: `BATCH`, or fewer where their values would not fit in 2 GiB."""
-    values = sum(facts.new_bytes for facts in traced.facts.values()) // max(1, traced.inputs[0].shape[0])
-    return max(1, min(BATCH, images, _FOR_GRADIENTS // max(1, values)))
+    """Images of a step."""
+    return max(1, min(BATCH, images, gradient_batch(traced)))
 
 
 def _batches(traced: Traced, images: Images, steps: int, seed: int) -> Iterator[list[Tensor]]:

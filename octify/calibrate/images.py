@@ -17,6 +17,7 @@ MOST_IMAGES = 512
 VALUES = 16 * 2**30  # bytes for the values of original and converted model, in memory and files
 INPUTS = 2 * 2**30  # bytes for the inputs themselves, in memory
 _CHUNK = 64 * 2**20  # bytes of the largest value of a chunk
+_FOR_GRADIENTS = 2 * 2**30  # bytes of the original's values: what training keeps is up to three times as much
 _HELD_OUT = 8  # one in so many, at most _MOST_HELD_OUT
 _MOST_HELD_OUT = 64
 _LEAST = 16  # inputs that are taken however large they are
@@ -167,6 +168,12 @@ def chunk_size(traced: Traced) -> int:
     batch = max(1, traced.inputs[0].shape[0])
     largest = max((facts.new_bytes // batch for facts in traced.facts.values()), default=1)
     return int(max(1, min(128, _CHUNK // max(1, largest))))
+
+
+def gradient_batch(traced: Traced) -> int:
+    """Images whose values fit in 2 GiB all together, as following gradients needs them."""
+    values = sum(facts.new_bytes for facts in traced.facts.values()) // max(1, traced.inputs[0].shape[0])
+    return int(max(1, _FOR_GRADIENTS // max(1, values)))
 
 
 def _fitting(traced: Traced) -> int:

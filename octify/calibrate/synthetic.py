@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from octify.calibrate.execution import out_of_place
 from octify.calibrate.following import is_affine_norm
-from octify.calibrate.images import Images, chunk_size, count_of
+from octify.calibrate.images import Images, chunk_size, count_of, gradient_batch
 from octify.calibrate.work import of_run
+from octify.data.moves import Moves
 from octify.errors import OctifyError
 from octify.trace import Traced
 
@@ -34,8 +36,8 @@ IMAGES = 128
 STEPS = 80
 ENOUGH = 256  # images, with those kept aside, that no made ones join
 AFFORDABLE = 12e12  # multiply-accumulates that joining made images may take: about 2 minutes of two cores
-_BATCH = 32
-_RATE = 0.05
+_LEAST = 32  # fewer do not join
+_RATE = 0.3  # of the images' deviation; 0.2 and 0.4 are alike, 0.05 stays near noise, 0.8 is too coarse
 _RUNS = 3  # of the original, that a step on an image costs
 
 
@@ -71,17 +73,11 @@ def synthetic_images(
         )
     generator = torch.Generator().manual_seed(seed)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    batches: list[tuple[Tensor, ...]] = []
-    sizes = [min(_BATCH, count - start) for start in range(0, count, _BATCH)]
-    with out_of_place(module):
-        for i, size in enumerate(sizes):
-            start = noise((size, *shape[1:]), generator).to(device, wide)
-
-            def tell(step: int, first: int = i) -> None:
-                progress("making images", first * steps + step, len(sizes) * steps)
-
-            batches.append((_optimised(module, norms, start, steps, tell).to(dtype),))
-    return batches
+    start = noise((count, *shape[1:]), generator).to(device, wide)
+    with out_of_place(module), _Watched(module, norms) as watched:
+        groups = torch.split(start, gradient_batch(traced))
+        found = _optimised(watched, groups, steps, generator, progress)
+    return [(group.to(dtype),) for group in found]
 
 
 def joined_by_made(
@@ -93,12 +89,12 @@ def joined_by_made(
     """
     affordable = int(AFFORDABLE / max(1, _RUNS * STEPS * of_run(traced, 1)))
     aside = count_of(images.held_out)
-    count = min(ENOUGH - images.count - aside, affordable) // _BATCH * _BATCH
+    count = min(ENOUGH - images.count - aside, affordable) // _LEAST * _LEAST
     if count <= 0 or not _makes(traced):
         return images
     size = chunk_size(traced)
     made = synthetic_images(traced, count, seed=seed, progress=progress)
-    chunks = [tuple(x[i : i + size] for x in batch) for batch in made for i in range(0, _BATCH, size)]
+    chunks = [tuple(x[i : i + size] for x in batch) for batch in made for i in range(0, len(batch[0]), size)]
     chunks = [chunk for chunk in chunks if bool(torch.isfinite(chunk[0]).all())]
     found = count_of(chunks)
     told = f"{images.count} images are few: {found} more were made from the network's BatchNorm statistics"
@@ -137,51 +133,99 @@ def noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return shifted
 
 
-class _Statistics:
-    """Collects the mismatch at every BatchNorm's input during one forward pass."""
+class _Watched:
+    """A network and the moments at every BatchNorm's input, in the order of execution.
 
-    def __init__(self) -> None:
-        self.losses: list[Tensor] = []
-        self.first: tuple[Tensor, Tensor] | None = None
+    In units of what the BatchNorm was trained with: ``(x - running_mean) / deviation``. ``slack`` is eps in
+    these units, by which a variance is larger in a deviation.
+    """
 
-    def hook(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def __init__(self, module: nn.Module, norms: Sequence[nn.Module]) -> None:
+        self._module, self._norms = module, norms
+        self._found: list[tuple[nn.Module, Tensor]] = []
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> _Watched:
+        self._handles = [norm.register_forward_pre_hook(self._hook) for norm in self._norms]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0]
+        shape = (-1, *(1,) * (x.ndim - 2))
+        apart = (x - norm.get_buffer("running_mean").view(shape)) / _deviation(norm).view(shape)
         dims = [0, *range(2, x.ndim)]
-        mean, variance = x.mean(dims), x.var(dims, correction=0)
-        expected, spread = module.get_buffer("running_mean"), module.get_buffer("running_var")
-        deviation = (spread + float(module.eps)).sqrt()  # type: ignore[arg-type]
-        std = (variance + float(module.eps)).sqrt()  # type: ignore[arg-type]
-        if self.first is None:
-            self.first = (deviation.detach(), std.detach())
-        self.losses.append((((mean - expected) / deviation).square() + (std / deviation - 1).square()).mean())
+        self._found.append((norm, torch.stack([apart.mean(dims), apart.square().mean(dims)])))
+
+    def moments(self, images: Tensor) -> list[Tensor]:
+        """Means and mean squares (2, C) of ``images`` (N, C, H, W) at every BatchNorm."""
+        self._found.clear()
+        self._module(images)
+        return [moments for _, moments in self._found]
+
+    def deviations(self, moments: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Means and deviations (C,) at every BatchNorm, of what ``moments`` returned."""
+        for (norm, _), (mean, square) in zip(self._found, moments, strict=True):
+            slack = float(norm.eps) / _deviation(norm).square()  # type: ignore[arg-type]
+            yield mean, (square - mean.square() + slack).clamp_min(1e-12).sqrt()
+
+
+def _deviation(norm: nn.Module) -> Tensor:
+    """That a BatchNorm divides by."""
+    found: Tensor = (norm.get_buffer("running_var") + float(norm.eps)).sqrt()  # type: ignore[arg-type]
+    return found
 
 
 def _optimised(
-    module: nn.Module, norms: list[nn.Module], start: Tensor, steps: int, tell: Callable[[int], None]
-) -> Tensor:
-    statistics = _Statistics()
-    handles = [norm.register_forward_pre_hook(statistics.hook) for norm in norms]
-    try:
-        with torch.no_grad():
-            module(start)
-        if statistics.first is not None:
-            deviation, std = statistics.first
-            ratio = (deviation / std.clamp_min(1e-12)).median()
-            if math.isfinite(float(ratio)) and float(ratio) > 0:
-                start = start * ratio
-        images = start.clone().requires_grad_()
-        optimizer = torch.optim.Adam([images], lr=_RATE * float(start.std()), betas=(0.5, 0.9))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for step in range(steps):
-            tell(step)
-            statistics.losses.clear()
-            module(images)
-            loss = torch.stack(statistics.losses).mean()
+    watched: _Watched,
+    start: Sequence[Tensor],
+    steps: int,
+    generator: torch.Generator,
+    progress: Callable[[str, int, int], None],
+) -> list[Tensor]:
+    """Groups of images, each as many as gradients are followed through at a time.
+
+    The moments that are to match are those of all groups together: alone, 32 images would each have to be
+    an average one (they err by a third more than as many of 128). Every look at an image is at a moved one.
+    """
+    groups = [group.clone().requires_grad_() for group in _scaled(watched, start)]
+    rate = _RATE * float(torch.cat(groups).std().detach())
+    optimizer = torch.optim.Adam(groups, lr=rate, betas=(0.5, 0.9))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    known: dict[int, list[Tensor]] = {}
+    for step in range(steps):
+        for i, group in enumerate(groups):
+            progress("making images", step * len(groups) + i, steps * len(groups))
+            size = (group.shape[-2], group.shape[-1])
+            own = watched.moments(Moves.drawn(len(group), size, generator).apply(group))
+            known[i] = own
+            pairs = watched.deviations(_together(list(known.values()), groups))
+            loss = torch.stack([(mean.square() + (std - 1).square()).mean() for mean, std in pairs]).mean()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-            schedule.step()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return images.detach()
+            known[i] = [moments.detach() for moments in own]
+        schedule.step()
+    return [group.detach() for group in groups]
+
+
+def _together(moments: Sequence[Sequence[Tensor]], groups: Sequence[Tensor]) -> list[Tensor]:
+    """Moments of the first groups at every BatchNorm, of all their images."""
+    counts = [len(group) for group in groups[: len(moments)]]
+    shares = [count / sum(counts) for count in counts]
+    return [
+        torch.stack([share * part for share, part in zip(shares, parts, strict=True)]).sum(0)
+        for parts in zip(*moments, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _scaled(watched: _Watched, start: Sequence[Tensor]) -> list[Tensor]:
+    """The images, so that the first BatchNorm's input has about the deviation it was trained with."""
+    found = [watched.moments(group) for group in start]
+    _, std = next(watched.deviations(_together(found, start)))
+    ratio = float((1 / std).median())
+    return [group * ratio if math.isfinite(ratio) and ratio > 0 else group for group in start]

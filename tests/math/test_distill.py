@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import octify
-from octify.calibrate import directions, distill, recipe, synthetic
+from octify.calibrate import directions, distill, recipe
 from octify.calibrate.augment import augmented, blended
 from octify.calibrate.features import compared
 from octify.calibrate.images import Images, gather
@@ -248,48 +247,9 @@ def test_standard_distils_as_much_as_takes_minutes(macs: int, images: int, steps
         assert spent <= max(distill.PASSES * images, distill.AFFORDABLE / (4 * macs))
 
 
-# Few images -----------------------------------------------------------------------------------------------
-
-
-def test_few_images_are_joined_by_made_ones(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "STEPS", 3)
-    monkeypatch.setattr(synthetic, "ENOUGH", 126)
-    traced = trace(net, smooth(1))
-    few = _images(smooth(48, 7), net)
-    assert (few.count, few.given, few.made) == (42, 42, 0)
-    joined = synthetic.joined_by_made(traced, few, 0, lambda what, done, of: None)
-    assert (joined.count, joined.given, joined.made) == (42 + 64, 42, 64)
-    assert joined.held_out is few.held_out
-    assert any("42 images are few: 64 more were made" in told for told in joined.warnings)
-    for many in (
-        _images(smooth(144, 7), net),
-        dataclasses.replace(few, chunks=few.chunks * 3),
-    ):
-        assert synthetic.joined_by_made(traced, many, 0, lambda what, done, of: None) is many
-
-
-def test_none_are_made_where_that_takes_long_or_nothing_says_how(
-    net: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few = _images(smooth(48, 7), net)
-    bare = settled(norm=False)
-    assert synthetic.joined_by_made(trace(bare, smooth(1)), few, 0, lambda what, done, of: None) is few
-    monkeypatch.setattr(synthetic, "AFFORDABLE", 1e6)
-    assert synthetic.joined_by_made(trace(net, smooth(1)), few, 0, lambda what, done, of: None) is few
-
-
 def test_the_first_rate_is_a_share_of_the_error(net: nn.Module) -> None:
     """The loss of a network against itself is 0, and of one half as large a quarter of ten."""
     x = torch.randn(50, 7)
     assert float(distill.relative_loss([x], [x])) == 0
     centred = x - x.mean(1, keepdim=True)
     assert math.isclose(float(distill.relative_loss([centred / 2], [x])), 10 / 4, rel_tol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_images_are_made_in_the_models_precision(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "STEPS", 2)
-    traced = trace(settled().to(dtype), smooth(1).to(dtype))
-    (batch,) = synthetic.synthetic_images(traced, 8, steps=2)
-    assert batch[0].dtype == dtype and bool(torch.isfinite(batch[0]).all())
-    traced.module(*batch)
