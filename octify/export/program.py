@@ -3,7 +3,7 @@
     program = torch.export.load("net.pt2").module()
     y = program(x)
 
-Compiled with its weights frozen, it is the fastest form in PyTorch (``torch.compile(program)`` under
+For speed, compile it with its weights frozen (``torch.compile(program)`` and the first call under
 ``torch._inductor.config.patch(freezing=True)``): convolutions are fewer, and nothing looks up modules.
 
 The file gets its name only if what is loaded from it answers as the model does.
