@@ -96,7 +96,8 @@ class Case:
     """A network, the rules it is converted by, and what may be left in its optimised graph.
 
     adds:
-        Additions that no convolution can take up: a residual to an upsampled map.
+        Additions that no convolution can take up: a residual to an upsampled map, where upsampling in
+        front of its convolution is not worth it (``octify.export.upsample``).
     """
 
     build: Callable[[], nn.Module]
@@ -108,7 +109,7 @@ class Case:
 
 
 CASES = {
-    "bottlenecks": Case(bottlenecks, adds=2),
+    "bottlenecks": Case(bottlenecks),
     "identities": Case(identities, splits=1, adds=2),
     "odd": Case(last_stage, side=7, adds=0),
     "inverted": Case(inverted, "fast"),
@@ -125,7 +126,7 @@ def _torchvision(name: str) -> Callable[[], nn.Module]:
 
 
 ZOO = {
-    "resnet50": Case(_torchvision("resnet50"), adds=10, side=224),
+    "resnet50": Case(_torchvision("resnet50"), adds=8, side=224),
     "vgg16": Case(_torchvision("vgg16"), side=224),
     "mobilenet_v2": Case(_torchvision("mobilenet_v2"), "fast", adds=8, side=224),
 }

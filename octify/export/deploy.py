@@ -18,6 +18,7 @@ from octify.export.crop import crop_by_convolution, slices_to_one
 from octify.export.edit import becomes, constant, inserted, known, lone_producer
 from octify.export.linear import merge_into_linear
 from octify.export.sums import sums_in_order
+from octify.export.upsample import upsampled_before_convolution
 
 Rule = Callable[[ir.Graph, ir.Node, int], None]
 _AXES_OPSET = 18  # the first in which Resize takes "axes"
@@ -39,10 +40,26 @@ def make_deployable(model: ir.Model) -> None:
         passes.ClearMetadataAndDocStringPass(),
     ):
         clean_up(model)
+    weights_smallest_first(model.graph)
     model.metadata_props.clear()
     for value in _values(model.graph):
         value.metadata_props.clear()
         value.doc_string = None
+
+
+def weights_smallest_first(graph: ir.Graph) -> None:
+    """Order the initialisers by size, the largest last.
+
+    onnxruntime reads them in order, copies most into its own layout and frees them. Small ones that stay
+    are then not strewn among large ones, and the first inference finds the freed memory in one piece: with
+    ResNet-50 at batch 8 it otherwise took 50 to 60 MB more in every second process.
+    """
+    values = list(graph.initializers.values())
+    graph.initializers.clear()
+    for value in sorted(
+        values, key=lambda value: 0 if value.const_value is None else value.const_value.nbytes
+    ):
+        graph.register_initializer(value)
 
 
 def resize_by_constants(graph: ir.Graph, node: ir.Node, opset: int) -> None:
@@ -213,6 +230,7 @@ RULES: tuple[Rule, ...] = (
     slices_to_one,
     merge_into_linear,
     crop_by_convolution,
+    upsampled_before_convolution,
     sums_in_order,
     activation_of_sum_by_convolution,
 )

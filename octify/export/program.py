@@ -3,6 +3,9 @@
     program = torch.export.load("net.pt2").module()
     y = program(x)
 
+For speed, compile it with its weights frozen (``torch.compile(program)`` and the first call under
+``torch._inductor.config.patch(freezing=True)``): convolutions are fewer, and nothing looks up modules.
+
 The file gets its name only if what is loaded from it answers as the model does.
 """
 
@@ -32,6 +35,7 @@ from octify.export.calls import (
     with_batch,
 )
 from octify.export.fold import fold_batchnorm
+from octify.export.merge import merge_low_paths
 from octify.export.result import ProgramResult
 from octify.files import check_file, staged_file
 from octify.trace.tracer import user_line
@@ -48,7 +52,7 @@ def export_program(
     Parameters
     ----------
     model:
-        Any module; exported in eval mode with BatchNorm folded. It is not changed.
+        Any module; exported in eval mode with BatchNorm folded and low paths merged. It is not changed.
     example_inputs:
         A tensor, or a sequence of positional inputs; meta tensors are replaced by random numbers. But for
         the batch, the program takes these sizes only.
@@ -73,7 +77,8 @@ def export_program(
     reference = copy.deepcopy(model).cpu().float().eval()
     with quiet():
         checks = expected_outputs(reference, inputs, dynamic_batch)
-        program = _captured(fold_batchnorm(reference, inputs), inputs, dynamic_batch)
+        ready = merge_low_paths(fold_batchnorm(reference, inputs))
+        program = captured(ready, inputs, dynamic_batch)
         with staged_file(path) as staged:
             with staged.open("wb") as file:
                 torch.export.save(program, file)
@@ -92,7 +97,7 @@ def export_program(
     )
 
 
-def _captured(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> torch.export.ExportedProgram:
+def captured(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> torch.export.ExportedProgram:
     """``torch.export``'s program; ExportError when there is none."""
     batch = batch_size(inputs)
     dynamic = dynamic_batch and batch is not None

@@ -19,13 +19,18 @@ import onnx_ir as ir
 
 def sums_in_order(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     """Reorder the chain of additions that ends in ``node``; the middle of a chain is left to its end."""
-    if node.graph is None or not _is_sum(node) or _continues(node):
+    if node.graph is None or not is_end_of_sum(node):
         return
-    terms = _terms(node)
-    if len(terms) > 2 or len(_upsampled(terms)) > 1:
+    terms = terms_of_sum(node)
+    if len(terms) > 2 or len(upsampled_terms(terms)) > 1:
         last = _ordered(node, terms)
         for index, value in enumerate(last):
             node.replace_input_with(index, value)
+
+
+def is_end_of_sum(node: ir.Node) -> bool:
+    """Whether ``node`` is the last addition of a chain of them."""
+    return _is_sum(node) and not _continues(node)
 
 
 def _ordered(before: ir.Node, terms: Sequence[ir.Value]) -> list[ir.Value]:
@@ -41,7 +46,7 @@ def _ordered(before: ir.Node, terms: Sequence[ir.Value]) -> list[ir.Value]:
 def _with_one_upsampling(before: ir.Node, terms: Sequence[ir.Value]) -> list[ir.Value]:
     """``terms`` with those that are upsampled alike summed before: ``up(a) + up(b) = up(a + b)``."""
     groups: dict[tuple[object, ...], list[ir.Value]] = {}
-    for term in _upsampled(terms):
+    for term in upsampled_terms(terms):
         groups.setdefault(_kind(term), []).append(term)
     rest = list(terms)
     for alike in groups.values():
@@ -82,7 +87,7 @@ def _count(graph: ir.Graph) -> int:
     return len(graph)
 
 
-def _terms(node: ir.Node) -> list[ir.Value]:
+def terms_of_sum(node: ir.Node) -> list[ir.Value]:
     """What ``node``, and the additions in front of it that nobody else reads, add up."""
     found: list[ir.Value] = []
     for value in node.inputs:
@@ -96,10 +101,11 @@ def _terms_of(value: ir.Value) -> list[ir.Value]:
     producer = value.producer()
     if producer is None or not _is_sum(producer) or not _is_lone(value, "Add"):
         return []
-    return _terms(producer)
+    return terms_of_sum(producer)
 
 
-def _upsampled(terms: Sequence[ir.Value]) -> list[ir.Value]:
+def upsampled_terms(terms: Sequence[ir.Value]) -> list[ir.Value]:
+    """Those of ``terms`` that are copies of a smaller map's samples."""
     return [value for value in terms if _is_lone(value, "Resize") and _is_nearest(value.producer())]
 
 

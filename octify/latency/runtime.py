@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import shutil
@@ -21,6 +22,8 @@ from torch.utils import _pytree as pytree
 
 from octify.errors import ExportError, OctifyError
 from octify.export.fold import fold_batchnorm
+from octify.export.merge import merge_low_paths
+from octify.export.program import captured
 
 Run = Callable[[], object]
 Model = nn.Module | Path
@@ -118,9 +121,15 @@ def _eager(memory_format: torch.memory_format) -> Callable[[Model, Sequence[Tens
 
 
 def _compiled(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
-    """Inductor with the weights frozen, channels last: what PyTorch's own CPU guide advises."""
+    """Inductor with the weights frozen, channels last: what PyTorch's own CPU guide advises.
+
+    What is compiled is what ``octify.export_program`` writes; where it cannot, the module.
+    """
     ready, given = _in_format(model, inputs, torch.channels_last)
     from torch._inductor import config
+
+    with contextlib.suppress(ExportError):
+        ready = captured(merge_low_paths(ready), given, dynamic_batch=False).module()
 
     with config.patch(freezing=True):
         compiled = torch.compile(ready)

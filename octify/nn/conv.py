@@ -234,9 +234,9 @@ class OctaveConv(nn.Module):
 
     def forward(self, high: Tensor | None, low: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         size, high_out, low_out = output_sizes(high, low, self.axes)
-        return self._branch("high", high, low, size, high_out), self._branch("low", high, low, size, low_out)
+        return self.branch("high", high, low, size, high_out), self.branch("low", high, low, size, low_out)
 
-    def _branch(
+    def branch(
         self,
         target: str,
         high: Tensor | None,
