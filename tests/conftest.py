@@ -39,10 +39,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 @pytest.fixture
 def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifteenth of the distillation, and no images made to join few: for tests of what it is not about."""
-    from octify.calibrate import recipe, synthetic
+    from octify.calibrate import few, recipe
 
     monkeypatch.setattr(recipe, "STEPS", {"standard": 20, "thorough": 60})
-    monkeypatch.setattr(synthetic, "ENOUGH", 0)
+    monkeypatch.setattr(few, "ENOUGH", 0)
 
 
 class OctifyCli(Protocol):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from octify.calibrate.augment import augmented, blended
+from octify.calibrate.augment import alteration, blended
 from octify.calibrate.compare import Output, compare, outputs
 from octify.calibrate.directions import Directions, directions
 from octify.calibrate.execution import out_of_place
@@ -85,16 +85,16 @@ def _batch(traced: Traced, images: int) -> int:
 
 
 def _batches(traced: Traced, images: Images, steps: int, seed: int) -> Iterator[list[Tensor]]:
-    """``steps`` batches, each of images of one size, moved and blended."""
+    """``steps`` batches, each of images of one size, altered and blended."""
     groups = _by_size(images)
     size = _batch(traced, max(len(group[0]) for group in groups))
-    generator = torch.Generator().manual_seed(seed)
+    generator, alter = torch.Generator().manual_seed(seed), alteration(images)
     left: list[tuple[list[Tensor], Tensor]] = []
     for _ in range(steps):
         left = left or _epoch(groups, size, generator)
         group, picked = left.pop()
         batch = [x[picked.to(x.device)] for x in group]
-        yield blended(augmented(batch, generator), generator)
+        yield blended(alter(batch, generator), generator)
 
 
 def _by_size(images: Images) -> list[list[Tensor]]:

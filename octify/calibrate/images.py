@@ -29,7 +29,7 @@ _NAMED = 5  # inputs that are named of those that are left out
 class Images:
     """Calibration inputs in chunks, those kept aside to measure on, and what is to be told about them.
 
-    ``made`` counts those, last in ``chunks``, that are not the user's (``synthetic.joined_by_made``).
+    ``made`` counts those, last in ``chunks``, that are not the user's (``few.joined_by_made``).
     """
 
     chunks: tuple[Row, ...]

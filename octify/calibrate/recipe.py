@@ -13,13 +13,14 @@ from octify.calibrate.augment import enlarged
 from octify.calibrate.channels import by_energy
 from octify.calibrate.compare import Agreement, compare, outputs
 from octify.calibrate.distill import affordable, distill
+from octify.calibrate.few import joined_by_made
 from octify.calibrate.greedy import by_greedy
 from octify.calibrate.images import MOST_IMAGES, Images, count_of, gather
 from octify.calibrate.renorm import reestimate
 from octify.calibrate.repair import LayerError, Repaired, repair
 from octify.calibrate.solve import REFITS
 from octify.calibrate.spectrum import by_frequency, spectra
-from octify.calibrate.synthetic import joined_by_made, synthetic_images
+from octify.calibrate.synthetic import synthetic_images
 from octify.errors import OctifyError
 from octify.plan.model import Plan
 from octify.report.spectrum import SpectrumRow
@@ -230,7 +231,7 @@ def _repair(
     if effort == "norm":
         reestimate(rewritten.module, images.chunks)
         return Repaired((), {})
-    chunks = enlarged(traced, images.chunks, seed)
+    chunks = enlarged(traced, images, seed)
     return repair(
         traced,
         rewritten,

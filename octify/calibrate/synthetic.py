@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from octify.calibrate.execution import out_of_place
 from octify.calibrate.following import is_affine_norm
-from octify.calibrate.images import Images, chunk_size, count_of, gradient_batch
-from octify.calibrate.work import of_run
+from octify.calibrate.images import gradient_batch
 from octify.data.moves import Moves
 from octify.errors import OctifyError
 from octify.trace import Traced
@@ -34,11 +32,7 @@ NO_IMAGES = (
 )
 IMAGES = 128
 STEPS = 80
-ENOUGH = 256  # images, with those kept aside, that no made ones join
-AFFORDABLE = 12e12  # multiply-accumulates that joining made images may take: about 2 minutes of two cores
-_LEAST = 32  # fewer do not join
-_RATE = 0.3  # of the images' deviation; 0.2 and 0.4 are alike, 0.05 stays near noise, 0.8 is too coarse
-_RUNS = 3  # of the original, that a step on an image costs
+RATE = 0.3  # of the images' deviation; 0.2 and 0.4 are alike, 0.05 stays near noise, 0.8 is too coarse
 
 
 def synthetic_images(
@@ -48,8 +42,17 @@ def synthetic_images(
     steps: int = STEPS,
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+    start: Tensor | None = None,
+    rate: float = RATE,
 ) -> list[tuple[Tensor, ...]]:
     """``count`` images in batches, for a network with one image input and BatchNorm.
+
+    Parameters
+    ----------
+    start:
+        (count, C, H, W), from which the images are optimised; without it, noise.
+    rate:
+        Adam's first, of the start's deviation.
 
     Raises OctifyError when the network has no BatchNorm statistics to make images from, or other inputs.
     """
@@ -66,42 +69,23 @@ def synthetic_images(
             why="images are made so that they reproduce those statistics, and this model has none",
             hint='give data (--calib FOLDER), or use kernels="exact" and a small alpha without calibration',
         )
-    if not _makes(traced):
+    if not makes_single(traced):
         raise OctifyError(
             "synthetic calibration makes single images",
             why=f"the model takes {len(traced.inputs)} inputs of {shape}",
         )
     generator = torch.Generator().manual_seed(seed)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    start = noise((count, *shape[1:]), generator).to(device, wide)
+    if start is None:
+        start = noise((count, *shape[1:]), generator)
     with out_of_place(module), _Watched(module, norms) as watched:
-        groups = torch.split(start, gradient_batch(traced))
-        found = _optimised(watched, groups, steps, generator, progress)
+        groups = torch.split(start.to(device, wide), gradient_batch(traced))
+        found = _optimised(watched, groups, steps, rate, generator, progress)
     return [(group.to(dtype),) for group in found]
 
 
-def joined_by_made(
-    traced: Traced, images: Images, seed: int, progress: Callable[[str, int, int], None]
-) -> Images:
-    """Few images and, where the network's statistics allow it and it takes minutes, some made from them.
-
-    Where 64 images of a texture task lost 19 points at alpha .75, the same and 192 made ones lost 14.
-    """
-    affordable = int(AFFORDABLE / max(1, _RUNS * STEPS * of_run(traced, 1)))
-    aside = count_of(images.held_out)
-    count = min(ENOUGH - images.count - aside, affordable) // _LEAST * _LEAST
-    if count <= 0 or not _makes(traced):
-        return images
-    size = chunk_size(traced)
-    made = synthetic_images(traced, count, seed=seed, progress=progress)
-    chunks = [tuple(x[i : i + size] for x in batch) for batch in made for i in range(0, len(batch[0]), size)]
-    chunks = [chunk for chunk in chunks if bool(torch.isfinite(chunk[0]).all())]
-    found = count_of(chunks)
-    told = f"{images.count} images are few: {found} more were made from the network's BatchNorm statistics"
-    return replace(images, chunks=(*images.chunks, *chunks), warnings=(*images.warnings, told), made=found)
-
-
-def _makes(traced: Traced) -> bool:
+def makes_single(traced: Traced) -> bool:
+    """Whether ``synthetic_images`` makes images for the network."""
     shape = traced.inputs[0].shape
     return can_be_made(traced) and len(traced.inputs) == 1 and len(shape) == 4
 
@@ -183,6 +167,7 @@ def _optimised(
     watched: _Watched,
     start: Sequence[Tensor],
     steps: int,
+    rate: float,
     generator: torch.Generator,
     progress: Callable[[str, int, int], None],
 ) -> list[Tensor]:
@@ -192,8 +177,8 @@ def _optimised(
     an average one (they err by a third more than as many of 128). Every look at an image is at a moved one.
     """
     groups = [group.clone().requires_grad_() for group in _scaled(watched, start)]
-    rate = _RATE * float(torch.cat(groups).std().detach())
-    optimizer = torch.optim.Adam(groups, lr=rate, betas=(0.5, 0.9))
+    size_of_step = rate * float(torch.cat(groups).detach().std())
+    optimizer = torch.optim.Adam(groups, lr=size_of_step, betas=(0.5, 0.9))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     known: dict[int, list[Tensor]] = {}
     for step in range(steps):

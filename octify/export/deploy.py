@@ -36,7 +36,7 @@ def make_deployable(model: ir.Model) -> None:
             rule(model.graph, node, opset)
     for clean_up in (
         passes.RemoveUnusedNodesPass(),
-        passes.DeduplicateInitializersPass(),
+        passes.DeduplicateHashedInitializersPass(),  # large means and selections too
         passes.ClearMetadataAndDocStringPass(),
     ):
         clean_up(model)

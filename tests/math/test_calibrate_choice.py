@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from octify.calibrate.augment import COPIES, ROWS, enlarged
 from octify.calibrate.greedy import by_greedy
+from octify.calibrate.images import Images
 from octify.calibrate.production import noise
 from octify.calibrate.system import max_pool_gap
 from octify.nn.functional import pool
@@ -98,16 +99,16 @@ def test_images_are_copied_until_the_smallest_map_has_enough_positions(images: i
     x = torch.randn(images, 3, side, side)
     traced = trace(model.eval(), x[:1])
     chunks = tuple((part,) for part in x.split(16))
-    found = enlarged(traced, chunks, seed=1)
+    found = enlarged(traced, Images(chunks, (), ()), seed=1)
     total = sum(len(chunk[0]) for chunk in found)
     positions = (side // 2) ** 2  # of the strided convolution; the 1x1 map of the last one has nothing to add
     assert total == images * min(COPIES, -(-ROWS // (images * positions)))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(chunks, found, strict=False))
-    again = enlarged(traced, chunks, seed=1)
+    again = enlarged(traced, Images(chunks, (), ()), seed=1)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(found, again, strict=True))
 
 
 def test_sequences_are_not_altered() -> None:
     x = torch.randn(8, 3, 32)
     traced = trace(nn.Conv1d(3, 4, 3).eval(), x[:1])
-    assert len(enlarged(traced, [(x,)], seed=0)) == 1
+    assert len(enlarged(traced, Images(((x,),), (), ()), seed=0)) == 1

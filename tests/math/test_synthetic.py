@@ -1,4 +1,4 @@
-"""Images made from BatchNorm statistics: that they match them, and when they join a user's few."""
+"""Images made from BatchNorm statistics: that they match them, and how they join a user's few."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octify.calibrate import synthetic
+from octify.calibrate import few, synthetic
+from octify.calibrate.augment import alteration, augmented, with_colours
 from octify.calibrate.images import Images, gather, gradient_batch
 from octify.trace import trace
 from tests.test_calibration import settled, smooth
@@ -97,31 +98,73 @@ def test_as_many_images_follow_gradients_as_fit_in_2_gib(net: nn.Module) -> None
 # Few images -----------------------------------------------------------------------------------------------
 
 
+def _quiet(what: str, done: int, of: int) -> None:
+    """No progress is told."""
+
+
 def test_few_images_are_joined_by_made_ones(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "STEPS", 3)
-    monkeypatch.setattr(synthetic, "ENOUGH", 126)
+    monkeypatch.setattr(few, "ENOUGH", 126)
     traced = trace(net, smooth(1))
-    few = _gathered(smooth(48, 7), net)
-    assert (few.count, few.given, few.made) == (42, 42, 0)
-    joined = synthetic.joined_by_made(traced, few, 0, lambda what, done, of: None)
+    given = _gathered(smooth(48, 7), net)
+    assert (given.count, given.given, given.made) == (42, 42, 0)
+    joined = few.joined_by_made(traced, given, 0, _quiet)
     assert (joined.count, joined.given, joined.made) == (42 + 64, 42, 64)
-    assert joined.held_out is few.held_out
+    assert joined.held_out is given.held_out
     assert any("42 images are few: 64 more were made" in told for told in joined.warnings)
     for many in (
         _gathered(smooth(144, 7), net),
-        dataclasses.replace(few, chunks=few.chunks * 3),
+        dataclasses.replace(given, chunks=given.chunks * 3),
     ):
-        assert synthetic.joined_by_made(traced, many, 0, lambda what, done, of: None) is many
+        assert few.joined_by_made(traced, many, 0, _quiet) is many
 
 
 def test_none_are_made_where_that_takes_long_or_nothing_says_how(
     net: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = _gathered(smooth(48, 7), net)
+    given = _gathered(smooth(48, 7), net)
     bare = settled(norm=False)
-    assert synthetic.joined_by_made(trace(bare, smooth(1)), few, 0, lambda what, done, of: None) is few
-    monkeypatch.setattr(synthetic, "AFFORDABLE", 1e6)
-    assert synthetic.joined_by_made(trace(net, smooth(1)), few, 0, lambda what, done, of: None) is few
+    assert few.joined_by_made(trace(bare, smooth(1)), given, 0, _quiet) is given
+    monkeypatch.setattr(few, "AFFORDABLE", 1e6)
+    assert few.joined_by_made(trace(net, smooth(1)), given, 0, _quiet) is given
+
+
+def test_made_images_start_from_those_of_the_examples_size(net: nn.Module) -> None:
+    traced, own = trace(net, smooth(1)), smooth(5)
+    found = few._copies(traced, Images(((own,), (own[..., :-2, :],)), (), ()), 11, seed=1)
+    assert found is not None and found.shape == (11, *own.shape[1:])
+    again = few._copies(traced, Images(((own,),), (), ()), 11, seed=1)
+    assert again is not None and torch.equal(found, again)
+    assert few._copies(traced, Images(((own[..., :-2, :],),), (), ()), 11, seed=1) is None
+
+
+@given(
+    seed=st.integers(0, 2**31 - 1), channels=st.integers(1, 6), size=st.lists(st.integers(1, 5), max_size=3)
+)
+def test_colours_turn_and_keep_their_lengths(seed: int, channels: int, size: Sequence[int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(9, channels, *size, 1, generator=generator, dtype=torch.float64)
+    found = with_colours(x, generator, share=1.0)
+    torch.testing.assert_close(found.norm(dim=1), x.norm(dim=1))
+    assert torch.equal(found, x) == (channels == 1)
+    assert torch.equal(with_colours(x, generator, share=0.0), x)
+
+
+@given(seed=st.integers(0, 2**31 - 1), level=st.floats(-3, 3))
+def test_a_plain_image_stays_plain_however_it_is_turned(seed: int, level: float) -> None:
+    x = torch.full((3, 2, 9, 12), level, dtype=torch.float64)
+    torch.testing.assert_close(few.turned(x, torch.Generator().manual_seed(seed)), x)
+
+
+def test_only_copies_of_few_images_are_coloured(net: nn.Module) -> None:
+    images = _gathered(smooth(48, 7), net)
+    batch = list(images.chunks[0])
+    plain, coloured = (
+        alteration(which)(batch, torch.Generator().manual_seed(0))[0]
+        for which in (images, dataclasses.replace(images, made=16))
+    )
+    assert torch.equal(plain, augmented(batch, torch.Generator().manual_seed(0))[0])
+    turned = (plain != coloured).flatten(1).any(1)
+    assert 0 < int(turned.sum()) < len(plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
