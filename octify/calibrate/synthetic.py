@@ -2,7 +2,7 @@
 
 They start from noise of mixed spectra (amplitude ``f^-u``, u in 0..2), scaled so that the first
 BatchNorm's input has the deviation it was trained with, and are then optimised until the
-statistics at every BatchNorm match:
+statistics at every BatchNorm, of all images together, match:
 
     mean over channels of ((mean - running_mean) / deviation)^2 + (std / deviation - 1)^2
 
