@@ -209,7 +209,7 @@ def test_a_model_that_only_gives_classes_cannot_be_measured() -> None:
         convert(Maps("classes").eval(), [smooth(40, 1)])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def in_float32(net: nn.Module) -> float:
     """The error that calibration ends with in float32."""
     found = convert(net, [smooth(40, 7)], "standard").report.calibration

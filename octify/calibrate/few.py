@@ -58,8 +58,7 @@ def _copies(traced: Traced, images: Images, count: int, seed: int) -> Tensor | N
     if not own:
         return None
     generator = torch.Generator().manual_seed(seed)
-    given = torch.cat(own)
-    given = given.to(torch.promote_types(given.dtype, torch.float32))
+    given = torch.cat(own).float()
     picked = given[torch.randint(0, len(given), (count,), generator=generator).to(given.device)]
     moved = Moves.drawn(count, (size[-2], size[-1]), generator).apply(picked)
     return turned(with_colours(moved, generator, share=1.0), generator)

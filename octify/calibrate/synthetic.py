@@ -56,11 +56,8 @@ def synthetic_images(
 
     Raises OctifyError when the network has no BatchNorm statistics to make images from, or other inputs.
     """
-    module = copy.deepcopy(traced.module).eval().requires_grad_(False)
-    dtype = getattr(torch, traced.inputs[0].dtype)
-    wide = torch.promote_types(dtype, torch.float32)  # in half precision small gradients vanish
-    if wide != dtype:
-        module.to(wide)
+    # In float32 whatever the model's: in half precision small gradients vanish, and double finds no better.
+    module = copy.deepcopy(traced.module).eval().requires_grad_(False).float()
     norms = _norms(module)
     shape = traced.inputs[0].shape
     if not norms:
@@ -79,9 +76,9 @@ def synthetic_images(
     if start is None:
         start = noise((count, *shape[1:]), generator)
     with out_of_place(module), _Watched(module, norms) as watched:
-        groups = torch.split(start.to(device, wide), gradient_batch(traced))
+        groups = torch.split(start.to(device, torch.float32), gradient_batch(traced))
         found = _optimised(watched, groups, steps, rate, generator, progress)
-    return [(group.to(dtype),) for group in found]
+    return [(group.to(getattr(torch, traced.inputs[0].dtype)),) for group in found]
 
 
 def makes_single(traced: Traced) -> bool:

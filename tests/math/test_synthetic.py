@@ -168,7 +168,7 @@ def test_only_copies_of_few_images_are_coloured(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_images_are_made_in_the_models_precision(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_have_the_models_precision(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "STEPS", 2)
     traced = trace(settled().to(dtype), smooth(1).to(dtype))
     (batch,) = synthetic.synthetic_images(traced, 8, steps=2)
