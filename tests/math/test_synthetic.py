@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octify.calibrate import few, synthetic
+from octify.calibrate import few, recipe, synthetic
 from octify.calibrate.augment import alteration, augmented, with_colours
 from octify.calibrate.images import Images, gather, gradient_batch
 from octify.trace import trace
@@ -165,6 +165,14 @@ def test_only_copies_of_few_images_are_coloured(net: nn.Module) -> None:
     assert torch.equal(plain, augmented(batch, torch.Generator().manual_seed(0))[0])
     turned = (plain != coloured).flatten(1).any(1)
     assert 0 < int(turned.sum()) < len(plain)
+
+
+def test_few_images_are_distilled_on_for_longer(net: nn.Module) -> None:
+    traced, given = trace(net, smooth(1)), _gathered(smooth(48, 7), net)
+    joined = dataclasses.replace(given, made=16)
+    assert recipe._steps(traced, joined, "standard") == 2 * recipe._steps(traced, given, "standard") > 0
+    assert recipe._steps(traced, joined, "thorough") == recipe._steps(traced, given, "thorough")
+    assert recipe._steps(traced, joined, "fast") == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
