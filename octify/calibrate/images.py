@@ -29,7 +29,7 @@ _NAMED = 5  # inputs that are named of those that are left out
 class Images:
     """Calibration inputs in chunks, those kept aside to measure on, and what is to be told about them.
 
-    ``made`` counts those, last in ``chunks``, that are not the user's (``few.joined_by_made``).
+    ``made`` counts those, last in ``chunks``, that are not the user's (``synthetic``, ``few``).
     """
 
     chunks: tuple[Row, ...]
@@ -44,8 +44,8 @@ class Images:
 
     @property
     def given(self) -> int:
-        """Of them, those that are the user's."""
-        return self.count - self.made
+        """Of them, those that are the user's; all, where none is."""
+        return self.count - self.made or self.count
 
 
 def count_of(chunks: Sequence[Row]) -> int:

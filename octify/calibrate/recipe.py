@@ -38,7 +38,7 @@ _ORDER_OF: Mapping[str, ChannelOrder] = {
     "thorough": "greedy",
 }
 STEPS: Mapping[str, int] = {"standard": 300, "thorough": 900}  # of distillation
-_MADE = 2  # times as many steps of ``standard`` where few images are joined by made ones, and err more
+_MADE = 2  # times as many steps of ``standard`` where images are made, in which more errors are left
 Progress = Callable[[str, int, int], None]
 
 
@@ -198,7 +198,8 @@ def images_of(
                 hint="octify convert --calib reads folders and files",
             )
         data = synthetic_images(traced, seed=seed, progress=progress)
-        return gather(traced, data, most=most, device=device)
+        images = gather(traced, data, most=most, device=device)
+        return replace(images, made=images.count)
     images = gather(traced, data, most=most, device=device)
     return joined_by_made(traced, images, seed, progress) if effort in STEPS else images
 
