@@ -20,7 +20,7 @@ from torch import Tensor
 
 from octify.calibrate.allocate import Curve, convex
 from octify.calibrate.channels import Chunks
-from octify.calibrate.images import Images
+from octify.calibrate.images import Images, batch_of
 from octify.calibrate.recipe import Progress, calibrate_on
 from octify.kernels import Scheme
 from octify.plan.budget import Budget, FreeSet, Level
@@ -119,7 +119,7 @@ def _nearest(free: FreeSet, shares: Sequence[float]) -> list[Level]:
 
 def _trials(traced: Traced, sets: int, images: Images) -> tuple[Images, Sequence[float]]:
     """Images to fit on, others to measure on, both of those that calibration fits on; and shares to try."""
-    batch = max(1, traced.inputs[0].shape[0])
+    batch = batch_of(traced)
     macs = sum(facts.macs for facts in traced.facts.values()) // batch
     afford = _MACS // max(1, sets * _PASSES * macs)  # images for each set
     shares = _SHARES[min(len(_SHARES), max(1, afford // _FEWEST_IMAGES)) - 1]

@@ -41,8 +41,9 @@ def joined_by_made(
         return images
     start, size = _copies(traced, images, count, seed), chunk_size(traced)
     made = synthetic_images(traced, count, seed=seed, progress=progress, start=start, rate=_RATE)
-    chunks = [tuple(x[i : i + size] for x in batch) for batch in made for i in range(0, len(batch[0]), size)]
-    chunks = [chunk for chunk in chunks if bool(torch.isfinite(chunk[0]).all())]
+    chunks = [
+        (part,) for (batch,) in made for part in torch.split(batch, size) if bool(torch.isfinite(part).all())
+    ]
     found = count_of(chunks)
     told = (
         f"{images.count} images are few: {found} more were made from them and the network's BatchNorm"

@@ -163,29 +163,34 @@ def _chunks(rows: Sequence[Row], size: int, device: torch.device) -> tuple[Row, 
     return tuple(found)
 
 
+def batch_of(traced: Traced) -> int:
+    """Images of the example that the model was traced with, which its facts are about."""
+    return max(1, traced.inputs[0].shape[0])
+
+
 def chunk_size(traced: Traced) -> int:
     """Images per chunk, so that no value of a chunk is larger than 64 MiB."""
-    batch = max(1, traced.inputs[0].shape[0])
+    batch = batch_of(traced)
     largest = max((facts.new_bytes // batch for facts in traced.facts.values()), default=1)
     return int(max(1, min(128, _CHUNK // max(1, largest))))
 
 
-def gradient_batch(traced: Traced) -> int:
-    """Images whose values fit in 2 GiB all together, as following gradients needs them."""
-    values = sum(facts.new_bytes for facts in traced.facts.values()) // max(1, traced.inputs[0].shape[0])
-    return int(max(1, _FOR_GRADIENTS // max(1, values)))
+def gradient_batch(traced: Traced, most: int = _FOR_GRADIENTS) -> int:
+    """Images whose values fit in ``most`` bytes all together, as following gradients needs them."""
+    values = sum(facts.new_bytes for facts in traced.facts.values()) // batch_of(traced)
+    return int(max(1, most // max(1, values)))
 
 
 def _fitting(traced: Traced) -> int:
     """How many inputs there is room for."""
-    batch = max(1, traced.inputs[0].shape[0])
+    batch = batch_of(traced)
     each = sum(math.prod(spec.shape) * getattr(torch, spec.dtype).itemsize for spec in traced.inputs) // batch
     return int(min(INPUTS // max(1, each), VALUES // max(1, 2 * live_bytes(traced))))
 
 
 def live_bytes(traced: Traced) -> int:
     """Bytes per image of the values alive at the widest cut through the original."""
-    batch = max(1, traced.inputs[0].shape[0])
+    batch = batch_of(traced)
     nodes = list(traced.module.graph.nodes)
     last = {source: node for node in nodes for source in node.all_input_nodes}
     freed: dict[object, int] = {}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from octify.calibrate.execution import out_of_place
+from octify.calibrate.images import gradient_batch
 from octify.trace import Traced
 
 _FOR_GRADIENTS = 2**30  # bytes of values that a backward pass reads
@@ -76,9 +77,7 @@ def sensitivity(
 
 
 def _pieces(traced: Traced, chunks: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-    batch = max(1, traced.inputs[0].shape[0])
-    each = sum(facts.new_bytes for facts in traced.facts.values()) // batch
-    images = max(1, _FOR_GRADIENTS // max(1, each))
+    images = gradient_batch(traced, _FOR_GRADIENTS)
     for chunk in chunks:
         yield from zip(*(torch.split(x, images) for x in chunk), strict=True)
 

@@ -217,7 +217,9 @@ def _steps(traced: Traced, images: Images, effort: str) -> int:
     steps = STEPS.get(effort, 0)
     if effort != "standard":
         return steps
-    return affordable(traced, images.count, _MADE * steps if images.made else steps) if images.held_out else 0
+    if not images.held_out:
+        return 0
+    return affordable(traced, images.count, _MADE * steps if images.made else steps)
 
 
 def _repair(

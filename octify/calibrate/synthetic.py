@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -117,13 +117,12 @@ def noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 class _Watched:
     """A network and the moments at every BatchNorm's input, in the order of execution.
 
-    In units of what the BatchNorm was trained with: ``(x - running_mean) / deviation``. ``slack`` is eps in
-    these units, by which a variance is larger in a deviation.
+    In units of what the BatchNorm was trained with: ``(x - running_mean) / deviation``.
     """
 
     def __init__(self, module: nn.Module, norms: Sequence[nn.Module]) -> None:
         self._module, self._norms = module, norms
-        self._found: list[tuple[nn.Module, Tensor]] = []
+        self._found: list[Tensor] = []
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> _Watched:
@@ -137,27 +136,30 @@ class _Watched:
     def _hook(self, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0]
         shape = (-1, *(1,) * (x.ndim - 2))
-        apart = (x - norm.get_buffer("running_mean").view(shape)) / _deviation(norm).view(shape)
+        variance, eps = norm.get_buffer("running_var"), float(norm.eps)  # type: ignore[arg-type]
+        deviation = (variance + eps).sqrt()
+        apart = (x - norm.get_buffer("running_mean").view(shape)) / deviation.view(shape)
         dims = [0, *range(2, x.ndim)]
-        self._found.append((norm, torch.stack([apart.mean(dims), apart.square().mean(dims)])))
+        moments = [apart.mean(dims), apart.square().mean(dims), eps / deviation.square()]
+        self._found.append(torch.stack(moments))
 
     def moments(self, images: Tensor) -> list[Tensor]:
-        """Means and mean squares (2, C) of ``images`` (N, C, H, W) at every BatchNorm."""
+        """Means, mean squares and eps (3, C) of ``images`` (N, C, H, W) at every BatchNorm."""
         self._found.clear()
         self._module(images)
-        return [moments for _, moments in self._found]
-
-    def deviations(self, moments: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Means and deviations (C,) at every BatchNorm, of what ``moments`` returned."""
-        for (norm, _), (mean, square) in zip(self._found, moments, strict=True):
-            slack = float(norm.eps) / _deviation(norm).square()  # type: ignore[arg-type]
-            yield mean, (square - mean.square() + slack).clamp_min(1e-12).sqrt()
+        return list(self._found)
 
 
-def _deviation(norm: nn.Module) -> Tensor:
-    """That a BatchNorm divides by."""
-    found: Tensor = (norm.get_buffer("running_var") + float(norm.eps)).sqrt()  # type: ignore[arg-type]
-    return found
+def _deviation(moments: Tensor) -> Tensor:
+    """The deviation (C,) that a BatchNorm with these moments would divide by."""
+    mean, square, eps = moments
+    deviation: Tensor = (square - mean.square() + eps).clamp_min(1e-12).sqrt()
+    return deviation
+
+
+def _mismatch(moments: Tensor) -> Tensor:
+    """What is to vanish at one BatchNorm: its mean is 0 and its deviation 1 in the units of the moments."""
+    return (moments[0].square() + (_deviation(moments) - 1).square()).mean()
 
 
 def _optimised(
@@ -184,8 +186,8 @@ def _optimised(
             size = (group.shape[-2], group.shape[-1])
             own = watched.moments(Moves.drawn(len(group), size, generator).apply(group))
             known[i] = own
-            pairs = watched.deviations(_together(list(known.values()), groups))
-            loss = torch.stack([(mean.square() + (std - 1).square()).mean() for mean, std in pairs]).mean()
+            together = _together(list(known.values()), groups)
+            loss = torch.stack([_mismatch(moments) for moments in together]).mean()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
@@ -208,6 +210,5 @@ def _together(moments: Sequence[Sequence[Tensor]], groups: Sequence[Tensor]) -> 
 def _scaled(watched: _Watched, start: Sequence[Tensor]) -> list[Tensor]:
     """The images, so that the first BatchNorm's input has about the deviation it was trained with."""
     found = [watched.moments(group) for group in start]
-    _, std = next(watched.deviations(_together(found, start)))
-    ratio = float((1 / std).median())
+    ratio = float((1 / _deviation(_together(found, start)[0])).median())
     return [group * ratio if math.isfinite(ratio) and ratio > 0 else group for group in start]

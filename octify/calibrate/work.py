@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from octify.calibrate.images import batch_of
 from octify.calibrate.rows import rows_wanted
 from octify.calibrate.sites import Site
 from octify.trace import Traced
@@ -33,7 +34,7 @@ class Steps:
 
 def of_run(traced: Traced, images: int) -> int:
     """Of running the original on ``images`` images."""
-    return images * sum(facts.macs for facts in traced.facts.values()) // _batch(traced)
+    return images * sum(facts.macs for facts in traced.facts.values()) // batch_of(traced)
 
 
 def of_moments(rows: int, features: int) -> int:
@@ -52,8 +53,8 @@ def of_fit(traced: Traced, site: Site, images: int, most_rows: int, refits: int)
     weights, groups = sum(p.numel() for p in conv.parameters() if p.ndim > 1), int(conv.groups)
     values = total = 0
     for node in (use.node for use in site.uses):
-        values += images * math.prod(traced.shape(node) or (1,)) // _batch(traced)
-        total += 2 * images * traced.facts[node.name].macs // _batch(traced)
+        values += images * math.prod(traced.shape(node) or (1,)) // batch_of(traced)
+        total += 2 * images * traced.facts[node.name].macs // batch_of(traced)
     total += _PER_VALUE * values
     outputs = int(conv.out_channels)
     unknowns = max(1, weights // outputs)
@@ -62,7 +63,3 @@ def of_fit(traced: Traced, site: Site, images: int, most_rows: int, refits: int)
         products = unknowns // 2 + 2 * (refits + 2) * outputs // groups
         total += groups * (rows * unknowns * (products + _PER_NUMBER) + _DOUBLE * unknowns**3 // 3)
     return total
-
-
-def _batch(traced: Traced) -> int:
-    return max(1, traced.inputs[0].shape[0])

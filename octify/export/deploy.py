@@ -15,7 +15,7 @@ import onnx_ir.passes.common as passes
 
 from octify.export.activation import activation_of_sum_by_convolution
 from octify.export.crop import crop_by_convolution, slices_to_one
-from octify.export.edit import becomes, constant, inserted, known, lone_producer
+from octify.export.edit import becomes, constant, inserted, ints, known, lone_producer
 from octify.export.linear import merge_into_linear
 from octify.export.sums import sums_in_order
 from octify.export.upsample import upsampled_before_convolution
@@ -104,9 +104,9 @@ def pool_without_ceil(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     if size is None:
         return
     dims = len(kernel)
-    strides = _ints(node, "strides", [1] * dims)
-    dilations = _ints(node, "dilations", [1] * dims)
-    pads = _ints(node, "pads", [0] * 2 * dims)
+    strides = ints(node, "strides", [1] * dims)
+    dilations = ints(node, "dilations", [1] * dims)
+    pads = ints(node, "pads", [0] * 2 * dims)
     for axis, n in enumerate(size):
         window = dilations[axis] * (kernel[axis] - 1) + 1
         if (n + pads[axis] + pads[axis + dims] - window) % strides[axis]:
@@ -128,8 +128,8 @@ def pool_by_two_to_conv(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     ceil = node.attributes.get("ceil_mode")
     if not isinstance(channels, int) or (ceil is not None and ceil.as_int()):
         return
-    strides = _ints(node, "strides", [1] * len(kernel))
-    tiles = list(kernel) == strides and not any(_ints(node, "pads", [0]))
+    strides = ints(node, "strides", [1] * len(kernel))
+    tiles = list(kernel) == strides and not any(ints(node, "pads", [0]))
     if list(kernel) != [2, 2] or not tiles or _pads_by_itself(node):
         return
     weight = np.full((channels, 1, *kernel), 1 / np.prod(kernel), dtype=source.dtype.numpy())
@@ -157,7 +157,7 @@ def pad_into_pool(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     dims = len(kernel)
     begin, end = amounts[2 : 2 + dims], amounts[4 + dims :]
     outside = amounts[:2] + amounts[2 + dims : 4 + dims]
-    pads = [a + b for a, b in zip(_ints(node, "pads", [0] * 2 * dims), begin + end, strict=True)]
+    pads = [a + b for a, b in zip(ints(node, "pads", [0] * 2 * dims), begin + end, strict=True)]
     allowed = all(0 <= n < kernel[axis % dims] for axis, n in enumerate(pads))  # what ONNX allows
     if filler == [float("-inf")] and not any(outside) and allowed and min(begin + end) >= 0:
         node.attributes["pads"] = ir.AttrInt64s("pads", pads)
@@ -240,11 +240,6 @@ def _pads_by_itself(node: ir.Node) -> bool:
     """Whether the runtime computes a pooling's padding."""
     auto = node.attributes.get("auto_pad")
     return auto is not None and auto.as_string() != "NOTSET"
-
-
-def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else list(attribute.as_ints())
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -32,6 +32,12 @@ def known(dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:
     return sizes if len(sizes) == len(dims) else None
 
 
+def ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
+    """The integers of an attribute, or ``default`` where it is not given."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else list(attribute.as_ints())
+
+
 def inserted(
     before: ir.Node,
     op_type: str,

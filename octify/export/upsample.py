@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from octify.export.edit import inserted, lone_producer
+from octify.export.edit import inserted, ints, lone_producer
 from octify.export.sums import is_end_of_sum, terms_of_sum, upsampled_terms
 
 WIDEST = 32  # channels read; measured with ResNet-50, whose stages have 32, 64, 128 in the low branch
@@ -41,11 +41,7 @@ def _widens(conv: ir.Node) -> bool:
     if weight is None or weight.const_value is None or source is None or source.shape is None:
         return False
     out, read, *taps = weight.const_value.shape.numpy()
-    alone = all(
-        value == plain
-        for name, plain in (("strides", 1), ("pads", 0))
-        for value in (conv.attributes[name].as_ints() if name in conv.attributes else ())
-    )
+    alone = set(ints(conv, "strides", [1])) == {1} and not any(ints(conv, "pads", [0]))
     one_group = "group" not in conv.attributes or conv.attributes["group"].as_int() == 1
     return alone and one_group and set(taps) == {1} and read <= WIDEST and read < out
 

@@ -176,8 +176,7 @@ def test_few_images_are_distilled_on_for_longer(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_images_have_the_models_precision(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "STEPS", 2)
+def test_images_have_the_models_precision(dtype: torch.dtype) -> None:
     traced = trace(settled().to(dtype), smooth(1).to(dtype))
     (batch,) = synthetic.synthetic_images(traced, 8, steps=2)
     assert batch[0].dtype == dtype and bool(torch.isfinite(batch[0]).all())

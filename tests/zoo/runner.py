@@ -185,6 +185,5 @@ def _memory_gib(pid: int | None) -> _Memory:
         pages = [int(field) for field in Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()]
     except OSError:  # it has ended, or this system has no /proc
         return _Memory(0.0, 0.0)
-    return _Memory(
-        *(pages[field] * resource.getpagesize() / 2**30 for field in (1, 5))
-    )  # man 5 proc_pid_statm
+    resident, data = (pages[field] * resource.getpagesize() / 2**30 for field in (1, 5))  # proc_pid_statm(5)
+    return _Memory(resident, data)
