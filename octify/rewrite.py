@@ -54,6 +54,15 @@ def _finished(traced: Traced, emitter: Emitter, resolved: Resolved) -> Rewritten
     module = fx.GraphModule(emitter.modules, emitter.graph, class_name=type(traced.module).__name__)
     module.graph.lint()
     module.train(traced.training)
+    _join(module, traced)
     used = {str(n.target) for n in module.graph.find_nodes(op="call_module")}
     values = {node.name: emitter.value(node) for node in traced.module.graph.nodes}
     return Rewritten(module, tuple(b for b in emitter.boundaries if b.path in used), resolved, values)
+
+
+def _join(module: fx.GraphModule, traced: Traced) -> None:
+    """Take what was added (indices of channels) to the device that all of the original is on."""
+    devices = {tensor.device for tensor in (*traced.module.parameters(), *traced.module.buffers())}
+    device = devices.pop() if len(devices) == 1 else None
+    if device is not None and device.type != "meta":
+        module.to(device)

@@ -76,8 +76,8 @@ class Choice:
         self._catch_up()
         cost = np.zeros(len(self.low))
         for ids, sweep in self._sweeps:
-            lost, regained = sweep.costs()
-            np.add.at(cost, ids, lost.numpy() - self._kept[ids] * regained.numpy())
+            lost, regained = (values.cpu().numpy() for values in sweep.costs())
+            np.add.at(cost, ids, lost - self._kept[ids] * regained)
         for count, cell in zip(counts, self.members, strict=True):
             free = cell[~self.low[cell]]
             self.low[free[np.argsort(cost[free], kind="stable")[:count]]] = True
@@ -91,5 +91,5 @@ class Choice:
         """Tell the sweeps what has been taken since; the last taking is never told, unless asked for."""
         for i, (ids, sweep) in enumerate(self._sweeps):
             taken = self.low[ids]
-            sweep.lower(torch.from_numpy(taken))
+            sweep.lower(torch.from_numpy(taken).to(sweep.matrix.device))
             self._sweeps[i] = (ids[~taken], sweep)

@@ -75,11 +75,14 @@ class Reader:
         n, k = len(self.classes), self.taps
         half = n * k
         is_low = (self.classes != DENSE) & low[np.maximum(self.classes, 0)]
-        places = torch.from_numpy(np.flatnonzero(np.isin(self.classes, members) & ~is_low))
-        taps = torch.arange(half)
-        active = torch.where(torch.from_numpy(is_low).repeat_interleave(k), taps + half, taps)
-        high = places[:, None] * k + torch.arange(k)
-        index = torch.cat([active, high.flatten() + half, torch.arange(2 * half, len(self.total))])
+        device = self.total.device
+        found = np.flatnonzero(np.isin(self.classes, members) & ~is_low)
+        places, taps = torch.from_numpy(found).to(device), torch.arange(half, device=device)
+        is_low_tap = torch.from_numpy(is_low).to(device).repeat_interleave(k)
+        active = torch.where(is_low_tap, taps + half, taps)
+        high = places[:, None] * k + taps[:k]
+        outputs = torch.arange(2 * half, len(self.total), device=device)
+        index = torch.cat([active, high.flatten() + half, outputs])
         mean = self.mean.double() / self.rows
         moments = self.total.diagonal()[: 2 * half].double() / self.rows
         variance = (moments - mean[: 2 * half].square())[:half]
@@ -89,9 +92,8 @@ class Reader:
         cov = self.total[index[:, None], index].double().div_(self.rows)
         cov.addr_(mean[index], mean[index], alpha=-1).mul_(scale[:, None]).mul_(scale)
         cov.diagonal()[: -self.outputs].add_(ridge)
-        return self.classes[places.numpy()], Sweep(
-            swept(cov, half), high, half + torch.arange(high.numel()).reshape(high.shape), self.outputs
-        )
+        low_taps = half + torch.arange(high.numel(), device=device).reshape(high.shape)
+        return self.classes[found], Sweep(swept(cov, half), high, low_taps, self.outputs)
 
 
 def collected(
@@ -217,14 +219,16 @@ def _readers(traced: Traced, conv: ConvNode, fisher: Tensor | None) -> list[Read
     groups, size = module.groups, _features(module)
     each_in, each_out = module.in_channels // groups, module.out_channels // groups
     usable = fisher is not None and len(fisher) == module.out_channels
-    importance = fisher.cpu() if usable and fisher is not None else torch.ones(module.out_channels)
+    device = module.weight.device  # where the matrices are factored, too: a processor takes 30 times longer
+    ones = torch.ones(module.out_channels, device=device)
+    importance = fisher.to(device) if usable and fisher is not None else ones
     return [
         Reader(
             conv.ids_in[g * each_in : (g + 1) * each_in],
             math.prod(module.kernel_size),
             each_out,
-            torch.zeros(size, size),
-            torch.zeros(size),
+            torch.zeros(size, size, device=device),
+            torch.zeros(size, device=device),
             importance[g * each_out : (g + 1) * each_out],
         )
         for g in range(groups)
@@ -245,6 +249,6 @@ def _adder(traced: Traced, conv: ConvNode, readers: Sequence[Reader], per_image:
         parts = (high, low, where.pick(y))
         features = torch.cat([part.reshape(len(part), groups, -1) for part in parts], dim=2)
         for g, reader in enumerate(readers):
-            reader.add(features[:, g].cpu())
+            reader.add(features[:, g])
 
     return add

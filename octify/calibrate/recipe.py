@@ -12,6 +12,7 @@ import torch
 from octify.calibrate.augment import enlarged
 from octify.calibrate.channels import by_energy
 from octify.calibrate.compare import Agreement, compare, outputs
+from octify.calibrate.device import require_doubles
 from octify.calibrate.distill import affordable, distill
 from octify.calibrate.few import joined_by_made
 from octify.calibrate.greedy import by_greedy
@@ -190,6 +191,7 @@ def images_of(
             hint="calibrate the part (such as the backbone) as a model of its own, or fine-tune the result",
         )
     device = next((p.device for p in traced.module.parameters()), torch.device("cpu"))
+    require_doubles(device)
     if isinstance(data, str):
         if data != "synthetic":
             raise OctifyError(

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octify.calibrate.activation import Activation, Slopes
@@ -30,6 +29,7 @@ from octify.calibrate.sites import Site, Use
 from octify.calibrate.solve import with_bias
 from octify.nn.channels import split_indices
 from octify.nn.functional import low_size, output_sizes, pool
+from octify.nn.pool import OctaveMaxPool
 
 
 @dataclass(frozen=True)
@@ -178,16 +178,22 @@ class Sampler:
 
 
 def max_pool_gap(max_pool: nn.Module, made: Tensor) -> Tensor | float:
-    """What the low branch lacks for a max pool over it to give ``P max_pool(made)``, at its resolution.
+    """What the low branch lacks for the octave max pool over it to give ``P max_pool(made)``, there.
 
     The maximum of block means is not the mean of maxima (of textures it is less). Every sample of a
     window is raised by the same amount, so the maximum stays where it was.
     """
-    gap: Tensor = pool(max_pool(made)) - max_pool(pool(made))
-    size = low_size(made.shape[2:])
-    if any(n % m for n, m in zip(size, gap.shape[2:], strict=True)):  # windows that overlap an odd end
+    settings = {name: getattr(max_pool, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+    octave = OctaveMaxPool(made.ndim - 2, ceil_mode=bool(max_pool.ceil_mode), **settings)
+    high, low = octave(made, pool(made))
+    assert high is not None
+    gap: Tensor = pool(high) - low
+    sizes = list(zip(low_size(made.shape[2:]), gap.shape[2:], octave.stride, strict=True))
+    if not all((m - 1) * s < n <= m * s for n, m, s in sizes):  # an end that no window of its own reaches
         return 0.0
-    return F.interpolate(gap, size=size, mode="nearest")
+    for axis, (n, _, s) in enumerate(sizes, 2):
+        gap = gap.repeat_interleave(s, axis).narrow(axis, 0, n)
+    return gap
 
 
 def _alone(target: Tensor, skip: Tensor | None, use: Use, channels: Sequence[int]) -> Tensor:

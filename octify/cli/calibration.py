@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,6 +78,15 @@ CropOption = Annotated[
     int | None,
     typer.Option("--crop", metavar="PIXELS", help="Side of the centre crop. Default: the input size."),
 ]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="What calibration runs on, such as cuda or cuda:1. Default: what the model file puts its model"
+        " on. The files written are the same for every machine.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Of calibration's random choices.")]
 MaxErrorOption = Annotated[
     float | None,
@@ -121,6 +131,7 @@ class Settings:
     max_error: float | None = None
     target_macs: float | None = None
     target_error: float | None = None
+    device: str | None = None
 
     def check(self) -> None:
         """Refuse, before torch is imported, options that cannot be right."""
@@ -140,8 +151,28 @@ class Settings:
             raise OctifyError(
                 "--max-error needs --calib", why="the output error is measured on calibration data"
             )
+        if self.device is not None and self.data is None:
+            raise OctifyError(
+                "--device needs --calib",
+                why="nothing but calibration runs there",
+                hint=f"--device {self.device} --calib DATA, or leave it out",
+            )
         numbers(self.mean, "--mean")
         numbers(self.std, "--std")
+
+    def on_device(self, source: Source, convert: Callable[[], Result]) -> Result:
+        """What ``convert`` makes of ``source``'s model on the device that was asked for; both end on the CPU."""
+        if self.device is None:
+            return convert()
+        from octify.calibrate.device import device_named
+
+        source.model.to(device_named(self.device))
+        try:
+            result = convert()
+        finally:
+            source.model.cpu()
+        result.model.cpu()
+        return result
 
     def open(self, run: Session, source: Source) -> Data | str | None:
         """The calibration data of ``source``'s model."""

@@ -13,6 +13,7 @@ from octify.cli import artefact
 from octify.cli.calibration import (
     CalibOption,
     CropOption,
+    DeviceOption,
     Effort,
     EffortOption,
     MaxErrorOption,
@@ -123,6 +124,7 @@ def convert(
     crop: CropOption = None,
     max_error: MaxErrorOption = None,
     seed: SeedOption = 0,
+    device: DeviceOption = None,
     plan: PlanOption = None,
     rules: RulesOption = "default",
     kernels: KernelsOption = Kernels.paper,
@@ -163,6 +165,7 @@ def convert(
             max_error,
             target_macs,
             target_error,
+            device,
         )
         calibration.check()
         if plan is not None:
@@ -182,22 +185,25 @@ def convert(
         from octify import api
 
         data = calibration.open(run, source)
-        result = api.convert(
-            source.model,
-            source.example_inputs,
-            alpha=alpha,
-            rules=rules,
-            kernels=kernels.value,
-            plan=replayed,
-            exclude=tuple(exclude or ()),
-            calibration=inputs_of(data),
-            effort=calibration.effort,
-            channel_order=calibration.order,
-            seed=seed,
-            target_macs=target_macs,
-            target_error=target_error,
-            latency=latency_threads if latency else None,
-            progress=run.progress,
+        result = calibration.on_device(
+            source,
+            lambda: api.convert(
+                source.model,
+                source.example_inputs,
+                alpha=alpha,
+                rules=rules,
+                kernels=kernels.value,
+                plan=replayed,
+                exclude=tuple(exclude or ()),
+                calibration=inputs_of(data),
+                effort=calibration.effort,
+                channel_order=calibration.order,
+                seed=seed,
+                target_macs=target_macs,
+                target_error=target_error,
+                latency=latency_threads if latency else None,
+                progress=run.progress,
+            ),
         )
         result = with_data(result, data)
         run.show(result.report)

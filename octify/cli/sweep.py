@@ -15,6 +15,7 @@ from octify.cli.bench import ThreadsOption
 from octify.cli.calibration import (
     CalibOption,
     CropOption,
+    DeviceOption,
     Effort,
     EffortOption,
     MeanOption,
@@ -129,6 +130,7 @@ def sweep(
     resize: ResizeOption = None,
     crop: CropOption = None,
     seed: SeedOption = 0,
+    device: DeviceOption = None,
     kernels: KernelsOption = Kernels.paper,
     exclude: ExcludeOption = None,
     weights: WeightsOption = None,
@@ -150,7 +152,8 @@ def sweep(
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         order = channel_order.value if channel_order else None
-        settings = Settings(calib, calib_effort.value, order, mean, std, resize, crop, seed)
+        effort = calib_effort.value
+        settings = Settings(calib, effort, order, mean, std, resize, crop, seed, device=device)
         settings.check()
         wanted = [(name, share) for name in _names(rules) for share in _shares(alpha)]
         check_model(model, weights, input)
@@ -223,18 +226,21 @@ def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
         run.progress(f"{name} is done already")
         return known
     data = asked.calibration.open(run, asked.source)
-    result = api.convert(
-        asked.source.model,
-        asked.source.example_inputs,
-        alpha=alpha,
-        rules=rules,
-        kernels=asked.kernels,  # type: ignore[arg-type]
-        exclude=asked.exclude,
-        calibration=inputs_of(data),
-        effort=asked.calibration.effort,
-        channel_order=asked.calibration.order,
-        seed=asked.calibration.seed,
-        progress=lambda phase: run.progress(f"{name}: {phase}"),
+    result = asked.calibration.on_device(
+        asked.source,
+        lambda: api.convert(
+            asked.source.model,
+            asked.source.example_inputs,
+            alpha=alpha,
+            rules=rules,
+            kernels=asked.kernels,  # type: ignore[arg-type]
+            exclude=asked.exclude,
+            calibration=inputs_of(data),
+            effort=asked.calibration.effort,
+            channel_order=asked.calibration.order,
+            seed=asked.calibration.seed,
+            progress=lambda phase: run.progress(f"{name}: {phase}"),
+        ),
     )
     run.warn(*warnings_of(data))
     if data is not None and result.report.calibration is None:

@@ -9,7 +9,7 @@ numbers. They become constants of the graph, except the first dimension, the bat
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -132,13 +132,19 @@ class RecordBatch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        own = any(issubclass(kind, fx.Proxy) for kind in types)
-        if own or self._tracer.computing or not any(_is_open(leaf) for leaf in tree_leaves((args, kwargs))):
+        leaves = tree_leaves((args, kwargs))
+        if self._tracer.computing or _recorded_by_fx(types, leaves) or not any(map(_is_open, leaves)):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if args and isinstance(args[0], Tensor) and getattr(Tensor, name, None) is func:
             return self._tracer.create_proxy("call_method", name, args, kwargs)
         return self._tracer.create_proxy("call_function", func, args, kwargs)
+
+
+def _recorded_by_fx(types: Any, leaves: Sequence[Any]) -> bool:
+    """Whether FX records it: it looks for the proxies among the arguments, and not in a shape."""
+    own = [kind for kind in types if issubclass(kind, fx.Proxy)]
+    return bool(own) and all(any(issubclass(type(leaf), kind) for leaf in leaves) for kind in own)
 
 
 def _is_open(leaf: Any) -> bool:

@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from octify.errors import TraceError
 from octify.trace.arguments import Arguments
+from octify.trace.factories import sizes_as_tuples
 from octify.trace.inplace import make_visible
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Traced
@@ -270,7 +271,7 @@ def _attempt(
 ) -> Symbolic:
     tracer = _Tracer(arguments, treatment, mode, flat=flat, explores=explores)
     clean = with_same_tensors(model)
-    with contextlib.nullcontext() if mode is None else RecordBatch(tracer):
+    with sizes_as_tuples(), contextlib.nullcontext() if mode is None else RecordBatch(tracer):
         graph = tracer.trace(clean)
     _drop_assertions(graph)
     make_visible(clean, graph)

@@ -49,6 +49,8 @@ class Phase:
         On the clock, and of all threads.
     peak_gib:
         The most memory resident meanwhile; ``added_gib`` what of it was not there at the beginning.
+    device_gib:
+        The most memory that tensors took on a CUDA device meanwhile; None: it was not one.
     """
 
     name: str
@@ -57,13 +59,15 @@ class Phase:
     peak_gib: float
     added_gib: float
     error: float | None = None
+    device_gib: float | None = None
 
 
 class Meter:
-    """Measures phases one after another; a thread watches the memory."""
+    """Measures phases one after another on a device; a thread watches the memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.phases: list[Phase] = []
+        self._cuda = device if device.type == "cuda" else None
         self._peak = 0.0
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -78,10 +82,18 @@ class Meter:
         error: list[float] = []
         start, cpu, before = time.perf_counter(), time.process_time(), resident_gib()
         self._peak = before
+        if self._cuda is not None:
+            torch.cuda.synchronize(self._cuda)
+            torch.cuda.reset_peak_memory_stats(self._cuda)
         yield error.append
+        device = None
+        if self._cuda is not None:
+            torch.cuda.synchronize(self._cuda)  # what was asked of it, it has done
+            device = torch.cuda.max_memory_allocated(self._cuda) / 2**30
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         peak = max(self._peak, resident_gib())
-        self.phases.append(Phase(name, seconds, cpu, peak, peak - before, error[-1] if error else None))
+        found = error[-1] if error else None
+        self.phases.append(Phase(name, seconds, cpu, peak, peak - before, found, device))
 
 
 def resident_gib() -> float:
@@ -120,7 +132,7 @@ def measure(
     model: nn.Module, images: Tensor, effort: recipe.Effort, alpha: float, seed: int = 0
 ) -> list[Phase]:
     """Calibrate ``model`` on ``images`` as ``octify.convert`` does, phase by phase."""
-    meter = Meter()
+    meter = Meter(images.device)
     with meter.phase("trace, plan"):
         traced = trace(model, images[:1])
         plan = make_plan(traced, load_rules("default"), alpha)
@@ -171,19 +183,29 @@ def build(name: str, images: Tensor) -> nn.Module:
         import torchvision
 
         model = torchvision.models.get_model(entry, weights=None)
+    model.to(images.device)
     settle(model, list(images.split(16)))
     return model.eval()
 
 
 def _print(phases: list[Phase], effort: str) -> None:
-    print(f"{'phase':22}{'seconds':>10}{'CPU s':>10}{'peak GiB':>10}{'added':>8}{'error':>10}")
+    print(
+        f"{'phase':22}{'seconds':>10}{'CPU s':>10}{'peak GiB':>10}{'added':>8}{'error':>10}{'device GiB':>12}"
+    )
     for p in phases:
-        error = "" if p.error is None else f"{p.error:10.4f}"
-        print(f"{p.name:22}{p.seconds:10.1f}{p.cpu_seconds:10.1f}{p.peak_gib:10.2f}{p.added_gib:8.2f}{error}")
+        error = 10 * " " if p.error is None else f"{p.error:10.4f}"
+        device = "" if p.device_gib is None else f"{p.device_gib:12.2f}"
+        print(
+            f"{p.name:22}{p.seconds:10.1f}{p.cpu_seconds:10.1f}{p.peak_gib:10.2f}{p.added_gib:8.2f}{error}{device}"
+        )
     minutes = sum(p.seconds for p in phases) / 60
     cpu, peak = sum(p.cpu_seconds for p in phases) / 60, max(p.peak_gib for p in phases)
     print(f"\n{minutes:.2f} minutes ({cpu:.2f} of CPU), {peak:.2f} GiB at most", end="")
     print(f"; ResNet-50 at 224x224 is to stay under {LIMITS.get(effort, '-')} minutes and {LIMIT_GIB} GiB")
+
+
+def _named(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def main() -> None:
@@ -194,22 +216,28 @@ def main() -> None:
     parser.add_argument("--effort", choices=("fast", "standard", "thorough"), default="standard")
     parser.add_argument("--alpha", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda, ...")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)  # for thousands of small operations
-    images = dead_leaves(options.images + _SETTLING // 2, options.size)
+    images = dead_leaves(options.images + _SETTLING // 2, options.size).to(options.device)
     torch.set_num_threads(options.threads)
     model = build(options.model, images[options.images :])
     phases = measure(model, images[: options.images], options.effort, options.alpha)
     if options.json:
-        settings = vars(options) | {"torch": torch.__version__, "load": os.getloadavg()}
+        settings = vars(options) | {
+            "device": _named(options.device),
+            "torch": torch.__version__,
+            "load": os.getloadavg(),
+        }
         print(json.dumps({"settings": settings, "phases": [asdict(p) for p in phases]}, indent=2))
         return
     print(
         f"{options.model}, {options.images} images of {options.size}x{options.size}, {options.effort},",
         end="",
     )
-    print(f" alpha {options.alpha}; torch {torch.__version__}, {options.threads} threads,", end="")
+    print(f" alpha {options.alpha}, on {_named(options.device)};", end="")
+    print(f" torch {torch.__version__}, {options.threads} threads,", end="")
     print(f" load {os.getloadavg()[0]:.1f}\n")
     _print(phases, options.effort)
 

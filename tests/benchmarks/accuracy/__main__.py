@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def cases(given: argparse.Namespace) -> Iterator[tuple[str, Case]]:
-    """Methods and cases, those that say most first: another draw and few images after the first draw."""
+    """Methods and cases, those that say most first: few images after many, another draw after the first."""
     from tests.benchmarks.accuracy import nets
     from tests.benchmarks.accuracy.methods import DEAR, UNSEEDED, Case
 
@@ -117,7 +117,7 @@ def cases(given: argparse.Namespace) -> Iterator[tuple[str, Case]]:
             seeds = 1 if method in UNSEEDED else given.dear_seeds if method in DEAR else given.seeds
             if seed < seeds:
                 yield from over(method, given.images, seed)
-        if seed == 0 and given.few and "standard" in given.methods:
+        if seed < given.seeds and given.few and "standard" in given.methods:
             yield from over("standard", given.few, seed)
 
 
@@ -140,7 +140,7 @@ def _versions() -> dict[str, str]:
     import platform
     from importlib.metadata import version
 
-    return {"python": platform.python_version()} | {n: version(n) for n in ("torch", "torch-pruning")}
+    return {"python": platform.python_version()} | {"torch-pruning": version("torch-pruning")}
 
 
 if __name__ == "__main__":

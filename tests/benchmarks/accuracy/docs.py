@@ -51,7 +51,8 @@ def _lines(document: dict[str, Any], name: str) -> Iterator[str]:
         "nothing was chosen on. Policy, the same for every method: every convolution that can be octave, "
         "but the stem (rules.toml). Drop: points of accuracy below the original. +-: one standard error, of "
         "a drop from the differences image by image. Relative error: of the outputs, over the spread of the "
-        "original's. MACs: share of the original's. s: CPU seconds on one thread."
+        "original's. MACs: share of the original's. s: CPU seconds on one thread, of whichever machine a row "
+        "was made on."
     )
     yield ""
     yield "## What must be shown"

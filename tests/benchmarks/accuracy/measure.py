@@ -25,6 +25,8 @@ class Row:
         images, of the difference between the two networks' hits.
     seconds:
         CPU seconds to make the network.
+    torch:
+        The version of PyTorch that made it.
     """
 
     net: str
@@ -45,6 +47,7 @@ class Row:
     relative_error: float
     macs_ratio: float
     seconds: float
+    torch: str
 
 
 def row(method: str, case: Case, split: str) -> Row:
@@ -73,6 +76,7 @@ def row(method: str, case: Case, split: str) -> Row:
         compare([wanted], [given], held_out=True).relative_error,
         made.macs_ratio,
         made.seconds,
+        torch.__version__,
     )
 
 

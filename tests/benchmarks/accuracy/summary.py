@@ -33,6 +33,7 @@ COLUMNS = (
     "relative error",
     "MACs",
     "s",
+    "torch",
 )
 Rows = Sequence[Row]
 
@@ -52,6 +53,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.relative_error:.3f}",
         f"{row.macs_ratio:.3f}",
         f"{row.seconds:.0f}",
+        row.torch,
     )
 
 

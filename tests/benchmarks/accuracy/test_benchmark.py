@@ -20,7 +20,7 @@ from tests.benchmarks.accuracy.summary import by_network, demands, means
 
 ROW = Row(
     "vgg", "digits", 0.5, "standard", 256, 0, "test", 2000, 0.9, 0.89, 0.007, 0.01, 0.004, 0.95, 0.005, 0.2,
-    0.5, 9.0,
+    0.5, 9.0, "2.13.0",
 )  # fmt: skip
 
 
