@@ -8,7 +8,7 @@ channel's *noise*: 0 for a channel that is made as well at half resolution, near
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,81 +30,119 @@ from octify.trace import Traced
 
 _RIDGE = 1e-2  # of the mean variance of a tap
 _ROWS = 10_000
+_MOST_BYTES = 2**30
+_Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass
 class _Producer:
-    """Second moments of ``[taps of P x, 1, act(P z), P act(z)]`` of one convolution, by group."""
+    """Sums over ``rows`` of what a convolution makes, by group: k = ``[taps of P x, 1]``, e = ``act(P z)``
+    and t = ``P act(z)``, one e and t for each output.
+
+    gram, cross:
+        Of ``k k'`` and ``k [e, t]'``.
+    squares, own:
+        Of the squares of ``[e, t]``, and of ``e t``.
+    """
 
     classes: Ids
     groups: int
-    outputs: int
-    total: Tensor = field(repr=False)
+    gram: Tensor = field(repr=False)
+    cross: Tensor = field(repr=False)
+    squares: Tensor = field(repr=False)
+    own: Tensor = field(repr=False)
     rows: int = 0
 
     def add(self, taps: Tensor, early: Tensor, target: Tensor) -> None:
-        """Taps (R, I, K), ``act(P z)`` (R, O) and ``P act(z)`` (R, O)."""
-        rows = len(taps)
-        parts = (
-            taps.reshape(rows, self.groups, -1),
-            taps.new_ones(rows, self.groups, 1),
-            early.reshape(rows, self.groups, -1),
-            target.reshape(rows, self.groups, -1),
+        """Taps (R, I, K), e (R, O) and t (R, O)."""
+        taps, early, target = (
+            x.reshape(len(x), self.groups, -1).movedim(1, 0) for x in (taps, early, target)
         )
-        features = torch.cat(parts, dim=2).movedim(1, 0)
-        self.total = self.total + (features.transpose(1, 2) @ features).double().cpu()
-        self.rows += rows
+        known = torch.cat([taps, torch.ones_like(taps[:, :, :1])], dim=2)
+        made = torch.cat([early, target], dim=2)
+        self.gram += known.mT @ known
+        self.cross += known.mT @ made
+        self.squares += made.square().sum(1)
+        self.own += (early * target).sum(1)
+        self.rows += taps.shape[1]
 
     def variances(self) -> tuple[Tensor, Tensor]:
-        """Of every output channel: unexplained, and in total, (O,) each."""
-        each = self.outputs // self.groups
-        known = self.total.shape[1] - 2 * each - 1
-        second = self.total / self.rows
-        mean = second[:, known, :]
-        cov = second - mean[:, :, None] * mean[:, None, :]
-        diagonal = cov.diagonal(dim1=1, dim2=2)
-        ridge = _RIDGE * diagonal[:, :known].mean(1).clamp_min(1e-12)
-        gram = cov[:, :known, :known] + ridge[:, None, None] * torch.eye(known, dtype=cov.dtype)
-        cross = cov[:, :known, known + 1 :]
-        solved = torch.linalg.solve(gram, cross)
-        # What the taps leave of act(P z) and of P act(z), and what the one then tells of the other.
-        left = diagonal[:, known + 1 :] - (cross * solved).sum(1)
-        early, target = left[:, :each], left[:, each:]
-        own = cov[:, known + 1 : known + 1 + each, known + 1 + each :].diagonal(dim1=1, dim2=2)
-        shared = own - (cross[:, :, :each] * solved[:, :, each:]).sum(1)
-        told = torch.where(early > _RIDGE * diagonal[:, known + 1 : known + 1 + each], shared**2 / early, 0.0)
-        return (target - told).clamp_min(0).flatten(), diagonal[:, known + 1 + each :].flatten()
+        """Of every t: unexplained, and in total, (O,) each."""
+        gram, cross, squares, own = (x / self.rows for x in (self.gram, self.cross, self.squares, self.own))
+        mean, made = gram[:, :-1, -1], cross[:, -1]
+        cov = gram[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :]
+        ridge = _RIDGE * cov.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+        cov.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
+        cross = cross[:, :-1] - mean[:, :, None] * made[:, None, :]
+        solved = torch.linalg.solve(cov, cross)
+        # What the taps leave of e and of t, and what the one then tells of the other.
+        each = own.shape[1]
+        whole = squares - made.square()
+        early, target = (whole - (cross * solved).sum(1)).split(each, dim=1)
+        shared = own - made[:, :each] * made[:, each:] - (cross[:, :, :each] * solved[:, :, each:]).sum(1)
+        told = torch.where(early > _RIDGE * whole[:, :each], shared**2 / early, 0.0)
+        return (target - told).clamp_min(0).flatten(), whole[:, each:].flatten()
 
 
 def noise(traced: Traced, layout: Layout, chunks: Chunks, *, rows: int = _ROWS, seed: int = 0) -> np.ndarray:
-    """The noise of every coupled channel (by class), of all convolutions that make it together."""
-    images = count_of(chunks)
+    """The noise of every coupled channel (by class), of all convolutions that make it together.
+
+    Sums of at most 1 GiB at a time (or one convolution's), for which the original runs once each.
+    """
     nodes = {node.name: node for node in traced.module.graph.nodes}
-    producers: dict[str, _Producer] = {}
-    watch: dict[str, Observer] = {}
+    unexplained, whole = np.zeros(layout.classes), np.zeros(layout.classes)
+    for convs in _passes(traced, layout):
+        producers: list[_Producer] = []
+        watch: dict[str, Observer] = {}
+        for conv, module in convs:
+            producers.append(_producer(conv, module))
+            make = _maker(traced, nodes[conv.node])
+            recipe = path("low_to_low", axes_of(module), "paper")
+            last = isinstance(traced.module.get_submodule(conv.path), nn.Linear)
+            generator = torch.Generator().manual_seed(seed)  # its own: in chunks of any size, the same places
+            each = -(-rows // count_of(chunks))
+            watch[conv.node] = _adder(producers[-1], make, recipe, each, generator, last)
+        observe(traced, chunks, watch)
+        for producer in producers:
+            present = producer.classes != DENSE
+            for into, values in zip((unexplained, whole), producer.variances(), strict=True):
+                np.add.at(into, producer.classes[present], values.cpu().numpy()[present])
+    return np.where(whole > 0, unexplained / np.maximum(whole, 1e-30), 0.0)
+
+
+def _passes(traced: Traced, layout: Layout) -> Iterator[list[tuple[ConvNode, _Conv]]]:
+    """As many convolutions at a time as have sums that fit in memory."""
+    some: list[tuple[ConvNode, _Conv]] = []
+    taken = 0
     for conv in layout.convs:
         module = conv_form(traced.module.get_submodule(conv.path), 2)
         if not (conv.ids_out != DENSE).any() or not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             continue
-        producers[conv.node] = _producer(conv, module)
-        make = _maker(traced, nodes[conv.node])
-        recipe = path("low_to_low", axes_of(module), "paper")
-        last = isinstance(traced.module.get_submodule(conv.path), nn.Linear)
-        generator = torch.Generator().manual_seed(seed)  # its own: in chunks of any size, the same positions
-        watch[conv.node] = _adder(producers[conv.node], make, recipe, -(-rows // images), generator, last)
-    observe(traced, chunks, watch)
-    unexplained, whole = np.zeros(layout.classes), np.zeros(layout.classes)
-    for producer in producers.values():
-        present = producer.classes != DENSE
-        for into, values in zip((unexplained, whole), producer.variances(), strict=True):
-            np.add.at(into, producer.classes[present], values.numpy()[present])
-    return np.where(whole > 0, unexplained / np.maximum(whole, 1e-30), 0.0)
+        known, made = _sizes(module)
+        need = 8 * module.groups * known * (known + made)
+        if some and taken + need > _MOST_BYTES:
+            yield some
+            some, taken = [], 0
+        some.append((conv, module))
+        taken += need
+    if some:
+        yield some
 
 
-def _producer(conv: ConvNode, module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> _Producer:
-    groups, outputs = module.groups, module.out_channels
-    size = module.weight[0].numel() + 1 + 2 * (outputs // groups)
-    return _Producer(conv.ids_out, groups, outputs, torch.zeros(groups, size, size, dtype=torch.float64))
+def _sizes(module: _Conv) -> tuple[int, int]:
+    """Of a group: its taps and 1, and what is made of them."""
+    return module.weight[0].numel() + 1, 2 * (module.out_channels // module.groups)
+
+
+def _producer(conv: ConvNode, module: _Conv) -> _Producer:
+    known, made = _sizes(module)
+
+    def zeros(*size: int) -> Tensor:
+        return torch.zeros(module.groups, *size, dtype=torch.float64, device=module.weight.device)
+
+    return _Producer(
+        conv.ids_out, module.groups, zeros(known, known), zeros(known, made), zeros(made), zeros(made // 2)
+    )
 
 
 def _maker(traced: Traced, node: fx.Node) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

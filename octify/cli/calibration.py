@@ -161,7 +161,7 @@ class Settings:
         numbers(self.std, "--std")
 
     def on_device(self, source: Source, convert: Callable[[], Result]) -> Result:
-        """What ``convert`` makes of ``source``'s model on the device that was asked for; both end on the CPU."""
+        """What ``convert`` makes of the model on the device that was asked for; both end on the CPU."""
         if self.device is None:
             return convert()
         from octify.calibrate.device import device_named

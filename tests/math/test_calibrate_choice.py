@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from octify.calibrate import production
 from octify.calibrate.augment import COPIES, ROWS, enlarged
 from octify.calibrate.greedy import by_greedy
 from octify.calibrate.images import Images
+from octify.calibrate.observe import observe
 from octify.calibrate.production import noise
 from octify.calibrate.system import max_pool_gap
 from octify.nn.functional import pool
@@ -63,6 +66,20 @@ def test_a_linear_map_of_smooth_channels_has_no_noise_and_rectified_noise_is_all
     # Block means of the inputs are zero in 4-7: they explain nothing of the mean of what is rectified.
     assert rectified[4:].min() > 0.95
     assert rectified[:4].max() < 2e-2  # act(P z) is P act(z) there
+
+
+def test_noise_is_the_same_however_many_convolutions_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+    x = torch.randn(12, 3, 16, 16)
+    traced = trace(model.eval(), x[:1])
+    layout = resolve(traced, make_plan(traced, load_rules("everywhere"), 0.5)).layout
+    together = noise(traced, layout, [(x,)])
+    runs = []
+    monkeypatch.setattr(production, "_MOST_BYTES", 1)
+    monkeypatch.setattr(production, "observe", lambda *given: (runs.append(1), observe(*given)))
+    assert np.array_equal(noise(traced, layout, [(x,)]), together)
+    assert len(runs) == len(layout.convs)
 
 
 def test_greedy_spares_the_channels_that_cannot_be_made_at_half_resolution() -> None:
