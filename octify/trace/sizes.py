@@ -65,7 +65,9 @@ class SizedProxy(InPlaceProxy):
     def shape(self) -> Any:
         """The tensor's sizes."""
         known = self._tensor()
-        return fx.Proxy.__getattr__(self, "shape") if known is None else self._sizes(known)
+        if known is None:  # recorded as what has a length: FX's attributes have none
+            return self.tracer.create_proxy("call_function", getattr, (self, "shape"), {})
+        return self._sizes(known)
 
     def size(self, dim: int | None = None) -> Any:
         """The tensor's sizes, or one of them."""

@@ -181,7 +181,48 @@ def same_shape(net: Any, x: Tensor) -> Tensor:
     return x + y if x.shape == y.shape else y
 
 
-BY_SIZE = (pads_odd, flattens, asserts, rows, same_shape)
+def made_like(net: Any, x: Tensor) -> Tensor:
+    y = x * 2 if x.shape[2] == x.shape[3] else x
+    return net.conv(y + torch.ones(y.shape, dtype=y.dtype, device=y.device))
+
+
+BY_SIZE = (pads_odd, flattens, asserts, rows, same_shape, made_like)
+
+
+# Factories ----------------------------------------------------------------------------------------------------
+
+MADE: dict[str, Any] = {
+    "a shape": lambda x: torch.ones(x.shape, dtype=x.dtype),
+    "a shape and a device": lambda x: torch.ones(x.shape, dtype=x.dtype, device=x.device),
+    "a device asked for before": lambda x: (lambda d: torch.ones(x.shape, dtype=x.dtype, device=d))(x.device),
+    "sizes": lambda x: torch.ones(*x.shape, dtype=x.dtype),
+    "sizes and numbers": lambda x: torch.ones(x.shape[0], 1, 1, x.size(3), dtype=x.dtype, device=x.device),
+    "one size": lambda x: torch.ones(x.shape[0], dtype=x.dtype).reshape(-1, 1, 1, 1),
+    "a tuple": lambda x: torch.full((x.shape[0], 1, *x.shape[2:]), 2, dtype=x.dtype),
+    "a range": lambda x: torch.arange(x.shape[3], dtype=x.dtype, device=x.device),
+    "random": lambda x: 0 * torch.rand(x.shape[0], 1, 1, 1, dtype=x.dtype),
+}
+
+
+@pytest.mark.parametrize("what", MADE)
+@pytest.mark.parametrize("sized", [True, False], ids=["sizes decide", "sizes stay open"])
+@pytest.mark.parametrize("inside", [True, False], ids=["a submodule", "the root"])
+def test_tensors_made_of_sizes(what: str, sized: bool, inside: bool) -> None:
+    """What is made is recorded, not built into the graph: the batch (and the sizes) may be others."""
+
+    def function(net: Any, x: Tensor) -> Tensor:
+        if sized and x.shape[2] == 1:
+            return x
+        return net.conv(x + MADE[what](x))
+
+    model = (Conv(Asks(function)) if inside else Asks(function)).double().eval()
+    channels = 3 if inside else 8
+    traced = trace(model, noise(2, channels, 8, 6))
+    assert (traced.opaque, traced.parts) == ((), None)
+    for sizes in ((2, 8, 6), (3, 8, 6), *([] if sized else [(1, 5, 9)])):
+        x = noise(sizes[0], channels, *sizes[1:], seed=sizes[0])
+        with torch.no_grad():
+            assert torch.equal(traced.module(x), model(x))
 
 
 @pytest.mark.parametrize("function", BY_SIZE)
