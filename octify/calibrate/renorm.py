@@ -8,14 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+Moments = tuple[Tensor, Tensor]
+
 
 @torch.no_grad()
 def reestimate(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> int:
     """Replace the running statistics of every BatchNorm of ``model``, in place, by those of ``chunks``.
 
-    Only BatchNorms are in training mode meanwhile, so dropout stays off. Returns how many there are.
+    The statistics that were there count as one image more: an image's own say too little of others'. (Of 27
+    small networks one image alone left 22 worse than unrepaired, so it leaves 1.) Only BatchNorms are in
+    training mode meanwhile, so dropout stays off. Returns how many there are.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    statistics = [(m.get_buffer("running_mean"), m.get_buffer("running_var")) for m in norms]
+    before = [(mean.clone(), var.clone()) for mean, var in statistics]
     momenta = [norm.momentum for norm in norms]
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
@@ -25,8 +31,18 @@ def reestimate(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> int:
         norm.training = True
     for chunk in chunks:
         model(*chunk)
-    for norm, momentum in zip(norms, momenta, strict=True):
+    share = 1 / (1 + sum(len(chunk[0]) for chunk in chunks))
+    for norm, momentum, new, old in zip(norms, momenta, statistics, before, strict=True):
         norm.momentum = momentum
+        _mix(new, old, share)
     for module, training in modes:
         module.training = training
     return len(norms)
+
+
+def _mix(new: Moments, old: Moments, share: float) -> None:
+    """Mean and variance, in place, of a mixture with ``share`` of the old distribution."""
+    (mean, var), (old_mean, old_var) = new, old
+    step = old_mean - mean
+    mean += share * step
+    var += share * (old_var - var) + share * (1 - share) * step.square()

@@ -15,6 +15,7 @@ from octify.calibrate.affine import scale_and_shift, unscaling, write_norm
 from octify.calibrate.caution import cautious_ridge
 from octify.calibrate.execution import Stream, out_of_place
 from octify.calibrate.order import repair_order
+from octify.calibrate.renorm import reestimate
 from octify.calibrate.repair import repair
 from octify.calibrate.solve import centring, solve, with_bias
 from octify.plan.planner import make_plan
@@ -93,6 +94,23 @@ def test_the_start_counts_as_one_image_while_images_are_few(images: int, share: 
     x = with_bias(torch.randn(1, 200, 4))
     start = torch.zeros(1, 5, 2)
     assert cautious_ridge(x, torch.randn(1, 200, 2), None, start, images) == share
+
+
+@pytest.mark.parametrize("images", [1, 3, 40])
+def test_old_statistics_count_as_one_image_more(images: int) -> None:
+    """The moments are those of ``images`` parts of the data and one part of what the norm had."""
+    torch.manual_seed(images)
+    norm = nn.BatchNorm2d(3).double().eval()
+    old_mean, old_var = torch.randn(3).double(), torch.rand(3).double()
+    norm.running_mean, norm.running_var = old_mean.clone(), old_var.clone()
+    x = 2 + torch.randn(images, 3, 8, 8, dtype=torch.float64)
+    assert reestimate(norm, [(x,)]) == 1
+    mean, second = x.mean((0, 2, 3)), x.var((0, 2, 3)) + x.mean((0, 2, 3)).square()  # torch's is unbiased
+    mixed = (images * mean + old_mean) / (images + 1)
+    seconds = (images * second + old_var + old_mean.square()) / (images + 1)
+    torch.testing.assert_close(norm.running_mean, mixed)
+    torch.testing.assert_close(norm.running_var, seconds - mixed.square())
+    assert not norm.training
 
 
 @pytest.mark.parametrize(
