@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from octify.calibrate.convolution import channels_second
 from octify.calibrate.observe import observe
 from octify.layout import DENSE, ConvNode, Ids, Layout, Mask, mask_of
 from octify.nn.functional import project
@@ -34,19 +35,19 @@ def by_energy(traced: Traced, plan: Plan, chunks: Chunks) -> Plan:
     lost = np.zeros(layout.classes)
     collected: dict[str, list[Tensor]] = {}
 
-    def watch(name: str, last: bool) -> None:
+    def watch(conv: ConvNode) -> None:
         def add(x: Tensor, y: Tensor) -> None:
-            x, y = (t.movedim(-1, 1) if last else t for t in (x, y))
+            x, y = channels_second(traced, conv, x, y)
             dims = [0, *range(2, x.ndim)]
             energy = (x - project(x)).square().mean(dims).double().cpu()
             spread = y.var([0, *range(2, y.ndim)], correction=0).double().cpu()
-            collected.setdefault(name, []).append(torch.cat([energy, spread]))
+            collected.setdefault(conv.node, []).append(torch.cat([energy, spread]))
 
-        watchers[name] = add
+        watchers[conv.node] = add
 
     watchers: dict[str, object] = {}
     for conv in layout.convs:
-        watch(conv.node, isinstance(traced.module.get_submodule(conv.path), nn.Linear))
+        watch(conv)
     observe(traced, chunks, watchers)  # type: ignore[arg-type]
     for conv in layout.convs:
         mean = torch.stack(collected[conv.node]).mean(0)

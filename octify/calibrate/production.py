@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from octify.calibrate.affine import scale_and_shift
 from octify.calibrate.channels import Chunks
+from octify.calibrate.convolution import Conv, channels_second, convolution
 from octify.calibrate.following import elementwise, inner_activation, is_affine_norm, only_user
 from octify.calibrate.images import count_of
 from octify.calibrate.observe import Observer, observe
@@ -25,13 +26,11 @@ from octify.kernels import Path, path
 from octify.layout import DENSE, ConvNode, Ids, Layout
 from octify.nn.conv import axes_of
 from octify.nn.functional import pool
-from octify.ops.linear import conv_form
 from octify.trace import Traced
 
 _RIDGE = 1e-2  # of the mean variance of a tap
 _ROWS = 10_000
 _MOST_BYTES = 2**30
-_Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass
@@ -98,10 +97,9 @@ def noise(traced: Traced, layout: Layout, chunks: Chunks, *, rows: int = _ROWS, 
             producers.append(_producer(conv, module))
             make = _maker(traced, nodes[conv.node])
             recipe = path("low_to_low", axes_of(module), "paper")
-            last = isinstance(traced.module.get_submodule(conv.path), nn.Linear)
             generator = torch.Generator().manual_seed(seed)  # its own: in chunks of any size, the same places
             each = -(-rows // count_of(chunks))
-            watch[conv.node] = _adder(producers[-1], make, recipe, each, generator, last)
+            watch[conv.node] = _adder(traced, conv, producers[-1], make, recipe, each, generator)
         observe(traced, chunks, watch)
         for producer in producers:
             present = producer.classes != DENSE
@@ -110,13 +108,13 @@ def noise(traced: Traced, layout: Layout, chunks: Chunks, *, rows: int = _ROWS, 
     return np.where(whole > 0, unexplained / np.maximum(whole, 1e-30), 0.0)
 
 
-def _passes(traced: Traced, layout: Layout) -> Iterator[list[tuple[ConvNode, _Conv]]]:
+def _passes(traced: Traced, layout: Layout) -> Iterator[list[tuple[ConvNode, Conv]]]:
     """As many convolutions at a time as have sums that fit in memory."""
-    some: list[tuple[ConvNode, _Conv]] = []
+    some: list[tuple[ConvNode, Conv]] = []
     taken = 0
     for conv in layout.convs:
-        module = conv_form(traced.module.get_submodule(conv.path), 2)
-        if not (conv.ids_out != DENSE).any() or not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        module = convolution(traced, conv) if (conv.ids_out != DENSE).any() else None
+        if module is None:
             continue
         known, made = _sizes(module)
         need = 8 * module.groups * known * (known + made)
@@ -129,12 +127,12 @@ def _passes(traced: Traced, layout: Layout) -> Iterator[list[tuple[ConvNode, _Co
         yield some
 
 
-def _sizes(module: _Conv) -> tuple[int, int]:
+def _sizes(module: Conv) -> tuple[int, int]:
     """Of a group: its taps and 1, and what is made of them."""
     return module.weight[0].numel() + 1, 2 * (module.out_channels // module.groups)
 
 
-def _producer(conv: ConvNode, module: _Conv) -> _Producer:
+def _producer(conv: ConvNode, module: Conv) -> _Producer:
     known, made = _sizes(module)
 
     def zeros(*size: int) -> Tensor:
@@ -166,15 +164,16 @@ def _maker(traced: Traced, node: fx.Node) -> Callable[[Tensor], tuple[Tensor, Te
 
 
 def _adder(
+    traced: Traced,
+    conv: ConvNode,
     producer: _Producer,
     make: Callable[[Tensor], tuple[Tensor, Tensor]],
     recipe: Path,
     per_image: int,
     generator: torch.Generator,
-    last: bool,
 ) -> Observer:
     def add(x: Tensor, y: Tensor) -> None:
-        x, y = (t.movedim(-1, 1) if last else t for t in (x, y))
+        x, y = channels_second(traced, conv, x, y)
         early, target = make(y)
         where = sample(len(target), target.shape[2:], max(1, per_image), generator, y.device)
         taps = read_taps(pool(x), recipe, where.image, where.at)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.calibrate.channels import Chunks
+from octify.calibrate.convolution import Conv, channels_second, convolution
 from octify.calibrate.gram import add_gram, mirror
 from octify.calibrate.images import count_of
 from octify.calibrate.observe import Observer, observe, sensitivity
@@ -30,7 +31,6 @@ from octify.layout import DENSE, ConvNode, Ids, Layout, Mask
 from octify.nn.conv import axes_of
 from octify.nn.functional import project
 from octify.ops.conv import is_depthwise
-from octify.ops.linear import conv_form
 from octify.trace import Traced
 
 _RIDGE = 1e-2  # of the mean variance of a tap
@@ -196,14 +196,13 @@ def _mixes(traced: Traced, conv: ConvNode) -> bool:
     return isinstance(module, nn.Linear)
 
 
-def _convolution(traced: Traced, conv: ConvNode) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
-    """The convolution itself, or the 1x1 convolution that a linear layer of a channels-last map is."""
-    module = conv_form(traced.module.get_submodule(conv.path), 2)
-    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+def _convolution(traced: Traced, conv: ConvNode) -> Conv:
+    module = convolution(traced, conv)
+    assert module is not None, "_mixes leaves out what it is not"
     return module
 
 
-def _features(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> int:
+def _features(module: Conv) -> int:
     """How many features each group of a convolution's outputs has."""
     return (2 * math.prod(module.kernel_size) * module.in_channels + module.out_channels) // module.groups
 
@@ -238,11 +237,10 @@ def _readers(traced: Traced, conv: ConvNode, fisher: Tensor | None) -> list[Read
 def _adder(traced: Traced, conv: ConvNode, readers: Sequence[Reader], per_image: int, seed: int) -> Observer:
     module = _convolution(traced, conv)
     recipe = path("high_to_high", axes_of(module), "paper")
-    last = isinstance(traced.module.get_submodule(conv.path), nn.Linear)
     generator = torch.Generator().manual_seed(seed)  # its own: in chunks of any size, the same positions
 
     def add(x: Tensor, y: Tensor) -> None:
-        x, y = (t.movedim(-1, 1) if last else t for t in (x, y))
+        x, y = channels_second(traced, conv, x, y)
         where = sample(len(y), y.shape[2:], per_image, generator, y.device)
         groups = len(readers)
         high, low = (read_taps(value, recipe, where.image, where.at) for value in (x, project(x)))

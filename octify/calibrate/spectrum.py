@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from octify.calibrate.convolution import channels_second
 from octify.calibrate.observe import observe
 from octify.layout import ConvNode, Mask, mask_of
 from octify.ops.base import operand
@@ -55,8 +56,7 @@ def spectra(traced: Traced, plan: Plan, chunks: Chunks) -> Mapping[str, ChannelS
     sums: dict[str, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {}
     watch: dict[str, Callable[[Tensor, Tensor], None]] = {}
     for conv in _first_readers(traced, plan):
-        last = isinstance(traced.module.get_submodule(conv.path), nn.Linear)
-        watch[conv.node] = _adder(sums.setdefault(conv.node, []), last)
+        watch[conv.node] = _adder(traced, conv, sums.setdefault(conv.node, []))
     observe(traced, _few(chunks), watch)
     return {node: _mean(parts) for node, parts in sums.items() if parts}
 
@@ -135,10 +135,10 @@ def _readout(size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def _adder(
-    into: list[tuple[tuple[int, ...], Tensor, Tensor]], last: bool
+    traced: Traced, conv: ConvNode, into: list[tuple[tuple[int, ...], Tensor, Tensor]]
 ) -> Callable[[Tensor, Tensor], None]:
     def add(x: Tensor, y: Tensor) -> None:
-        x = x.movedim(-1, 1) if last else x
+        (x,) = channels_second(traced, conv, x)
         if x.ndim > 2 and any(n > 1 for n in x.shape[2:]):
             power, share = radial_power(x)
             into.append((tuple(x.shape[2:]), power.double().cpu(), share.double().cpu()))

@@ -101,6 +101,8 @@ class _Sweep:
         from octify.ruleset import load_rules
         from octify.sweep.point import fingerprint
 
+        calibration = asdict(self.calibration)
+        del calibration["device"]  # a point is the same wherever it is calibrated
         asked = {
             "version": __version__,
             "rules": repr(load_rules(rules)),
@@ -108,7 +110,7 @@ class _Sweep:
             "kernels": self.kernels,
             "exclude": self.exclude,
             "inputs": describe(self.source)["inputs"],
-            "calibration": {name: str(value) for name, value in asdict(self.calibration).items()},
+            "calibration": {name: str(value) for name, value in calibration.items()},
         }
         return fingerprint(asked, self.source.model.state_dict())
 

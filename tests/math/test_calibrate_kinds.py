@@ -80,6 +80,20 @@ class ChannelsLast(nn.Module):
         return x + self.down(F.gelu(self.up(y))).permute(0, 3, 1, 2)
 
 
+class Tokens(nn.Module):
+    """Linear layers of positions in a row, (N, H W, C), as behind attention (SwiftFormer)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv()
+        self.up, self.down = nn.Linear(CHANNELS, 2 * CHANNELS), nn.Linear(2 * CHANNELS, CHANNELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        tokens = y.flatten(2).transpose(1, 2)
+        return y + self.down(torch.relu(self.up(tokens))).transpose(1, 2).reshape(y.shape)
+
+
 class Residual(nn.Module):
     def __init__(self, stride: int = 1) -> None:
         super().__init__()
@@ -161,6 +175,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "circular": lambda: Around(conv(padding_mode="circular")),
     "weight-standardised": lambda: Around(Standardised(CHANNELS, CHANNELS, 3, padding=1)),
     "channels last": lambda: Around(ChannelsLast()),
+    "tokens": lambda: Around(Tokens()),
     "1-D": lambda: Around(nn.Conv1d(CHANNELS, CHANNELS, 3, padding=1), 1),
     "3-D": lambda: Around(nn.Conv3d(CHANNELS, CHANNELS, 3, padding=1), 3),
     "GroupNorm": lambda: Around(chain(conv(), group_norm(CHANNELS), nn.ReLU(), conv()), 2, group_norm),
@@ -171,13 +186,17 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "residual strided": lambda: Around(Residual(2)),
     "called twice": lambda: Around(Twice()),
     "max pool": lambda: Around(chain(nn.MaxPool2d(3, 2, 1), conv())),
+    "max pools to an odd map": lambda: Around(
+        chain(conv(), nn.ReLU(), nn.MaxPool2d(2), conv(), nn.ReLU(), nn.MaxPool2d(2), conv())
+    ),
     "SiLU": lambda: Around(chain(conv(), nn.BatchNorm2d(CHANNELS), nn.SiLU(), conv())),
     "PReLU": lambda: Around(chain(conv(), nn.PReLU(CHANNELS), conv())),
 }
 
 
 def sides(kind: str) -> tuple[int, ...]:
-    return {"1-D": (32,), "3-D": (6, 6, 6)}.get(kind, (16, 16))
+    special = {"1-D": (32,), "3-D": (6, 6, 6), "max pools to an odd map": (28, 28)}
+    return special.get(kind, (16, 16))
 
 
 EFFORTS = ("none", "norm", "fast", "standard")
