@@ -92,16 +92,32 @@ def advantage(
     From differences row by row (of most models: input by input), which are much less than the errors
     themselves: both models fail at the same inputs. The standard error of a single row is infinite.
     """
-    rows = [
-        _squares(theirs - wanted) - _squares(ours - wanted)
-        for output, first, second in zip(original, one, other, strict=True)
-        for wanted, ours, theirs in zip(_parts(output), _parts(first), _parts(second), strict=True)
-    ]
-    alike = len({len(each) for each in rows}) == 1
-    differences = torch.stack(rows).sum(0) if alike else torch.cat(rows)
+    differences = _by_row(original, other) - _by_row(original, one)
     count = len(differences)
     error = float(differences.std()) / count**0.5 if count > 1 else float("inf")
     return float(differences.mean()), error
+
+
+def typical_ratio(original: Sequence[Output], one: Sequence[Output], other: Sequence[Output]) -> float:
+    """How many times as large as those of ``one`` the squared errors of ``other`` are: the geometric mean.
+
+    Of the rows (of most models: inputs). A few inputs tell more by it than by the sum of their errors, which
+    is that of the worst of them.
+    """
+    before, after = _by_row(original, one), _by_row(original, other)
+    least = 1e-9 * before.mean().clamp_min(1e-30)
+    return float(((after + least) / (before + least)).log().mean().exp())
+
+
+def _by_row(original: Sequence[Output], converted: Sequence[Output]) -> Tensor:
+    """Squared errors row by row: of all outputs together if they have as many, else one after another."""
+    rows = [
+        _squares(theirs - wanted)
+        for output, given in zip(original, converted, strict=True)
+        for wanted, theirs in zip(_parts(output), _parts(given), strict=True)
+    ]
+    alike = len({len(each) for each in rows}) == 1
+    return torch.stack(rows).sum(0) if alike else torch.cat(rows)
 
 
 def _squares(x: Tensor) -> Tensor:

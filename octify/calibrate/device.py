@@ -8,7 +8,7 @@ from octify.errors import OctifyError
 
 
 def device_named(text: str) -> torch.device:
-    """The device that ``text`` names, such as ``"cuda:1"``. OctifyError: calibration cannot run there."""
+    """The device that ``text`` names, such as ``"cuda:1"``. OctifyError if calibration cannot run on it."""
     try:
         device = torch.device(text)
     except RuntimeError as error:

@@ -218,7 +218,7 @@ def _readers(traced: Traced, conv: ConvNode, fisher: Tensor | None) -> list[Read
     groups, size = module.groups, _features(module)
     each_in, each_out = module.in_channels // groups, module.out_channels // groups
     usable = fisher is not None and len(fisher) == module.out_channels
-    device = module.weight.device  # where the matrices are factored, too: a processor takes 30 times longer
+    device = module.weight.device  # where they are factored, too: 6 s for a ResNet-50 on a GPU, 140 beside it
     ones = torch.ones(module.out_channels, device=device)
     importance = fisher.to(device) if usable and fisher is not None else ones
     return [

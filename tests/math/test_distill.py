@@ -159,6 +159,38 @@ def _images(x: Tensor, net: nn.Module) -> Images:
     return gather(trace(net, smooth(1)), [x], most=512, device=CPU)
 
 
+class PerInput(nn.Module):
+    """Gives each of its inputs, which are numbered, an error of its own."""
+
+    def __init__(self, errors: list[float]) -> None:
+        super().__init__()
+        self.errors = nn.Parameter(torch.tensor(errors), requires_grad=False)
+
+    def forward(self, number: Tensor) -> Tensor:
+        return torch.stack([number, number + self.errors[number.long()]], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("learned", "kept"),
+    [
+        ([0.5] * 8, True),
+        ([0.5] * 7 + [4.0], True),  # their sum has grown: one of eight is bad
+        ([1.1] * 7 + [0.1], True),  # their sum has fallen
+        ([1.5] * 8, False),
+        ([1.5] * 7 + [1.0], False),
+        ([0.9] * 7 + [1e6], False),
+        ([0.5] * 7 + [math.nan], False),
+    ],
+)
+def test_what_is_learned_is_kept_unless_the_inputs_kept_aside_speak_against_it(
+    learned: list[float], kept: bool
+) -> None:
+    student, inputs = PerInput([1.0] * 8), [(torch.arange(8.0),)]
+    wanted = [torch.stack([torch.arange(8.0)] * 2, dim=1)]
+    distill._keep(student, {"errors": torch.tensor(learned)}, inputs, wanted)
+    assert torch.equal(student.errors, torch.tensor(learned if kept else [1.0] * 8))
+
+
 @pytest.mark.usefixtures("short_calibration")
 def test_what_would_end_worse_is_not_kept(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {}
