@@ -51,13 +51,10 @@ def network(kind: str = "residual") -> nn.Module:
     return model
 
 
-def calibrated(
-    model: nn.Module, effort: str, images: Tensor | str, example: Tensor | None = None
-) -> octify.Result:
+def calibrated(model: nn.Module, effort: str, images: Tensor | str) -> octify.Result:
     """``model``, where it is, converted and calibrated."""
-    data = images if isinstance(images, str) else [images]
-    shape = smooth(1, 0) if example is None else example[:1]
-    return octify.convert(model, shape, rules="everywhere", calibration=data, effort=effort)
+    data, example = (images, smooth(1, 0)) if isinstance(images, str) else ([images], images[:1])
+    return octify.convert(model, example, rules="everywhere", calibration=data, effort=effort)
 
 
 def devices(model: nn.Module) -> set[str]:
@@ -86,9 +83,9 @@ def dear(kind: str, effort: str) -> bool:
 )
 def test_calibration_is_as_good_as_on_the_cpu(kind: str, effort: str, there: str) -> None:
     model, test, images = network(kind), smooth(64, 9, sides(kind)), smooth(48, 3, sides(kind))
-    here = error(calibrated(model, effort, images, images), model, test)
+    here = error(calibrated(model, effort, images), model, test)
     moved = copy.deepcopy(model).to(DEVICE)
-    result = calibrated(moved, effort, images, images)
+    result = calibrated(moved, effort, images)
     assert devices(result.model) == devices(moved) == {DEVICE}
     found = error(result, model, test)
     assert abs(found - here) < NOISE[there] * here, (found, here)

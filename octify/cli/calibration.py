@@ -84,7 +84,7 @@ DeviceOption = Annotated[
         "--device",
         metavar="DEVICE",
         help="What calibration runs on, such as cuda or cuda:1. Default: what the model file puts its model"
-        " on. The files written are the same for every machine.",
+        " on. What is written can be read on any machine.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Of calibration's random choices.")]

@@ -140,7 +140,7 @@ def _versions() -> dict[str, str]:
     import platform
     from importlib.metadata import version
 
-    return {"python": platform.python_version()} | {"torch-pruning": version("torch-pruning")}
+    return {"python": platform.python_version(), "torch-pruning": version("torch-pruning")}
 
 
 if __name__ == "__main__":
