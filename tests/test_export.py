@@ -18,11 +18,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from onnxscript.rewriter import RewriteRuleClassBase
 from torch import Tensor, nn
 
 import octify
 from octify.errors import CheckFailed, ExportError, OctifyError
 from octify.export import ExportResult, deploy, export_onnx, parity
+from octify.export.ceil import PoolWithoutCeil
+from octify.export.edit import constant
 from octify.export.onnx import run_onnx
 from octify.nn import MergeOctave, OctaveBatchNorm2d, OctaveChannelwise, OctaveConv2d, SplitOctave
 
@@ -272,7 +275,9 @@ def test_ceil_mode_is_dropped_exactly_where_it_changes_nothing(
     x = ir.Value(name="x", shape=ir.Shape([1, 1, n, n]), type=ir.TensorType(ir.DataType.FLOAT))
     attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4, "ceil_mode": 1}
     node = ir.node("AveragePool", [x], attributes)
-    deploy.pool_without_ceil(ir.Graph([x], node.outputs, nodes=[node]), node, 20)
+    graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 20})
+    PoolWithoutCeil.rule("AveragePool").apply_to_model(ir.Model(graph, ir_version=10))
+    (node,) = graph
     floor, ceil = (
         F.avg_pool2d(torch.zeros(1, 1, n, n), kernel, stride, pad, ceil_mode=mode).shape
         for mode in (False, True)
@@ -374,13 +379,16 @@ def test_octave_graph_at_odd_sizes(file: Path) -> None:
 def spoil(amount: float) -> deploy.Rule:
     """A rule that moves the weights of every convolution by ``amount``, relatively."""
 
-    def rule(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-        if node.op_type == "Conv":
-            weight = node.inputs[1]
-            assert weight is not None and weight.const_value is not None
-            weight.const_value = ir.tensor((weight.const_value.numpy() * (1 + amount)).astype(np.float32))
+    class Spoil:
+        def apply_to_model(self, model: ir.Model) -> None:
+            for node in model.graph:
+                if node.op_type == "Conv":
+                    weight = node.inputs[1]
+                    assert weight is not None and weight.const_value is not None
+                    moved = weight.const_value.numpy() * (1 + amount)
+                    weight.const_value = ir.tensor(moved.astype(np.float32))
 
-    return rule
+    return Spoil()
 
 
 def test_another_function_is_refused(monkeypatch: pytest.MonkeyPatch, file: Path, again: Exported) -> None:
@@ -412,17 +420,23 @@ def test_rounding_is_no_reason_to_refuse(
 def test_a_batch_that_is_fixed_in_the_file_is_noticed(
     monkeypatch: pytest.MonkeyPatch, file: Path, again: Exported
 ) -> None:
-    def rule(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+    class FirstTwo(RewriteRuleClassBase):
         """Take the first two rows and no more: nothing changes at the example's batch of 2."""
-        if node.op_type == "Gemm":
-            bounds = [np.array([bound], dtype=np.int64) for bound in (0, 2, 0)]
-            constants = [deploy.constant(graph, node.outputs[0], str(i), b) for i, b in enumerate(bounds)]
-            first_two = ir.node("Slice", [node.inputs[0], *constants])
-            first_two.outputs[0].name = "first_two"
-            graph.insert_before(node, first_two)
-            node.replace_input_with(0, first_two.outputs[0])
 
-    monkeypatch.setattr(deploy, "RULES", (*deploy.RULES, rule))
+        def pattern(self, op: Any, x: Any) -> Any:
+            return op.Gemm(x, _allow_other_inputs=True, _outputs=["y"])
+
+        def check(self, context: Any, x: ir.Value, y: ir.Value) -> bool:
+            return x.name != "first_two"
+
+        def rewrite(self, op: Any, x: ir.Value, y: ir.Value) -> Any:
+            bounds = [constant(op, y, str(i), np.array([b], dtype=np.int64)) for i, b in enumerate((0, 2, 0))]
+            node = y.producer()
+            assert node is not None
+            first_two = op.Slice(x, *bounds, _outputs=["first_two"])
+            return op.Gemm(first_two, *node.inputs[1:], **node.attributes)
+
+    monkeypatch.setattr(deploy, "RULES", (*deploy.RULES, FirstTwo.rule()))
     with pytest.raises(CheckFailed, match="batch 3"):
         export_onnx(again.model, torch.randn(2, 3, 16, 16), file)
     assert list(file.parent.iterdir()) == []
