@@ -86,8 +86,3 @@ def _runs(roles: str, shape: Sequence[int]) -> list[tuple[str, int]]:
         else:
             runs.append((role, size))
     return runs
-
-
-def channel_axis(roles: str, dim: int) -> int | None:
-    """Which axis of the channel array dimension ``dim`` is; None if it is none."""
-    return roles[:dim].count("C") if roles[dim] == "C" else None

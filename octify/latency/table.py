@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
+import platformdirs
 
 from octify.files import staged_file
 from octify.latency.primitives import Op, milliseconds
@@ -17,8 +17,8 @@ Progress = Callable[[str], None]
 
 
 def folder() -> Path:
-    """Where tables are kept: ``octify`` in the user's cache folder (``XDG_CACHE_HOME``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "octify"
+    """The folder that tables are kept in: ``octify`` in the user's cache folder (platformdirs)."""
+    return platformdirs.user_cache_path("octify", appauthor=False)
 
 
 def machine() -> str:
