@@ -1,7 +1,7 @@
 """Padding with -inf in front of a MaxPool as the padding that MaxPool does itself, in its own layout.
 
 ``max(-inf, x) = x``, so both are one where the padding is less than the window; ONNX allows no more. Where
-the second output of MaxPool is read (the places of the largest samples, which count a padding in front of it),
+the second output of MaxPool is read (the places of the largest samples: they count a padding in front of it),
 nothing matches.
 """
 

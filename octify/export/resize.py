@@ -26,9 +26,9 @@ class ResizeByScales(RewriteRuleClassBase):
         return op.Resize(x, ANY_VALUE, ANY_VALUE, sizes, _outputs=["y"])
 
     def check(self, context: Any, x: ir.Value, y: ir.Value, sizes: ir.Value) -> MatchResult:
-        objection = _objection(x, y)
-        if objection:
-            return objection
+        constant_size = _constant_size(x, y)
+        if not constant_size:
+            return constant_size
         if not all(factor.is_integer() for factor in _factors(x, y)):
             return refused("its scales are no whole numbers", y)
         return accepted()
@@ -46,9 +46,9 @@ class ResizeToConstantSize(RewriteRuleClassBase):
         return op.Resize(x, ANY_VALUE, ANY_VALUE, sizes, _outputs=["y"])
 
     def check(self, context: Any, x: ir.Value, y: ir.Value, sizes: ir.Value) -> MatchResult:
-        objection = _objection(x, y)
-        if objection:
-            return objection
+        constant_size = _constant_size(x, y)
+        if not constant_size:
+            return constant_size
         if context.model.opset_imports[""] < _AXES_OPSET:
             return refused(f"Resize takes axes from opset {_AXES_OPSET} on", y)
         return accepted()
@@ -63,8 +63,8 @@ class ResizeToConstantSize(RewriteRuleClassBase):
         return op.Resize(x, node.inputs[1], node.inputs[2], size, **node.attributes, axes=axes)
 
 
-def _objection(x: ir.Value, y: ir.Value) -> MatchResult | None:
-    """Why the size cannot be made a constant; None if it can."""
+def _constant_size(x: ir.Value, y: ir.Value) -> MatchResult:
+    """Whether the size is one of spatial axes alone, and known."""
     node = producer(y)
     if x.shape is None or y.shape is None:
         return refused("a shape is unknown", node)
@@ -76,7 +76,7 @@ def _objection(x: ir.Value, y: ir.Value) -> MatchResult | None:
         return refused("it resizes the batch or the channels", node)
     if known(x.shape[2:]) is None or known(y.shape[2:]) is None:
         return refused("a size is open", node)
-    return None
+    return accepted()
 
 
 def _factors(x: ir.Value, y: ir.Value) -> list[float]:
