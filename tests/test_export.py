@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import octify
+from octify.compare import rounding as parity
 from octify.errors import CheckFailed, ExportError, OctifyError
-from octify.export import ExportResult, deploy, export_onnx, parity
+from octify.export import ExportResult, deploy, export_onnx
 from octify.export.onnx import run_onnx
 from octify.nn import MergeOctave, OctaveBatchNorm2d, OctaveChannelwise, OctaveConv2d, SplitOctave
 

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.layout.channels import DENSE, Ids, Refusal
 from octify.ops.base import Op, operand
 from octify.ops.conv import octave_conv, refusal_of
-from octify.ops.conv_variants import Form, form_of
+from octify.ops.effective_conv import Form, form_of
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 from octify.trace import Traced
 
 _FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d)

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.layout.channels import DENSE, Ids, Refusal
 from octify.nn.group_norm import GroupNormalise
 from octify.nn.layer_norm import l1_normalise, l2_normalise
 from octify.ops.arithmetic import parted_parameter
 from octify.ops.base import Op, operand
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 
 _GROUP_KEYS = ("num_groups", "weight", "bias", "eps")
 _CHANNEL_KEYS = ("running_mean", "running_var", "weight", "bias")

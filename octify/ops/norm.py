@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import Ids, Refusal, Walk
+from octify.layout.channels import Ids, Refusal
+from octify.layout.roles import View
 from octify.nn.norm import OctaveBatchNorm2d, OctaveChannelwise, OctavePositionNorm
 from octify.ops.base import Op, operand
-from octify.views import View
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 
 
 def layout_norm(walk: Walk, node: fx.Node) -> Ids | Refusal | None:

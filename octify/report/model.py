@@ -13,104 +13,7 @@ from octify.report.tuning import TuningRow
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One layer that multiplies, before and after.
-
-    kind:
-        ``dense``, ``grouped``, ``depthwise`` or ``transposed`` convolution, ``linear``, or the
-        class or function name.
-    output_size:
-        Spatial size of its output at the example inputs.
-    exchange:
-        ``"spatial"`` where it has no paths between high and low channels.
-    """
-
-    path: str
-    kind: str
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    in_channels: int
-    out_channels: int
-    output_size: tuple[int, ...]
-    alpha_in: float
-    alpha_out: float
-    kernels: str | None
-    macs_before: int
-    macs_after: int
-    parameters_before: int
-    parameters_after: int
-    activation_bytes_before: int
-    activation_bytes_after: int
-    exchange: str = "full"
-
-
-@dataclass(frozen=True)
-class Left:
-    """A convolution that stays dense on both sides, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class BoundaryRow:
-    """A split or merge layer: where it stands and who needed it."""
-
-    kind: str
-    after: str
-    before: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class GraphNode:
-    """One value of the network as it is drawn: an operation of the original, a split or a merge.
-
-    kind:
-        ``"input"``, ``"output"``, ``"operation"``, ``"split"`` or ``"merge"``.
-    path:
-        Of its module; empty for a function.
-    operation:
-        Class of the module, or name of the function.
-    shape:
-        Of the original's value at the example inputs; empty if it yields no single tensor.
-    low_channels:
-        How many of its channels are at half resolution; 0 for a dense value.
-    inputs:
-        Names of the nodes it reads.
-    """
-
-    name: str
-    kind: str
-    path: str
-    operation: str
-    shape: tuple[int, ...]
-    low_channels: int
-    inputs: tuple[str, ...]
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Whole-network figures at the example inputs. Bytes are of all values the graph makes."""
-
-    macs_before: int
-    macs_after: int
-    parameters_before: int
-    parameters_after: int
-    activation_bytes_before: int
-    activation_bytes_after: int
-    splits: int
-    merges: int
-    convolutions: int
-    converted: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, with FLOPs (2 per MAC) named beside MACs."""
-        return asdict(self) | {"flops_before": 2 * self.macs_before, "flops_after": 2 * self.macs_after}
+from octify.report.rows import BoundaryRow, GraphNode, LayerRow, Left, Totals
 
 
 @dataclass(frozen=True)
@@ -156,7 +59,7 @@ class Report:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
         """The report of ``to_dict``'s form, or of an older version's. Raises ``pydantic.ValidationError``."""
-        from octify.report.stored import report_of
+        from octify.artefact.stored import report_of
 
         return report_of(data)
 

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from octify.report.allocation import render_allocation
 from octify.report.calibration import render_calibration
-from octify.report.model import LayerRow, Left, Report
+from octify.report.model import Report
+from octify.report.rows import LayerRow, Left
 from octify.report.spectrum import render_spectrum
 from octify.report.tuning import render_tuning
 

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from octify.report.model import GraphNode, LayerRow, Report
+from octify.report.model import Report
+from octify.report.rows import GraphNode, LayerRow
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from octify.latency.rows import LatencyRows
 from octify.report.html import accuracy, costs, frequencies, latency
 from octify.report.html.drawing import network
 from octify.report.html.layers import layer_table
@@ -11,7 +12,6 @@ from octify.report.html.numbers import sizes
 from octify.report.html.page import Part, page
 from octify.report.html.tables import Cell, Column, Row, table
 from octify.report.html.tags import Child, tag
-from octify.report.latency_rows import LatencyRows
 from octify.report.model import Report
 
 

@@ -8,7 +8,8 @@ from octify.report.html.boxes import Box, boxes
 from octify.report.html.layered import Drawing, Slot, layered
 from octify.report.html.numbers import kind_of, sizes
 from octify.report.html.tags import Markup, scroll_box, tag
-from octify.report.model import GraphNode, Report
+from octify.report.model import Report
+from octify.report.rows import GraphNode
 
 _WIDTH, _HEIGHT, _STEP, _MARGIN = 250.0, 58.0, 92.0, 12.0
 _PILL = 76.0

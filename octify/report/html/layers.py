@@ -5,7 +5,8 @@ from __future__ import annotations
 from octify.report.html.numbers import alpha, fixed, kind_of, percent, sizes
 from octify.report.html.tables import Cell, Column, Row, filters, table
 from octify.report.html.tags import Child, tag
-from octify.report.model import LayerRow, Report
+from octify.report.model import Report
+from octify.report.rows import LayerRow
 
 _COLUMNS = (
     Column("path", "layer"),
