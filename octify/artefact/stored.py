@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from octify.errors import SourceError
 from octify.latency.rows import LatencyRows
-from octify.report.model import Report
+from octify.report.report import Report
 from octify.report.rows import Point
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def read_stored(folder: Path) -> StoredConversion | StoredSweep:
     """What is in ``folder``. Raises SourceError where it is no folder of octify's, or cannot be read."""
     if (folder / REPORT).is_file():
         document = _object(folder / REPORT)
-        report = _told(folder / REPORT, lambda: report_of(document))
+        report = _told(folder / REPORT, lambda: Report.from_dict(document))
         return StoredConversion(document, report, _latency(folder / BENCH))
     if (folder / SWEEP).is_file():
         document = _object(folder / SWEEP)
@@ -52,16 +52,6 @@ def read_stored(folder: Path) -> StoredConversion | StoredSweep:
         why="it is a file" if folder.is_file() else missing,
         hint=f"octify convert MODEL -o {folder}, or octify sweep MODEL -o {folder}",
     )
-
-
-def report_of(data: Mapping[str, Any]) -> Report:
-    """The report of ``Report.to_dict``'s form; what an older version did not write is empty."""
-    document = dict(data)
-    calibration = document.get("calibration")
-    if isinstance(calibration, Mapping) and isinstance(calibration.get("uncalibrated"), list):
-        pairs = [(each["path"], each["reason"]) for each in calibration["uncalibrated"]]
-        document["calibration"] = {**calibration, "uncalibrated": pairs}
-    return TypeAdapter(Report).validate_python(document)
 
 
 def _sweep(document: Mapping[str, Any]) -> StoredSweep:

@@ -12,7 +12,7 @@ from octify.ops.conv import is_depthwise
 from octify.passes.rewrite import Rewritten
 from octify.plan import ConvPlan, Plan
 from octify.report.graph import graph_of
-from octify.report.model import Report
+from octify.report.report import Report
 from octify.report.rows import BoundaryRow, LayerRow, Left, Totals
 from octify.trace import Facts, Opaque, Traced
 from octify.trace.cost import Cost, LayerCost, cost, place_of

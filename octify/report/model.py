@@ -1,24 +1,20 @@
-"""The report as data. MACs are multiply-accumulates; one MAC is two FLOPs."""
+"""The report as data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from octify.report.allocation import AllocationRow
 from octify.report.calibration import CalibrationRow
+from octify.report.rows import BoundaryRow, GraphNode, LayerRow, Left, Totals
 from octify.report.spectrum import SpectrumRow
 from octify.report.tuning import TuningRow
 
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType
-from octify.report.rows import BoundaryRow, GraphNode, LayerRow, Left, Totals
-
 
 @dataclass(frozen=True)
-class Report:
-    """Everything a conversion has to say. ``print(report)`` and ``rich.print(report)`` both work."""
+class ReportData:
+    """Everything a conversion has to say, as data. ``octify.report.report.Report`` adds how it is shown."""
 
     model: str
     alpha: float | None
@@ -55,26 +51,3 @@ class Report:
             "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
             "tuning": [row.to_dict() for row in self.tuning],
         }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Report:
-        """The report of ``to_dict``'s form, or of an older version's. Raises ``pydantic.ValidationError``."""
-        from octify.artefact.stored import report_of
-
-        return report_of(data)
-
-    def to_html(self) -> str:
-        """The report as one HTML page that needs nothing but a browser: no network, no other file."""
-        from octify.report.html import conversion_page
-
-        return conversion_page(self)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        from octify.report.terminal import render
-
-        yield from render(self)
-
-    def __str__(self) -> str:
-        from octify.report.terminal import as_text
-
-        return as_text(self)
