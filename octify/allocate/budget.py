@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from octify.layout.channels import DENSE, Ids, Layout
-from octify.passes.couple import couple
 from octify.planning.choose import cells, low_count, low_counts
 from octify.planning.convs import Conv, collect
 from octify.planning.policies import policies_of
@@ -101,7 +100,7 @@ class Budget:
 def budget(traced: Traced, rules: RuleSet, exclude: Sequence[str] = ()) -> Budget:
     """The choices that ``rules`` leave. Raises RuleError as ``make_plan`` does."""
     policies = policies_of(traced, rules, exclude)
-    layout = couple(traced, frozenset(policies.dense), policies.left)
+    layout = policies.layout(traced, policies.dense)
     convs = policies.applied(collect(traced, layout))
     divided = cells(layout)
     read = portions(layout, divided)

@@ -121,3 +121,8 @@ def mask_of(ids: Ids, low: Mask) -> Mask | None:
         return None
     mask: Mask = (ids != DENSE) & low[np.maximum(ids, 0)]
     return mask if mask.any() else None
+
+
+def indices(mask: Mask | None) -> tuple[int, ...]:
+    """The channels that ``mask`` names, ascending; none for None."""
+    return () if mask is None else tuple(int(c) for c in np.flatnonzero(mask))

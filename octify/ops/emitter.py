@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import fx, nn
 
-from octify.layout.channels import Mask, Resolved
+from octify.layout.channels import Mask, Resolved, indices
 from octify.layout.roles import is_reduced, map_shape, sizes, standard_roles
 from octify.nn.boundary import MergeOctave, SplitOctave
 from octify.nn.views import from_map, to_map
@@ -200,7 +200,7 @@ class Emitter:
 
     def _merge(self, node: fx.Node, value: Value, reduced: bool = False) -> fx.Node:
         assert value.mask is not None
-        low = [int(c) for c in np.flatnonzero(value.mask)]
+        low = indices(value.mask)
         reduced = reduced or is_reduced(map_shape(self.roles(node), self.shape(node)))
         path = self._boundary("merge", node, reduced)
         return self.call(path, MergeOctave(len(value.mask), low), value.high, value.low)
@@ -208,7 +208,7 @@ class Emitter:
     def _split(self, node: fx.Node, whole: fx.Node, mask: Mask, roles: str) -> Value:
         shape = map_shape(roles, self.traced.shape(node) or ())
         path = self._boundary("split", node, is_reduced(shape))
-        split = SplitOctave(len(mask), [int(c) for c in np.flatnonzero(mask)])
+        split = SplitOctave(len(mask), indices(mask))
         return self.pair(self.call(path, split, whole), mask)
 
     def _boundary(self, kind: str, node: fx.Node, reduced: bool) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 from torch import fx
 
-from octify.layout.channels import Ids, Refusal
+from octify.layout.channels import Ids, Refusal, indices
 from octify.nn.global_context import OctaveGlobalContext
 from octify.ops.base import Op, operand
 from octify.ops.emitter import Emitter, Value
@@ -29,7 +28,7 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     assert x.mask is not None
     made = emitter.modules.get(path)
     if made is None:
-        low = [int(c) for c in np.flatnonzero(x.mask)]
+        low = indices(x.mask)
         made = OctaveGlobalContext(emitter.module(node), len(x.mask), low)
     return emitter.pair(emitter.call(path, made, x.high, x.low), x.mask)
 

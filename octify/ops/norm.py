@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from torch import fx, nn
 
-from octify.layout.channels import Ids, Refusal
+from octify.layout.channels import Ids, Refusal, indices
 from octify.layout.roles import View
 from octify.nn.norm import OctaveBatchNorm2d, OctaveChannelwise, OctavePositionNorm
 from octify.ops.base import Op, operand
@@ -52,7 +51,7 @@ def emit_module(
     assert x.mask is not None
     made = emitter.modules.get(path)
     if made is None:
-        low = [int(c) for c in np.flatnonzero(x.mask)]
+        low = list(indices(x.mask))
         made = make(emitter.module(node), len(x.mask), low)
     return emitter.pair(emitter.call(path, made, x.high, x.low), x.mask)
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
-from octify.layout.channels import Resolved
+from octify.layout.channels import Resolved, indices
 from octify.layout.roles import is_vector, map_shape, sizes
 from octify.nn.channels import split_indices
 from octify.nn.functional import project
@@ -64,7 +63,7 @@ def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
             continue
         roles = resolved.layout.roles(node.name, shape)
         if not is_vector(map_shape(roles, shape)):
-            low = [int(c) for c in np.flatnonzero(mask)]
+            low = indices(mask)
             made[node] = graph.call_function(project_view, (made[node], low, roles, sizes(roles, shape, "C")))
     module = fx.GraphModule(traced.module, graph, class_name=f"{type(traced.module).__name__}Reference")
     module.train(traced.training)

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from torch.nn.modules.conv import _ConvNd
 
 from octify.errors import PlanError
-from octify.layout.channels import ConvNode, Ids, Layout, Mask, Resolved, mask_of
+from octify.layout.channels import DENSE, ConvNode, Ids, Layout, Mask, Resolved, indices, mask_of
 from octify.nn.groups import refuse_scattered
 from octify.ops.linear import channels_of
 from octify.passes.couple import couple
 from octify.plan import ConvPlan, Plan
 from octify.trace import Traced
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and the low channels of every value under it where planning knows them already."""
+
+    plan: Plan
+    resolved: Resolved | None
+
+    def on(self, traced: Traced) -> Resolved:
+        """The low channels of every value of ``traced``."""
+        return self.resolved or resolve(traced, self.plan)
+
+
+def agreeing(plan: Plan, layout: Layout, low: Mask) -> Resolved | None:
+    """``layout`` under ``plan``, if coupling again as ``resolve`` does could change nothing; else None.
+
+    ``resolve`` keeps the convolutions from the coupling that the plan leaves dense. Where those have no
+    coupled channel in ``layout`` anyway, it finds the same.
+    """
+    for conv in layout.convs:
+        planned = plan.conv(conv.path)
+        sides = ((conv.ids_in, planned.low_in), (conv.ids_out, planned.low_out))
+        for ids, channels in sides:
+            if indices(mask_of(ids, low)) != channels or (not channels and bool((ids != DENSE).any())):
+                return None
+    return Resolved(layout, low)
 
 
 def resolve(traced: Traced, plan: Plan) -> Resolved:
@@ -56,9 +85,7 @@ def _check_fits(traced: Traced, plan: Plan) -> None:
 
 
 def _check(conv: ConvNode, planned: ConvPlan, layout: Layout, low: Mask) -> None:
-    mask = mask_of(conv.ids_out, low)
-    have = () if mask is None else tuple(int(c) for c in np.flatnonzero(mask))
-    if have == planned.low_out:
+    if indices(mask_of(conv.ids_out, low)) == planned.low_out:
         return
     others = sorted(
         {

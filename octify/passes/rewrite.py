@@ -29,13 +29,13 @@ class Rewritten:
     values: Mapping[str, Value]
 
 
-def rewrite(traced: Traced, plan: Plan) -> Rewritten:
-    """Apply ``plan`` to ``traced``.
+def rewrite(traced: Traced, plan: Plan, resolved: Resolved | None = None) -> Rewritten:
+    """Apply ``plan`` to ``traced``; ``resolved`` is what ``resolve`` says of it, where that is at hand.
 
     The new module has the original's training mode. A module that was not converted is the
     traced copy's own. Raises PlanError when the plan does not fit the model.
     """
-    resolved = resolve(traced, plan)
+    resolved = resolved or resolve(traced, plan)
     emitter = Emitter(traced, plan, resolved)
     for node in traced.module.graph.nodes:
         emitter.consumer = node

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from octify.errors import OctifyError, PlanError
 from octify.kernels.taps import Exchange, Scheme
-from octify.layout.channels import DENSE, ConvNode, Layout, Mask, mask_of
+from octify.layout.channels import DENSE, ConvNode, Layout, Mask, indices, mask_of
 from octify.nn.groups import is_scattered, needs_no_exchange
 from octify.ops.conv import ONE_SAMPLE, is_depthwise
 from octify.ops.linear import channels_of
-from octify.passes.couple import couple
+from octify.passes.resolve import Planned, agreeing
 from octify.plan import ConvPlan, Plan
 from octify.planning.balance import dense_where_it_costs
 from octify.planning.choose import Choice, choose
@@ -41,6 +40,19 @@ def make_plan(
     alphas: Mapping[str, float] | None = None,
     costs: Costs | None = None,
 ) -> Plan:
+    """The plan of ``planned``, which takes the same arguments."""
+    return planned(traced, rules, alpha, kernels, exclude, alphas, costs).plan
+
+
+def planned(
+    traced: Traced,
+    rules: RuleSet,
+    alpha: float = 0.5,
+    kernels: Scheme = "paper",
+    exclude: Sequence[str] = (),
+    alphas: Mapping[str, float] | None = None,
+    costs: Costs | None = None,
+) -> Planned:
     """Plan the conversion of ``traced``.
 
     Parameters
@@ -65,14 +77,16 @@ def make_plan(
     unbalanced: dict[str, str] = {}
     while True:
         dense = {**policies.dense, **unbalanced}
-        layout = couple(traced, frozenset(dense), policies.left)
+        layout = policies.layout(traced, dense)
         current = policies.applied(collect(traced, layout))
         wanted = _wanted(current, layout, policies, alpha, alphas or {})
         choice = choose(traced, layout, wanted, rules.settings)
         choice = dense_where_it_costs(traced, layout, current, choice, counted)
         scattered = _scattered_outputs(current, choice.low)
         if not scattered:
-            return _plan(traced, rules, alpha, kernels, layout, choice, {**policies.left, **dense}, policies)
+            reasons = {**policies.left, **dense}
+            plan = _plan(traced, rules, alpha, kernels, layout, choice, reasons, policies)
+            return Planned(plan, agreeing(plan, layout, choice.low))
         unbalanced |= dict.fromkeys(scattered, "its low output channels are too scattered over its groups")
 
 
@@ -98,7 +112,7 @@ def _scattered_outputs(convs: Sequence[Conv], low: Mask) -> list[str]:
         conv.path
         for conv in convs
         if not conv.depthwise
-        and any(is_scattered(conv.module, (), _indices(mask_of(call.ids_out, low))) for call in conv.calls)
+        and any(is_scattered(conv.module, (), indices(mask_of(call.ids_out, low))) for call in conv.calls)
     ]
 
 
@@ -147,8 +161,8 @@ def _entry(
     choice: Choice,
     reasons: Mapping[str, str],
 ) -> ConvPlan:
-    low_in = _indices(mask_of(call.ids_in, choice.low))
-    low_out = _indices(mask_of(call.ids_out, choice.low))
+    low_in = indices(mask_of(call.ids_in, choice.low))
+    low_out = indices(mask_of(call.ids_out, choice.low))
     reason = None
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and is_scattered(module, low_in, low_out):
         low_in, reason = (), "its low input channels are too scattered over its groups"
@@ -170,7 +184,3 @@ def _dense_reason(call: ConvNode, module: nn.Module | None, layout: Layout, choi
     found = [choice.reasons[s] for s in sets if s in choice.reasons]
     # A set of unequal parts may have low channels only in parts that this convolution does not write.
     return found[0] if found else "alpha rounds to no low channel in its parts of the channels it shares"
-
-
-def _indices(mask: Mask | None) -> tuple[int, ...]:
-    return () if mask is None else tuple(int(c) for c in np.flatnonzero(mask))

@@ -20,13 +20,22 @@ class Policies:
     """What the rules said: paths with a dense output, paths left alone (both with reasons), the rest.
 
     exchange:
-        What paths the convolutions shall have, by path; those of vectors always have all.
+        Exchange mode per convolution (module path to mode); those of vectors always exchange.
+    structure:
+        The coupling of the whole graph, before any policy.
     """
 
     dense: Mapping[str, str]
     left: Mapping[str, str]
     rules: Mapping[str, Rule]
     exchange: Mapping[str, Exchange]
+    structure: Layout
+
+    def layout(self, traced: Traced, dense: Mapping[str, str]) -> Layout:
+        """The coupling when the outputs of ``dense`` stay dense and ``left`` is not touched."""
+        if not dense and not self.left:
+            return self.structure
+        return couple(traced, frozenset(dense), self.left)
 
     def applied(self, convs: Sequence[Conv]) -> list[Conv]:
         """``convs`` with what is asked of their paths."""
@@ -96,7 +105,7 @@ def _decide(convs: Sequence[Conv], structure: Layout, rules: RuleSet, exclude: S
         for conv in convs
         if not conv.vector and conv.path not in left
     }
-    return Policies(dense, left, found, exchange)
+    return Policies(dense, left, found, exchange, structure)
 
 
 def _exchange(rule: Rule | None, rules: RuleSet) -> Exchange:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from octify.layout.channels import ConvNode, Ids, Layout, Mask, mask_of
+from octify.layout.channels import ConvNode, Ids, Layout, Mask, indices, mask_of
 from octify.plan import ConvPlan, Plan
 from octify.planning.choose import cells
 from octify.planning.portions import portions
@@ -44,12 +44,8 @@ def with_channels(plan: Plan, layout: Layout, low: Mask) -> Plan:
             return conv
         return replace(
             conv,
-            low_in=_indices(mask_of(call.ids_in, low)) if conv.low_in else (),
-            low_out=_indices(mask_of(call.ids_out, low)) if conv.low_out else (),
+            low_in=indices(mask_of(call.ids_in, low)) if conv.low_in else (),
+            low_out=indices(mask_of(call.ids_out, low)) if conv.low_out else (),
         )
 
     return replace(plan, convs=tuple(entry(conv) for conv in plan.convs))
-
-
-def _indices(mask: Mask | None) -> tuple[int, ...]:
-    return () if mask is None else tuple(int(c) for c in np.flatnonzero(mask))
