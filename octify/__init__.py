@@ -12,10 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from octify.api import Result, convert, inspect, load, profile, reference
+    from octify.api import convert, inspect, profile, reference
+    from octify.artefact.conversion import load
+    from octify.conversion import Result
     from octify.errors import OctifyError
     from octify.export import ExportResult, ProgramResult, export_onnx, export_program
-    from octify.latency.bench import BenchResult, bench
+    from octify.latency.bench import bench
+    from octify.latency.rows import BenchResult
     from octify.plan import ConvPlan, Plan
     from octify.report import Report
 

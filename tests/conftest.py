@@ -39,7 +39,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 @pytest.fixture
 def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifteenth of the distillation, and no images made to join few: for tests of what it is not about."""
-    from octify.calibrate import few, recipe
+    from octify.calibrate import recipe
+    from octify.calibrate.inputs import few
 
     monkeypatch.setattr(recipe, "STEPS", {"standard": 20, "thorough": 60})
     monkeypatch.setattr(few, "ENOUGH", 0)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import octify
-from octify.calibrate.images import gather
+from octify.calibrate.inputs.images import gather
 from octify.errors import OctifyError
 from octify.trace import trace
 

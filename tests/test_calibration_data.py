@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import octify
 from octify.calibrate import recipe
-from octify.calibrate.images import gather
+from octify.calibrate.inputs.images import gather
 from octify.errors import OctifyError
 from octify.trace import trace
 from tests.test_calibration import settled, smooth

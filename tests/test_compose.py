@@ -18,8 +18,8 @@ import torch_pruning
 from torch import Tensor, nn
 
 import octify
-from octify.calibrate.renorm import reestimate
-from octify.export.parity import compare, float32_noise, run
+from octify.calibrate.fit.renorm import reestimate
+from octify.compare.rounding import compare, float32_noise, run
 from octify.nn import MergeOctave, OctaveConv2d, SplitOctave, prunable
 from octify.nn.channels import Gather
 from tests.benchmarks.accuracy.peers import macs

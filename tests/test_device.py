@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import octify
-from octify.calibrate import few, recipe, synthetic
+from octify.calibrate import recipe
+from octify.calibrate.inputs import few, synthetic
 from tests.math.test_calibrate_kinds import KINDS, RELATIVES, sides, smooth
 from tests.models.zoo import BY_NAME, NAMES, build, settle
 from tests.other_device import other_device

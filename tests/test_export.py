@@ -22,8 +22,9 @@ from onnxscript.rewriter import RewriteRuleClassBase
 from torch import Tensor, nn
 
 import octify
+from octify.compare import rounding as parity
 from octify.errors import CheckFailed, ExportError, OctifyError
-from octify.export import ExportResult, deploy, export_onnx, parity
+from octify.export import ExportResult, deploy, export_onnx
 from octify.export.ceil import PoolWithoutCeil
 from octify.export.edit import constant
 from octify.export.onnx import run_onnx

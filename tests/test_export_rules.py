@@ -49,14 +49,21 @@ class Case:
 
 
 IMAGE = "float[N,4,6,7] x"
-NORM = {name: (4,) for name in ("s", "b", "m")}
+NORM = dict.fromkeys(("s", "b", "m"), (4,))
 BATCHNORM, SCALES, SIZE = BatchNormToConvolution.rule(), ResizeByScales.rule(), ResizeToConstantSize.rule()
 AVERAGE, LARGEST = PoolWithoutCeil.rule("AveragePool"), PoolWithoutCeil.rule("MaxPool")
 HALVING, PAD, MEAN = HalvingPoolToConvolution.rule(), PadIntoPool.rule(), MeanToPool.rule()
 SLICES, CROP, LINEAR = SlicesToOne.rule(), CropToConvolution.rule(), MergeIntoLinear.rule()
-UPSAMPLE, CLIP, LEAKY = UpsampleBeforeConvolution.rule(), ActivationOfSum.rule("Clip"), ActivationOfSum.rule("LeakyRelu")
+UPSAMPLE, CLIP, LEAKY = (
+    UpsampleBeforeConvolution.rule(),
+    ActivationOfSum.rule("Clip"),
+    ActivationOfSum.rule("LeakyRelu"),
+)
 
-_NORM = "v = Constant<value = float[4] {1.0, 2.0, .5, 4.0}>() y = BatchNormalization<epsilon = 1e-3>(x, s, b, m, v)"
+_NORM = (
+    "v = Constant<value = float[4] {1.0, 2.0, .5, 4.0}>() "
+    "y = BatchNormalization<epsilon = 1e-3>(x, s, b, m, v)"
+)
 _NEAREST = '<mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"{}>'
 _DOUBLE = "u = Constant<value = float[4] {1, 1, 2, 2}>() "
 
@@ -103,65 +110,112 @@ def _sum(third: str) -> str:
 
 
 LINEAR_INPUTS, LINEAR_WEIGHTS = "float[N,4,6,5] h, float[N,2,3,3] l", {"k": (3, 180), "b": (3,)}
-SUM_INPUTS, SUM_WEIGHTS = "float[N,4,6,8] h, float[N,2,3,4] l, float[N,8,6,8] r", {"k": (8, 4, 1, 1), "q": (8, 2, 1, 1)}
+SUM_INPUTS, SUM_WEIGHTS = (
+    "float[N,4,6,8] h, float[N,2,3,4] l, float[N,8,6,8] r",
+    {"k": (8, 4, 1, 1), "q": (8, 2, 1, 1)},
+)
 POOLED = "float[N,4,3,4] y"
 
 CASES = {
     "batchnorm of maps": Case(BATCHNORM, IMAGE, "float[N,4,6,7] y", _NORM, ["Conv"], weights=NORM),
-    "batchnorm of signals": Case(BATCHNORM, "float[N,4,9] x", "float[N,4,9] y", _NORM, ["Conv"], weights=NORM),
+    "batchnorm of signals": Case(
+        BATCHNORM, "float[N,4,9] x", "float[N,4,9] y", _NORM, ["Conv"], weights=NORM
+    ),
     "batchnorm of rows": Case(BATCHNORM, "float[N,4] x", "float[N,4] y", _NORM, ["Mul", "Add"], weights=NORM),
     "batchnorm of computed weights": Case(
-        BATCHNORM, IMAGE, "float[N,4,6,7] y", "v = Abs(m) y = BatchNormalization(x, s, b, m, v)",
-        why="not all constants", weights=NORM,
+        BATCHNORM,
+        IMAGE,
+        "float[N,4,6,7] y",
+        "v = Abs(m) y = BatchNormalization(x, s, b, m, v)",
+        why="not all constants",
+        weights=NORM,
     ),
     "resize by whole scales": Case(SCALES, IMAGE, "float[1,4,12,21] y", _resize("1, 4, 12, 21"), ["Resize"]),
-    "resize by other scales": Case(SCALES, IMAGE, "float[1,4,9,7] y", _resize("1, 4, 9, 7"), why="no whole numbers"),
+    "resize by other scales": Case(
+        SCALES, IMAGE, "float[1,4,9,7] y", _resize("1, 4, 9, 7"), why="no whole numbers"
+    ),
     "resize to a size": Case(SIZE, IMAGE, "float[1,4,9,7] y", _resize("1, 4, 9, 7"), ["Resize"]),
-    "resize before axes": Case(SIZE, IMAGE, "float[1,4,9,7] y", _resize("1, 4, 9, 7"), why="from opset", opset=17),
+    "resize before axes": Case(
+        SIZE, IMAGE, "float[1,4,9,7] y", _resize("1, 4, 9, 7"), why="from opset", opset=17
+    ),
     "resize of channels": Case(SIZE, IMAGE, "float[1,8,9,7] y", _resize("1, 8, 9, 7"), why="or the channels"),
     "resize that keeps proportions": Case(
-        SIZE, IMAGE, "float[1,4,9,10] y", _resize("1, 4, 9, 10", ', keep_aspect_ratio_policy = "not_larger"'),
+        SIZE,
+        IMAGE,
+        "float[1,4,9,10] y",
+        _resize("1, 4, 9, 10", ', keep_aspect_ratio_policy = "not_larger"'),
         why="hang on each other",
     ),
     "ceil that changes nothing": Case(
-        AVERAGE, "float[N,4,6,8] x", POOLED,
-        "y = AveragePool<ceil_mode = 1, kernel_shape = [2, 2], strides = [2, 2]>(x)", ["AveragePool"],
+        AVERAGE,
+        "float[N,4,6,8] x",
+        POOLED,
+        "y = AveragePool<ceil_mode = 1, kernel_shape = [2, 2], strides = [2, 2]>(x)",
+        ["AveragePool"],
     ),
     "ceil of dilated windows": Case(
-        LARGEST, "float[N,4,7,9] x", "float[N,4,3,4] y",
-        "y = MaxPool<ceil_mode = 1, kernel_shape = [2, 2], strides = [2, 2], dilations = [2, 2]>(x)", ["MaxPool"],
+        LARGEST,
+        "float[N,4,7,9] x",
+        "float[N,4,3,4] y",
+        "y = MaxPool<ceil_mode = 1, kernel_shape = [2, 2], strides = [2, 2], dilations = [2, 2]>(x)",
+        ["MaxPool"],
     ),
     "ceil that adds a window": Case(
-        AVERAGE, IMAGE, POOLED, "y = AveragePool<ceil_mode = 1, kernel_shape = [2, 2], strides = [2, 2]>(x)",
+        AVERAGE,
+        IMAGE,
+        POOLED,
+        "y = AveragePool<ceil_mode = 1, kernel_shape = [2, 2], strides = [2, 2]>(x)",
         why="sticks out",
     ),
     "ceil of computed padding": Case(
-        AVERAGE, IMAGE, POOLED,
+        AVERAGE,
+        IMAGE,
+        POOLED,
         'y = AveragePool<ceil_mode = 1, kernel_shape = [2, 2], strides = [2, 2], auto_pad = "SAME_UPPER">(x)',
         why="computes its padding",
     ),
     "halving": Case(
-        HALVING, "float[N,4,6,7] x", "float[N,4,3,3] y",
-        "y = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(x)", ["Conv"],
+        HALVING,
+        "float[N,4,6,7] x",
+        "float[N,4,3,3] y",
+        "y = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(x)",
+        ["Conv"],
     ),
     "halving of dilated windows": Case(
-        HALVING, IMAGE, "float[N,4,2,3] y",
-        "y = AveragePool<kernel_shape = [2, 2], strides = [2, 2], dilations = [2, 2]>(x)", why="do not tile",
+        HALVING,
+        IMAGE,
+        "float[N,4,2,3] y",
+        "y = AveragePool<kernel_shape = [2, 2], strides = [2, 2], dilations = [2, 2]>(x)",
+        why="do not tile",
     ),
     "halving with ceil": Case(
-        HALVING, IMAGE, POOLED, "y = AveragePool<ceil_mode = 1, kernel_shape = [2, 2], strides = [2, 2]>(x)",
+        HALVING,
+        IMAGE,
+        POOLED,
+        "y = AveragePool<ceil_mode = 1, kernel_shape = [2, 2], strides = [2, 2]>(x)",
         why="may stick out",
     ),
     "halving with padding": Case(
-        HALVING, IMAGE, "float[N,4,4,4] y",
-        "y = AveragePool<kernel_shape = [2, 2], strides = [2, 2], pads = [1, 1, 1, 1]>(x)", why="do not tile",
+        HALVING,
+        IMAGE,
+        "float[N,4,4,4] y",
+        "y = AveragePool<kernel_shape = [2, 2], strides = [2, 2], pads = [1, 1, 1, 1]>(x)",
+        why="do not tile",
     ),
     "pad": Case(PAD, IMAGE, POOLED, _pad("0, 0, 1, 2, 0, 0, 0, 1"), ["MaxPool"]),
-    "pad with zeros": Case(PAD, IMAGE, POOLED, _pad("0, 0, 1, 2, 0, 0, 0, 1", "0.0"), why="something else than -inf"),
-    "pad by reflection": Case(PAD, IMAGE, POOLED, _pad("0, 0, 1, 2, 0, 0, 0, 1", mode="reflect"), why="samples of the map"),
-    "pad by a window": Case(PAD, IMAGE, "float[N,4,4,4] y", _pad("0, 0, 3, 1, 0, 0, 0, 1"), why="whole window"),
+    "pad with zeros": Case(
+        PAD, IMAGE, POOLED, _pad("0, 0, 1, 2, 0, 0, 0, 1", "0.0"), why="something else than -inf"
+    ),
+    "pad by reflection": Case(
+        PAD, IMAGE, POOLED, _pad("0, 0, 1, 2, 0, 0, 0, 1", mode="reflect"), why="samples of the map"
+    ),
+    "pad by a window": Case(
+        PAD, IMAGE, "float[N,4,4,4] y", _pad("0, 0, 3, 1, 0, 0, 0, 1"), why="whole window"
+    ),
     "pad that crops": Case(PAD, IMAGE, "float[N,4,2,4] y", _pad("0, 0, -1, 1, 0, 0, 0, 1"), why="or crops"),
-    "pad of channels": Case(PAD, IMAGE, "float[N,5,2,3] y", _pad("0, 1, 0, 0, 0, 0, 0, 0"), why="batch or channels"),
+    "pad of channels": Case(
+        PAD, IMAGE, "float[N,5,2,3] y", _pad("0, 1, 0, 0, 0, 0, 0, 0"), why="batch or channels"
+    ),
     "mean": Case(MEAN, IMAGE, "float[N,4] y", _mean("-1, 2", 0), ["GlobalAveragePool", "Flatten"]),
     "mean that keeps axes": Case(MEAN, IMAGE, "float[N,4,1,1] y", _mean("2, 3", 1), ["GlobalAveragePool"]),
     "mean over channels": Case(MEAN, IMAGE, "float[N,7] y", _mean("1, 2", 0), why="not height and width"),
@@ -171,77 +225,138 @@ CASES = {
         SLICES, IMAGE, "float[N,4,5,5] y", _slice("x", "c", 0, 5, 2) + _slice("c", "y", 1, 6, 3), ["Slice"]
     ),
     "slices, the inner one read": Case(
-        SLICES, IMAGE, "float[N,4,5,5] y, float[N,4,5,7] z",
-        _slice("x", "c", 0, 5, -2) + _slice("c", "y", 1, 6, 3) + "z = Abs(c)", ["Slice", "Slice", "Abs"],
+        SLICES,
+        IMAGE,
+        "float[N,4,5,5] y, float[N,4,5,7] z",
+        _slice("x", "c", 0, 5, -2) + _slice("c", "y", 1, 6, 3) + "z = Abs(c)",
+        ["Slice", "Slice", "Abs"],
     ),
     "three slices": Case(
-        SLICES, IMAGE, "float[N,3,5,5] y",
-        _slice("x", "c", 0, 5, 2) + _slice("c", "d", 1, 6, 3) + _slice("d", "y", 1, 4, 1), ["Slice"],
+        SLICES,
+        IMAGE,
+        "float[N,3,5,5] y",
+        _slice("x", "c", 0, 5, 2) + _slice("c", "d", 1, 6, 3) + _slice("d", "y", 1, 4, 1),
+        ["Slice"],
     ),
     "slices of one axis": Case(
-        SLICES, IMAGE, "float[N,4,3,7] y", _slice("x", "c", 0, 5, 2) + _slice("c", "y", 1, 4, 2), why="both crop"
+        SLICES,
+        IMAGE,
+        "float[N,4,3,7] y",
+        _slice("x", "c", 0, 5, 2) + _slice("c", "y", 1, 4, 2),
+        why="both crop",
     ),
     "crop": Case(
-        CROP, IMAGE, "float[N,4,5,7] y", "c = Conv(x, k) " + _slice("c", "y", 0, 5, 2), ["Conv", "Conv"],
+        CROP,
+        IMAGE,
+        "float[N,4,5,7] y",
+        "c = Conv(x, k) " + _slice("c", "y", 0, 5, 2),
+        ["Conv", "Conv"],
         weights={"k": (4, 4, 1, 1)},
     ),
-    "crop of a computed map": Case(CROP, IMAGE, "float[N,4,5,7] y", "c = Abs(x) " + _slice("c", "y", 0, 5, 2), why="lies in no blocks"),
+    "crop of a computed map": Case(
+        CROP, IMAGE, "float[N,4,5,7] y", "c = Abs(x) " + _slice("c", "y", 0, 5, 2), why="lies in no blocks"
+    ),
     "crop of the first row": Case(
-        CROP, IMAGE, "float[N,4,5,7] y", "c = Conv(x, k) " + _slice("c", "y", 1, 6, 2), why="more than the last",
+        CROP,
+        IMAGE,
+        "float[N,4,5,7] y",
+        "c = Conv(x, k) " + _slice("c", "y", 1, 6, 2),
+        why="more than the last",
         weights={"k": (4, 4, 1, 1)},
     ),
     "crop of two rows": Case(
-        CROP, IMAGE, "float[N,4,4,7] y", "c = Conv(x, k) " + _slice("c", "y", 0, 4, 2), why="more than the last",
+        CROP,
+        IMAGE,
+        "float[N,4,4,7] y",
+        "c = Conv(x, k) " + _slice("c", "y", 0, 4, 2),
+        why="more than the last",
         weights={"k": (4, 4, 1, 1)},
     ),
     "crop of channels": Case(
-        CROP, IMAGE, "float[N,3,6,7] y", "c = Conv(x, k) " + _slice("c", "y", 0, 3, 1), why="more than the last",
+        CROP,
+        IMAGE,
+        "float[N,3,6,7] y",
+        "c = Conv(x, k) " + _slice("c", "y", 0, 3, 1),
+        why="more than the last",
         weights={"k": (4, 4, 1, 1)},
     ),
     "linear": Case(
-        LINEAR, LINEAR_INPUTS, "float[N,3] y", _linear(), ["Flatten", "Flatten", "Concat", "Gemm"], weights=LINEAR_WEIGHTS
+        LINEAR,
+        LINEAR_INPUTS,
+        "float[N,3] y",
+        _linear(),
+        ["Flatten", "Flatten", "Concat", "Gemm"],
+        weights=LINEAR_WEIGHTS,
     ),
     "linear of interpolated maps": Case(
-        LINEAR, LINEAR_INPUTS, "float[N,3] y", _linear("linear"), why="not upsampled by copies", weights=LINEAR_WEIGHTS
+        LINEAR,
+        LINEAR_INPUTS,
+        "float[N,3] y",
+        _linear("linear"),
+        why="not upsampled by copies",
+        weights=LINEAR_WEIGHTS,
     ),
     "linear of repeated channels": Case(
-        LINEAR, LINEAR_INPUTS, "float[N,3] y", _linear(order="5, 0, 1, 1, 3, 4"), why="not every channel",
+        LINEAR,
+        LINEAR_INPUTS,
+        "float[N,3] y",
+        _linear(order="5, 0, 1, 1, 3, 4"),
+        why="not every channel",
         weights=LINEAR_WEIGHTS,
     ),
     "linear of maps cropped in front": Case(
         LINEAR, LINEAR_INPUTS, "float[N,3] y", _linear(crop=6), why="at its end", weights=LINEAR_WEIGHTS
     ),
     "upsampling": Case(
-        UPSAMPLE, SUM_INPUTS, "float[N,8,6,8] y", _sum("t = Abs(r)"),
-        ["Conv", "Resize", "Conv", "Add", "Abs", "Add"], weights=SUM_WEIGHTS,
+        UPSAMPLE,
+        SUM_INPUTS,
+        "float[N,8,6,8] y",
+        _sum("t = Abs(r)"),
+        ["Conv", "Resize", "Conv", "Add", "Abs", "Add"],
+        weights=SUM_WEIGHTS,
     ),
     "upsampling among convolutions": Case(
-        UPSAMPLE, SUM_INPUTS, "float[N,8,6,8] y", _sum("t = Conv(h, k)"), why="other terms are convolutions",
+        UPSAMPLE,
+        SUM_INPUTS,
+        "float[N,8,6,8] y",
+        _sum("t = Conv(h, k)"),
+        why="other terms are convolutions",
         weights=SUM_WEIGHTS,
     ),
     "upsampling of as many channels": Case(
-        UPSAMPLE, SUM_INPUTS.replace("N,2,3", "N,8,3"), "float[N,8,6,8] y", _sum("t = Abs(r)"),
-        why="few channels to more", weights={**SUM_WEIGHTS, "q": (8, 8, 1, 1)},
+        UPSAMPLE,
+        SUM_INPUTS.replace("N,2,3", "N,8,3"),
+        "float[N,8,6,8] y",
+        _sum("t = Abs(r)"),
+        why="few channels to more",
+        weights={**SUM_WEIGHTS, "q": (8, 8, 1, 1)},
     ),
     "activation": Case(
-        CLIP, SUM_INPUTS, "float[N,8,6,8] y",
-        "a = Conv(h, k) s = Add(a, r) o = Constant<value_float = 0.0>() m = Constant<value_float = 1.0>() y = Clip(s, o, m)",
-        ["Conv", "Add", "Conv", "Clip"], weights=SUM_WEIGHTS,
+        CLIP,
+        SUM_INPUTS,
+        "float[N,8,6,8] y",
+        "a = Conv(h, k) s = Add(a, r) y = Clip(s, o, m) ",
+        ["Conv", "Add", "Conv", "Clip"],
+        weights={**SUM_WEIGHTS, "o": (), "m": ()},
     ),
     "leaky activation": Case(
-        LEAKY, SUM_INPUTS, "float[N,8,6,8] y", "a = Conv(h, k) s = Add(r, a) y = LeakyRelu<alpha = .1>(s)",
-        ["Conv", "Add", "Conv", "LeakyRelu"], weights=SUM_WEIGHTS,
+        LEAKY,
+        SUM_INPUTS,
+        "float[N,8,6,8] y",
+        "a = Conv(h, k) s = Add(r, a) y = LeakyRelu<alpha = .1>(s)",
+        ["Conv", "Add", "Conv", "LeakyRelu"],
+        weights=SUM_WEIGHTS,
     ),
     "activation of other sums": Case(
         CLIP, SUM_INPUTS, "float[N,8,6,8] y", "a = Abs(r) s = Add(a, r) y = Clip(s)", why="from a convolution"
     ),
-}  # fmt: skip
+}
 
 
 def model_of(case: Case) -> onnx.ModelProto:
     """The case's graph with its shapes and constants; the latter are initialisers, as in an export."""
-    text = f'<ir_version: 9, opset_import: ["" : {case.opset}]> net ({case.inputs}) => ({case.outputs}) {{ {case.body} }}'
-    proto = onnx.parser.parse_model(text)
+    head = f'<ir_version: 9, opset_import: ["" : {case.opset}]>'
+    proto = onnx.parser.parse_model(f"{head} net ({case.inputs}) => ({case.outputs}) {{ {case.body} }}")
     random = np.random.default_rng(0)
     for name, shape in (case.weights or {}).items():
         array = random.standard_normal(shape).astype(np.float32)
@@ -256,7 +371,9 @@ def answers(model: onnx.ModelProto) -> list[np.ndarray]:
     """onnxruntime's outputs for random inputs at a batch of 1."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     random = np.random.default_rng(1)
     shapes = {v.name: [n if isinstance(n, int) else 1 for n in v.shape] for v in session.get_inputs()}
     feed = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import octify
-from octify.cli.checks import enlivened
+from octify.compare.oracles import enlivened
 from octify.errors import OctifyError, PlanError, TraceError
 from octify.nn import OctaveConv2d
 from octify.trace import trace

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import octify
+from octify.compare import rounding as parity
 from octify.errors import CheckFailed, ExportError
-from octify.export import parity
 from tests.math.oracle import randomised
 
 # Run alone in an empty folder; whatever imports octify there fails.

@@ -23,16 +23,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import octify
-from octify.calibrate.compare import compare, outputs
-from octify.calibrate.distill import relative_loss
-from octify.calibrate.renorm import reestimate
-from octify.data import ImageFormat
+from octify.calibrate.fit.renorm import reestimate
+from octify.compare.loss import label_loss, output_loss, relative_loss
+from octify.compare.outputs import compare, outputs
+from octify.data.format import ImageFormat
 from octify.errors import CheckFailed, OctifyError
 from octify.trace.facts import InputSpec
 from octify.tune.augment import augmented
 from octify.tune.data import Batch, hold, open_samples
 from octify.tune.loop import Tuned, tune
-from octify.tune.loss import label_loss, output_loss
 from octify.tune.measure import measure
 from octify.tune.options import Options
 from octify.tune.order import picked, share_of, split

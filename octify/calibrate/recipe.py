@@ -9,23 +9,23 @@ from typing import Any, Literal
 
 import torch
 
-from octify.calibrate.augment import enlarged
-from octify.calibrate.channels import by_energy
-from octify.calibrate.compare import Agreement, compare, outputs
+from octify.calibrate.channels.energy import by_energy
+from octify.calibrate.channels.greedy import by_greedy
 from octify.calibrate.device import require_doubles
-from octify.calibrate.distill import affordable, distill
-from octify.calibrate.few import joined_by_made
-from octify.calibrate.greedy import by_greedy
-from octify.calibrate.images import MOST_IMAGES, Images, count_of, gather
-from octify.calibrate.renorm import reestimate
-from octify.calibrate.repair import LayerError, Repaired, repair
-from octify.calibrate.solve import REFITS
+from octify.calibrate.distill.distill import affordable, distill
+from octify.calibrate.fit.renorm import reestimate
+from octify.calibrate.fit.repair import LayerError, Repaired, repair
+from octify.calibrate.fit.solve import REFITS
+from octify.calibrate.inputs.augment import enlarged
+from octify.calibrate.inputs.few import joined_by_made
+from octify.calibrate.inputs.images import MOST_IMAGES, Images, count_of, gather
+from octify.calibrate.inputs.synthetic import synthetic_images
 from octify.calibrate.spectrum import by_frequency, spectra
-from octify.calibrate.synthetic import synthetic_images
+from octify.compare.outputs import Agreement, compare, outputs
 from octify.errors import OctifyError
-from octify.plan.model import Plan
+from octify.passes.rewrite import Rewritten, rewrite
+from octify.plan import Plan
 from octify.report.spectrum import SpectrumRow
-from octify.rewrite import Rewritten, rewrite
 from octify.trace import Traced
 
 Effort = Literal["norm", "fast", "standard", "thorough"]

@@ -37,7 +37,7 @@ def check_policy(alpha: float, rules: str | None) -> None:
             hint="--alpha 0.5",
         )
     if rules is not None:
-        from octify import ruleset
+        from octify.planning import ruleset
 
         ruleset.load_rules(rules)
 

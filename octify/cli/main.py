@@ -15,16 +15,16 @@ from typing import Annotated, Any
 import typer
 
 from octify.cli import errors
-from octify.cli.bench import bench
-from octify.cli.convert import convert
-from octify.cli.export import export
-from octify.cli.inspect import inspect
-from octify.cli.report import report
-from octify.cli.rules import rules
+from octify.cli.commands.bench import bench
+from octify.cli.commands.convert import convert
+from octify.cli.commands.export import export
+from octify.cli.commands.inspect import inspect
+from octify.cli.commands.report import report
+from octify.cli.commands.rules import rules
+from octify.cli.commands.sweep import sweep
+from octify.cli.commands.tune import tune
+from octify.cli.commands.verify import verify
 from octify.cli.session import Session
-from octify.cli.sweep import sweep
-from octify.cli.tune import tune
-from octify.cli.verify import verify
 from octify.errors import OctifyError
 
 # Plain help instead of rich's panels: it opens in half the time, and pipes and searches well.

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.kernels import PATHS, Axis, Exchange, Path, PathName, SameAxis, Scheme, path
+from octify.kernels.convolution import path
+from octify.kernels.taps import PATHS, Axis, Exchange, Path, PathName, SameAxis, Scheme
 from octify.nn.channels import last_channels, split_indices
 from octify.nn.eager import add_upsampled, convolved, is_bare, is_plain
 from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample
@@ -32,7 +33,7 @@ _CONV_TRANSPOSE: dict[int, type[nn.Module]] = {
     3: nn.ConvTranspose3d,
 }
 _PathModule = nn.Conv1d | nn.Conv2d | nn.Conv3d | UnevenGroups
-_NOMINAL_LENGTH = 960  # even through many strides: a size at which the usual padding must fit
+NOMINAL_LENGTH = 960  # even through many strides: a size at which the usual padding must fit
 
 
 def axes_of(conv: nn.Module) -> tuple[Axis, ...]:
@@ -119,8 +120,8 @@ class OctaveConv(nn.Module):
         dense = _CONV[self.spatial_dims](
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
-        low_in = _grouped_last(in_channels, alpha_in, groups)
-        self._build(dense, low_in, _grouped_last(out_channels, alpha_out, groups), kernels, exchange)
+        low_in = grouped_last(in_channels, alpha_in, groups)
+        self._build(dense, low_in, grouped_last(out_channels, alpha_out, groups), kernels, exchange)
 
     @classmethod
     def from_conv(
@@ -217,7 +218,7 @@ class OctaveConv(nn.Module):
         """The padding a path's own convolution can do: symmetric, where that gives the right size."""
         if recipe.transposed:
             return tuple(-start for start in recipe.starts)
-        size = (_NOMINAL_LENGTH,) * len(self.axes)
+        size = (NOMINAL_LENGTH,) * len(self.axes)
         out = tuple(axis.output_length(n) for axis, n in zip(self.axes, size, strict=True))
         given = low_size(size) if recipe.before == "pool" or name.startswith("low") else size
         wanted = low_size(out) if name.endswith("low") or recipe.after == "up" else out
@@ -299,8 +300,8 @@ class OctaveConv(nn.Module):
         """
         recipe = self.recipes[name]
         if recipe.transposed:
-            return _fit_transposed(conv, x, recipe, need)
-        return _fit(conv, x, recipe, need)  # type: ignore[arg-type]
+            return _transposed_to_size(conv, x, recipe, need)
+        return convolved_to_size(conv, x, recipe, need)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
         return (
@@ -314,7 +315,7 @@ def _same_resolution(name: PathName) -> bool:
     return name in ("high_to_high", "low_to_low")
 
 
-def _grouped_last(channels: int, alpha: float, groups: int) -> tuple[int, ...]:
+def grouped_last(channels: int, alpha: float, groups: int) -> tuple[int, ...]:
     """The last ``int(alpha * c)`` channels of every group of c (one group: the paper's choice)."""
     if groups == channels:  # depthwise: groups carry their own level
         return last_channels(channels, alpha)
@@ -327,7 +328,7 @@ def _natural_length(recipe: Path, axis: int, n: int, padding: int) -> int:
     return (n + 2 * padding - reach - 1) // recipe.strides[axis] + 1
 
 
-def _fit(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
+def convolved_to_size(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
     """``conv`` on ``x`` so that its output has spatial size ``need`` and starts at the recipe's offset."""
     extra: list[int] = []
     for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
@@ -344,8 +345,8 @@ def _fit(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence[int]) -> Ten
     return crop(convolved(conv, x), need)
 
 
-def _fit_transposed(conv: nn.Module, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
-    """As ``_fit`` for a transposed convolution of stride 2."""
+def _transposed_to_size(conv: nn.Module, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
+    """As ``convolved_to_size`` for a transposed convolution of stride 2."""
     extra: list[int] = []
     for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
         natural = (n - 1) * 2 + 2 * recipe.starts[axis] + recipe.kernel_size[axis]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octify.kernels import Axis
+from octify.kernels.taps import Axis
 from octify.nn.eager import pooled
 
 Pair = tuple[Tensor | None, Tensor | None]

@@ -19,7 +19,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.kernels import Scheme
+from octify.kernels.taps import Scheme
 from octify.nn.functional import crop, dense_size, low_size, octave_axes, pool, upsample
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}

@@ -22,7 +22,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.kernels import Scheme
+from octify.kernels.taps import Scheme
 from octify.nn.functional import (
     crop,
     dense_size,

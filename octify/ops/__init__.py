@@ -12,21 +12,22 @@ from importlib.metadata import entry_points
 
 from octify.ops.activation import OPS as ACTIVATION
 from octify.ops.arithmetic import OPS as ARITHMETIC
-from octify.ops.attention_gate import OPS as ATTENTION_GATE
 from octify.ops.base import Op, Table
 from octify.ops.channels_last import OPS as CHANNELS_LAST
+from octify.ops.chunk import OPS as PARTS
 from octify.ops.concat import OPS as CONCAT
 from octify.ops.conv import OPS as CONV
 from octify.ops.conv_function import OPS as CONV_FUNCTION
 from octify.ops.conv_transpose import OPS as CONV_TRANSPOSE
+from octify.ops.expand_as import OPS as GATES
 from octify.ops.functional_norm import OPS as FUNCTIONAL_NORM
-from octify.ops.gates import OPS as GATES
+from octify.ops.global_context import OPS as ATTENTION_GATE
 from octify.ops.group_norm import OPS as GROUP_NORM
+from octify.ops.indexing import OPS as SLICING
 from octify.ops.layer_norm import OPS as LAYER_NORM
 from octify.ops.linear import OPS as LINEAR
 from octify.ops.norm import OPS as NORM
 from octify.ops.padding import OPS as PADDING
-from octify.ops.parts import OPS as PARTS
 from octify.ops.permute import OPS as PERMUTE
 from octify.ops.pixel_shuffle import OPS as PIXEL_SHUFFLE
 from octify.ops.pool import OPS as POOL
@@ -36,8 +37,7 @@ from octify.ops.reshape import OPS as RESHAPE
 from octify.ops.resize import OPS as RESIZE
 from octify.ops.response_norm import OPS as RESPONSE_NORM
 from octify.ops.shape import OPS as SHAPE
-from octify.ops.slices import OPS as SLICES
-from octify.ops.slicing import OPS as SLICING
+from octify.ops.softmax import OPS as SLICES
 
 BUILT_IN: tuple[Op, ...] = (
     *CONV,

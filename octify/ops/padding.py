@@ -19,12 +19,13 @@ import numpy as np
 import torch.nn.functional as F
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import Ids, Refusal, Walk
+from octify.layout.channels import Ids, Refusal
 from octify.nn.padded import Pads
 from octify.nn.padding import octave_pad, pad_channels
 from octify.ops.base import Op, operand
-from octify.ops.conv_variants import Form, form_of, join_pads, pads_of
+from octify.ops.effective_conv import Form, form_of, join_pads, pads_of
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 from octify.trace import Traced
 
 Padding = tuple[Pads, str]

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from octify.emitter import Emitter, Value
-from octify.layout import Ids, Refusal, Walk
+from octify.layout.channels import Ids, Refusal
+from octify.layout.roles import View, sizes, standard_roles
 from octify.nn.reduction import (
     Extreme,
     Reduction,
@@ -29,8 +29,9 @@ from octify.nn.slices import slices_reduced
 from octify.nn.views import from_map
 from octify.ops.arithmetic import emit_pointwise, layout_pointwise
 from octify.ops.base import Op, operand
-from octify.ops.slices import across, tied
-from octify.views import View, sizes, standard_roles
+from octify.ops.emitter import Emitter, Value
+from octify.ops.softmax import across, tied
+from octify.ops.walk import Walk
 
 _KINDS: dict[str, Reduction] = {
     "mean": "mean",

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from octify.cost import Cost, LayerCost, cost, place_of
 from octify.ops.conv import is_depthwise
-from octify.plan.model import ConvPlan, Plan
+from octify.passes.rewrite import Rewritten
+from octify.plan import ConvPlan, Plan
 from octify.report.graph import graph_of
-from octify.report.model import BoundaryRow, LayerRow, Left, Report, Totals
-from octify.rewrite import Rewritten
+from octify.report.report import Report
+from octify.report.rows import BoundaryRow, LayerRow, Left, Totals
 from octify.trace import Facts, Opaque, Traced
+from octify.trace.cost import Cost, LayerCost, cost, place_of
 
 UNCALIBRATED = (
     "the converted model is not calibrated: a trained network loses accuracy, the more the larger alpha is. "

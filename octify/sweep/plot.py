@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from octify.errors import OctifyError
 from octify.files import staged_file
-from octify.sweep.point import Point
+from octify.report.rows import Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

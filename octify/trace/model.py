@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from torch import fx, nn
 from torch.utils import _pytree as pytree
@@ -136,3 +137,11 @@ class Traced:
             if node.op == "call_module":
                 calls.setdefault(str(node.target), []).append(node)
         return calls
+
+
+def attribute(root: nn.Module, path: str) -> Any:
+    """The object at a dotted ``path`` below ``root``."""
+    found: Any = root
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found

@@ -21,10 +21,10 @@ from torch.utils import _pytree as pytree
 
 from octify.errors import TraceError
 from octify.trace.arguments import Arguments
+from octify.trace.calls import Call, observe
 from octify.trace.facts import Facts, InputSpec, MeasureError, measure
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Part, Parts, Traced
-from octify.trace.observe import Call, observe
 from octify.trace.tracer import Symbolic, symbolic_trace
 
 

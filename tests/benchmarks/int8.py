@@ -28,7 +28,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import Tensor, nn
 
 import octify
-from octify.latency.rounds import Timing, interleaved
+from octify.latency.rounds import interleaved
+from octify.latency.rows import Timing
 from octify.latency.runtime import session_of
 from tests.benchmarks.calibration import build as network
 from tests.benchmarks.calibration import dead_leaves

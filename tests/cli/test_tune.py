@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import octify as library
-from octify.cli import artefact
+from octify.artefact import origin as artefact
 from tests.cli.conftest import Octify, Signalled
 
 Refused = Callable[..., str]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import octify
 from octify.latency.runtime import RUNTIMES
-from octify.ruleset import load_rules
+from octify.planning.ruleset import load_rules
 from tests.benchmarks import speed
 
 

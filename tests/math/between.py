@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from octify.emitter import Boundary
-from octify.kernels import Scheme
-from octify.layout import mask_of
-from octify.plan.choose import cells
-from octify.plan.model import Plan
-from octify.plan.planner import make_plan
-from octify.plan.resolve import resolve
-from octify.projection import reference
-from octify.rewrite import Rewritten, rewrite
-from octify.ruleset import load_rules
+from octify.kernels.taps import Scheme
+from octify.layout.channels import mask_of
+from octify.ops.emitter import Boundary
+from octify.passes.reference import reference
+from octify.passes.resolve import resolve
+from octify.passes.rewrite import Rewritten, rewrite
+from octify.plan import Plan
+from octify.planning.choose import cells
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import Traced, trace
 from tests.math.oracle import EXACT, assert_same, noise, randomised
 

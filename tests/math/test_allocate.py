@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from octify.calibrate.allocate import CAPS, Curve, convex, last_steps, levels_after, path
-from octify.calibrate.allocate_curves import curve_through
-from octify.calibrate.allocate_plans import Path, Plans, first
-from octify.calibrate.allocate_search import _Stops
-from octify.calibrate.allocate_target import Target
-from octify.calibrate.compare import advantage
-from octify.plan.budget import Budget, budget
-from octify.ruleset import Match, Rule, RuleSet, load_rules
+from octify.allocate.budget import Budget, budget
+from octify.allocate.curves import curve_through
+from octify.allocate.path import CAPS, Curve, convex, last_steps, levels_after, path
+from octify.allocate.plans import Path, Plans, first
+from octify.allocate.search import _Stops
+from octify.allocate.target import Target
+from octify.compare.outputs import advantage
+from octify.planning.ruleset import Match, Rule, RuleSet, load_rules
 from tests.math.test_plan import Net, chain, conv, rules, traced_on
 
 pytestmark = pytest.mark.usefixtures("short_calibration")

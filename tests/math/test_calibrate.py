@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.calibrate.activation import Activation
-from octify.calibrate.affine import scale_and_shift, unscaling, write_norm
-from octify.calibrate.caution import cautious_ridge
-from octify.calibrate.execution import Stream, out_of_place
-from octify.calibrate.order import repair_order
-from octify.calibrate.renorm import reestimate
-from octify.calibrate.repair import repair
-from octify.calibrate.solve import centring, solve, with_bias
-from octify.plan.planner import make_plan
-from octify.rewrite import rewrite
-from octify.ruleset import load_rules
+from octify.calibrate.fit.activation import Activation
+from octify.calibrate.fit.affine import scale_and_shift, unscaling, write_norm
+from octify.calibrate.fit.caution import cautious_ridge
+from octify.calibrate.fit.order import repair_order
+from octify.calibrate.fit.renorm import reestimate
+from octify.calibrate.fit.repair import repair
+from octify.calibrate.fit.solve import centring, solve, with_bias
+from octify.calibrate.streams.execution import Stream, out_of_place
+from octify.passes.rewrite import rewrite
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import trace
 
 

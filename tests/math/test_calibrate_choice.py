@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octify.calibrate import production
-from octify.calibrate.augment import COPIES, ROWS, enlarged
-from octify.calibrate.greedy import by_greedy
-from octify.calibrate.images import Images
-from octify.calibrate.observe import observe
-from octify.calibrate.production import noise
-from octify.calibrate.system import max_pool_gap
+from octify.calibrate.channels import noise as production
+from octify.calibrate.channels.greedy import by_greedy
+from octify.calibrate.channels.noise import noise
+from octify.calibrate.fit.system import max_pool_gap
+from octify.calibrate.inputs.augment import COPIES, ROWS, enlarged
+from octify.calibrate.inputs.images import Images
+from octify.calibrate.streams.observe import observe
 from octify.nn.functional import pool
 from octify.nn.pool import OctaveMaxPool
-from octify.plan.planner import make_plan
-from octify.plan.resolve import resolve
-from octify.ruleset import load_rules
+from octify.passes.resolve import resolve
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import trace
 
 

@@ -20,17 +20,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import octify
-from octify.calibrate import images, recipe, store
-from octify.calibrate.execution import Stream, out_of_place
-from octify.calibrate.greedy import by_greedy
-from octify.calibrate.images import gather
-from octify.calibrate.observe import sensitivity
-from octify.calibrate.repair import repair
-from octify.calibrate.store import Store
+from octify.calibrate import recipe
+from octify.calibrate.channels.greedy import by_greedy
+from octify.calibrate.fit.repair import repair
+from octify.calibrate.inputs import images
+from octify.calibrate.inputs.images import gather
+from octify.calibrate.streams import store
+from octify.calibrate.streams.execution import Stream, out_of_place
+from octify.calibrate.streams.observe import sensitivity
+from octify.calibrate.streams.store import Store
 from octify.errors import OctifyError
-from octify.plan.planner import make_plan
-from octify.rewrite import rewrite
-from octify.ruleset import load_rules
+from octify.passes.rewrite import rewrite
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import trace
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -204,7 +206,7 @@ def test_fisher_weights_do_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPa
     traced = trace(model, x[:1])
     names = [n.name for n in traced.module.graph.find_nodes(op="call_module") if "conv" in n.name]
     whole = sensitivity(traced, [(x,)], names, 0)
-    monkeypatch.setattr("octify.calibrate.observe._FOR_GRADIENTS", 1)
+    monkeypatch.setattr("octify.calibrate.streams.observe._FOR_GRADIENTS", 1)
     parted = sensitivity(traced, [(x[:7],), (x[7:],)], names, 0)
     assert set(whole) == set(parted) == set(names)
     for name in names:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import octify
 from octify.nn import OctaveConv
-from octify.plan.model import Plan
-from octify.projection import reference
+from octify.passes.reference import reference
+from octify.plan import Plan
 from tests.math.between import assert_refused, converted
 from tests.math.oracle import EXACT, assert_same, noise, randomised
 

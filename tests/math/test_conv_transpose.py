@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import octify
-from octify.kernels_transpose import path_share
+from octify.kernels.transposed import path_share
 from octify.nn import OctaveConvTranspose, OctaveConvTranspose1d, OctaveConvTranspose2d, OctaveConvTranspose3d
 from octify.nn.conv_transpose import transposed_axes
 from tests.math.oracle import assert_same, error, noise, parted, projected, randomised

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import octify
 from octify.nn.padded import OCTAVE_PADDED, flat_pads, padded_conv
-from octify.ops.conv_variants import Form, form_of, join_pads, plain_form
+from octify.ops.effective_conv import Form, form_of, join_pads, plain_form
 from tests.math.oracle import assert_same, error, noise, parted, projected
 
 timm_layers = pytest.importorskip("timm.layers")

@@ -18,19 +18,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import octify
-from octify.calibrate import directions, distill, recipe
-from octify.calibrate.augment import augmented, blended
-from octify.calibrate.features import compared
-from octify.calibrate.images import Images, gather
-from octify.calibrate.linear_form import blocks
-from octify.calibrate.order import repair_order
-from octify.calibrate.sites import sites
-from octify.calibrate.solve import Fit
+from octify.calibrate import recipe
+from octify.calibrate.distill import directions, distill
+from octify.calibrate.distill.features import compared
+from octify.calibrate.fit.linear_form import blocks
+from octify.calibrate.fit.order import repair_order
+from octify.calibrate.fit.sites import sites
+from octify.calibrate.fit.solve import Fit
+from octify.calibrate.inputs.augment import augmented, blended
+from octify.calibrate.inputs.images import Images, gather
 from octify.data.moves import Moves
 from octify.nn.functional import pool
-from octify.plan.planner import make_plan
-from octify.rewrite import rewrite
-from octify.ruleset import load_rules
+from octify.passes.rewrite import rewrite
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import trace
 from tests.test_calibration import settled, smooth
 

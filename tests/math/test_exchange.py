@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import octify
-from octify.calibrate.linear_form import blocks
+from octify.calibrate.fit.linear_form import blocks
 from octify.errors import PlanError, RuleError
 from octify.nn import OctaveConv2d
-from octify.plan.convs import collect
-from octify.plan.model import Plan
-from octify.plan.planner import make_plan
-from octify.projection import reference
-from octify.rewrite import rewrite
-from octify.ruleset import load_rules
+from octify.passes.reference import reference
+from octify.passes.rewrite import rewrite
+from octify.plan import Plan
+from octify.planning.convs import collect
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import Traced, trace
 from tests.math.oracle import EXACT, P, U, assert_same, high_of, noise, randomised
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.coupling import couple
-from octify.plan.convs import collect, facts_for_rules
-from octify.plan.planner import make_plan
-from octify.ruleset import ConvFacts, load_rules
+from octify.passes.couple import couple
+from octify.planning.convs import collect, facts_for_rules
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import ConvFacts, load_rules
 from octify.trace import trace
 
 

@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import octify
-from octify.layout import mask_of
-from octify.plan.choose import cells
-from octify.plan.model import Plan
-from octify.plan.planner import make_plan
-from octify.plan.resolve import resolve
-from octify.projection import reference
-from octify.rewrite import rewrite
-from octify.ruleset import Match, Rule, RuleSet, Settings, load_rules
+from octify.layout.channels import mask_of
+from octify.passes.reference import reference
+from octify.passes.resolve import resolve
+from octify.passes.rewrite import rewrite
+from octify.plan import Plan
+from octify.planning.choose import cells
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import Match, Rule, RuleSet, Settings, load_rules
 from octify.trace import Traced, trace
 from tests.math.graphs import Sample, nets
 from tests.math.oracle import EXACT, assert_same, error, projected

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from octify.kernels import PATHS, Axis, Path, PathName, Scheme, path
+from octify.kernels.convolution import path
+from octify.kernels.taps import PATHS, Axis, Path, PathName, Scheme
 
 # Kernels are of order 1 and a row sums fewer than 32 of them: rounding is below 32 * 1e-16.
 ROUNDING = 1e-13

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octify.calibrate.linear_form import Reading, blocks
-from octify.calibrate.rows import sample
-from octify.kernels import Scheme
+from octify.calibrate.fit.linear_form import Reading, blocks
+from octify.calibrate.fit.rows import sample
+from octify.kernels.taps import Scheme
 from octify.nn import OctaveConv
 from octify.nn.conv import OCTAVE_CONV
 from octify.nn.conv_transpose import OCTAVE_CONV_TRANSPOSE

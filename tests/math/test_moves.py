@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octify.views import regrouped
+from octify.layout.roles import regrouped
 from tests.math.between import Between, assert_exact, assert_refused, converted
 from tests.math.oracle import EXACT, assert_same, noise, randomised
 
@@ -198,7 +198,7 @@ def test_other_sizes_than_the_example() -> None:
     """Nothing of a move is fixed to the example's batch or map size."""
     model = randomised(Between(lambda x: shuffled(x)[..., 2:, : x.shape[3] - 2].flip(1)))
     made = converted(model, noise(2, 3, 8, 12))
-    from octify.projection import reference
+    from octify.passes.reference import reference
 
     x = noise(3, 3, 16, 20)
     with torch.no_grad():

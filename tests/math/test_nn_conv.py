@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from octify.errors import PlanError
-from octify.kernels import PATHS, Scheme
+from octify.kernels.taps import PATHS, Scheme
 from octify.nn import OctaveConv, OctaveConv1d, OctaveConv2d, OctaveConv3d
 from octify.nn.groups import UnevenGroups, is_scattered
 from tests.math.oracle import EXACT, P, U, assert_same, high_of, noise, parted, projected

@@ -21,14 +21,15 @@ from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 
 import octify
-from octify.cli.checks import enlivened
-from octify.emitter import display_name, is_vector
-from octify.layout import mask_of
+from octify.compare.oracles import enlivened
+from octify.layout.channels import mask_of
+from octify.layout.roles import is_vector
 from octify.ops import table
-from octify.plan.choose import cells
-from octify.plan.resolve import resolve
-from octify.projection import reference
-from octify.rewrite import rewrite
+from octify.ops.emitter import display_name
+from octify.passes.reference import reference
+from octify.passes.resolve import resolve
+from octify.passes.rewrite import rewrite
+from octify.planning.choose import cells
 from octify.trace import Traced, trace
 from tests.math.oracle import EXACT, assert_same, error, noise
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from octify.nn.pixel_shuffle import low_pixel_shuffle, low_pixel_unshuffle
-from octify.projection import reference
+from octify.passes.reference import reference
 from tests.math.between import assert_exact, converted
 from tests.math.oracle import EXACT, P, U, assert_same, noise, randomised
 

@@ -20,11 +20,11 @@ from octify import ConvPlan, Plan
 from octify.errors import OctifyError, PlanError, RuleError
 from octify.nn import OctaveConv2d
 from octify.nn.groups import UnevenGroups
-from octify.plan.planner import make_plan
-from octify.plan.uneven import spread
-from octify.projection import reference
-from octify.rewrite import rewrite
-from octify.ruleset import Match, Rule, RuleSet, Settings, load_rules
+from octify.passes.reference import reference
+from octify.passes.rewrite import rewrite
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import Match, Rule, RuleSet, Settings, load_rules
+from octify.planning.uneven import spread
 from octify.trace import Traced, trace
 from octify.trace.facts import InputSpec
 from tests.math.oracle import assert_same, noise, randomised

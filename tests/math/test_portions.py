@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octify.plan.planner import make_plan
-from octify.plan.portions import low_channels
-from octify.ruleset import load_rules
+from octify.planning.planner import make_plan
+from octify.planning.portions import low_channels
+from octify.planning.ruleset import load_rules
 from octify.trace import trace
 
 

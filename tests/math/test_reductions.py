@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octify.emitter import is_reduced
+from octify.layout.roles import is_reduced
 from octify.nn.reduction import Reduction, channel_reduced, low_reduced
 from tests.math.between import CHANNELS, assert_exact, assert_refused, converted
 from tests.math.oracle import EXACT, P, U, assert_same, noise, parted, projected, randomised

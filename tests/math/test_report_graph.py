@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import octify
 from octify.report.html.boxes import boxes
-from octify.report.model import GraphNode
+from octify.report.rows import GraphNode
 
 
 class Bounded(nn.Module):

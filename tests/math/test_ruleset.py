@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from octify.errors import RuleError
-from octify.plan.planner import make_plan
-from octify.ruleset import ConvFacts, Match, Rule, RuleSet, Settings, builtin_names, load_rules, unmatched
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import (
+    ConvFacts,
+    Match,
+    Rule,
+    RuleSet,
+    Settings,
+    builtin_names,
+    load_rules,
+    unmatched,
+)
 from octify.trace import Traced, trace
 from tests.math.oracle import noise
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.projection import reference
+from octify.passes.reference import reference
 from tests.math.between import CHANNELS as C
 from tests.math.between import Between, converted
 from tests.math.oracle import EXACT, assert_same, noise, randomised

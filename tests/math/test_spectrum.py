@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from octify.calibrate.spectrum import BINS, by_frequency, radial_power, spectra
-from octify.plan.planner import make_plan
-from octify.ruleset import load_rules
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import trace
 
 

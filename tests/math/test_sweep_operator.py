@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octify.calibrate import readers
-from octify.calibrate.gram import add_gram, gram, mirror
-from octify.calibrate.greedy import by_greedy
-from octify.calibrate.readers import Reader
-from octify.calibrate.sweep_operator import exchanged, swept
-from octify.layout import DENSE
-from octify.plan.planner import make_plan
-from octify.ruleset import load_rules
+from octify.calibrate.channels import readers
+from octify.calibrate.channels.greedy import by_greedy
+from octify.calibrate.channels.pivots import exchanged, swept
+from octify.calibrate.channels.readers import Reader
+from octify.calibrate.fit.gram import add_gram, gram, mirror
+from octify.layout.channels import DENSE
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import trace
 
 EPS = 2.0**-52

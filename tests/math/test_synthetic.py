@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octify.calibrate import few, recipe, synthetic
-from octify.calibrate.augment import alteration, augmented, with_colours
-from octify.calibrate.images import Images, gather, gradient_batch
+from octify.calibrate import recipe
+from octify.calibrate.inputs import few, synthetic
+from octify.calibrate.inputs.augment import alteration, augmented, with_colours
+from octify.calibrate.inputs.images import Images, gather
+from octify.calibrate.streams.sizes import gradient_batch
 from octify.trace import trace
 from tests.test_calibration import settled, smooth
 

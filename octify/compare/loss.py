@@ -1,0 +1,67 @@
+"""What tuning minimises, cut into the parts of several processes.
+
+Every function returns this process's share: the sum of the shares over all processes is the loss of the
+joint batch, and so is the gradient's. ``total`` adds a tensor up over all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octify.errors import OctifyError
+from octify.tune.parse import IGNORED
+
+Total = Callable[[Tensor], Tensor]
+
+
+def output_loss(given: Sequence[Tensor], wanted: Sequence[Tensor], total: Total) -> Tensor:
+    """``10 ||centred difference||^2 / ||centred target||^2``, the sum of it over the outputs.
+
+    Logits (N, classes) are centred over the classes, as a softmax does not see their mean; the targets of
+    other outputs over the batch, and their difference is not centred (``calibrate.distill.relative_loss``).
+    """
+    _require_same(given, wanted)
+    found = []
+    for a, b in zip(given, wanted, strict=True):
+        difference = a - b
+        if b.ndim == 2 and b.shape[1] > 1:
+            target = b - b.mean(1, keepdim=True)
+            difference = difference - difference.mean(1, keepdim=True)
+        else:
+            target = b - total(b.sum(0)) / total(b.new_tensor(float(len(b))))
+        found.append(10 * difference.square().sum() / total(target.square().sum()).clamp_min(1e-12))
+    return torch.stack(found).sum()
+
+
+def label_loss(logits: Tensor, labels: Tensor, total: Total) -> Tensor:
+    """Cross entropy of logits (N, classes, ...) and labels (N, ...), mean over those that are not -100."""
+    count = total((labels != IGNORED).sum().to(logits.dtype)).clamp_min(1)
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / count
+
+
+def _require_same(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+    a, b = ([tuple(t.shape) for t in tensors] for tensors in (given, wanted))
+    if a != b or not a:
+        raise OctifyError(
+            "the outputs of the converted model and of its original cannot be compared",
+            why=f"their shapes are {a} and {b}",
+            hint="tune the part that yields tensors of one shape as a model of its own",
+        )
+
+
+def relative_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """``10 ||centred difference||^2 / ||centred target||^2``; logits are centred over the classes."""
+    total: Tensor | None = None
+    for a, b in zip(given, wanted, strict=True):
+        dim = 1 if b.ndim == 2 else 0
+        difference, target = a - b, b - b.mean(dim, keepdim=True)
+        if b.ndim == 2:
+            difference = difference - difference.mean(1, keepdim=True)
+        part = 10 * difference.square().sum() / target.square().sum().clamp_min(1e-12)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
