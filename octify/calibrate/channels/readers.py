@@ -25,7 +25,7 @@ from octify.calibrate.fit.gram import add_gram, mirror
 from octify.calibrate.fit.rows import read_taps, sample
 from octify.calibrate.inputs.images import count_of
 from octify.calibrate.streams.observe import Observer, observe, sensitivity
-from octify.calibrate.streams.sizes import _DOUBLE, _PER_NUMBER, of_run
+from octify.calibrate.streams.sizes import DOUBLE, PER_NUMBER, of_run
 from octify.kernels.convolution import path
 from octify.layout.channels import DENSE, ConvNode, Ids, Layout, Mask
 from octify.nn.conv import axes_of
@@ -255,9 +255,9 @@ def _adder(traced: Traced, conv: ConvNode, readers: Sequence[Reader], per_image:
 
 def of_moments(rows: int, features: int) -> int:
     """Of adding up the second moments of ``features`` features."""
-    return rows * features * (features // 2 + _PER_NUMBER)
+    return rows * features * (features // 2 + PER_NUMBER)
 
 
 def of_choice(features: int) -> int:
     """Of choosing half the channels that a convolution reads ``features`` numbers of."""
-    return 6 * _DOUBLE * features**3
+    return 6 * DOUBLE * features**3

@@ -30,7 +30,7 @@ from octify.calibrate.fit.system import Sampler, System
 from octify.calibrate.fit.write import Unfolded, initial, unfolded, write_branch
 from octify.calibrate.inputs.images import count_of
 from octify.calibrate.streams.execution import Stream, out_of_place
-from octify.calibrate.streams.sizes import _DOUBLE, _PER_NUMBER, batch_of
+from octify.calibrate.streams.sizes import DOUBLE, PER_NUMBER, batch_of
 from octify.calibrate.streams.store import Store
 from octify.passes.rewrite import Rewritten
 from octify.progress import Progress, Steps
@@ -200,5 +200,5 @@ def of_fit(traced: Traced, site: Site, images: int, most_rows: int, refits: int)
     for positions in (values // outputs, values // outputs // 4):
         rows = min(rows_wanted(unknowns, groups, most_rows), positions)
         products = unknowns // 2 + 2 * (refits + 2) * outputs // groups
-        total += groups * (rows * unknowns * (products + _PER_NUMBER) + _DOUBLE * unknowns**3 // 3)
+        total += groups * (rows * unknowns * (products + PER_NUMBER) + DOUBLE * unknowns**3 // 3)
     return total

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from octify.trace import Traced
 
-_PER_NUMBER = 60  # for one number of a linear system
-_DOUBLE = 2  # for one multiply-accumulate in double precision
+PER_NUMBER = 60  # for one number of a linear system
+DOUBLE = 2  # for one multiply-accumulate in double precision
 
 
 def of_run(traced: Traced, images: int) -> int:
