@@ -11,6 +11,7 @@ from octify.layout.channels import Resolved
 from octify.ops import table
 from octify.ops.emitter import Boundary, Emitter, Value
 from octify.passes.resolve import resolve
+from octify.passes.verifier import verify, verifying
 from octify.plan import Plan
 from octify.trace import Traced
 from octify.trace.parts import assemble
@@ -33,7 +34,8 @@ def rewrite(traced: Traced, plan: Plan, resolved: Resolved | None = None) -> Rew
     """Apply ``plan`` to ``traced``; ``resolved`` is what ``resolve`` says of it, where that is at hand.
 
     The new module has the original's training mode. A module that was not converted is the
-    traced copy's own. Raises PlanError when the plan does not fit the model.
+    traced copy's own. Raises PlanError when the plan does not fit the model, and CheckFailed when the
+    new graph was to be verified (``octify.passes.verifier``) and does not have the plan's layout.
     """
     resolved = resolved or resolve(traced, plan)
     emitter = Emitter(traced, plan, resolved)
@@ -44,7 +46,10 @@ def rewrite(traced: Traced, plan: Plan, resolved: Resolved | None = None) -> Rew
         octave = emitter.mask(node) is not None or any(emitter.is_octave(n) for n in node.all_input_nodes)
         dense = op is None or refused or not octave
         emitter.set(node, Value(emitter.copy(node)) if op is None or dense else op.emit(emitter, node))
-    return _finished(traced, emitter, resolved)
+    rewritten = _finished(traced, emitter, resolved)
+    if verifying():
+        verify(traced, resolved, rewritten.module, rewritten.values)
+    return rewritten
 
 
 def _finished(traced: Traced, emitter: Emitter, resolved: Resolved) -> Rewritten:
