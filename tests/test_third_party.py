@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = """\
 import torch
 
-from octify.ops.base import Op, operand
+from octify.ops import Op, operand
 
 
 def layout(walk, node):

@@ -7,7 +7,7 @@ error of all choices with as few MACs (the greedy solution of a convex knapsack)
 convolution saves by either side, and prices are brought up to date after every step.
 
 No set becomes lower than a cap before all others are there: measured alone, a set does not tell what
-it costs beside many others (allocation helps up to alpha .5 and hurts at .75, DESIGN section 5).
+it costs beside many others (allocation helps up to alpha .5 and hurts at .75, docs/allocation.md).
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ _RULES = {
 def path(name: PathName, axes: tuple[Axis, ...], scheme: Scheme) -> Path:
     """How the path ``name`` of a convolution with these ``axes`` is computed under ``scheme``.
 
-    Source: section 1 of the design; "Drop an Octave" (arXiv 1904.05049), section 3.2, for
+    Source: docs/mathematics.md; "Drop an Octave" (arXiv 1904.05049), section 3.2, for
     ``paper``. ``high_to_high`` is the convolution itself under both.
     """
     if name == "high_to_high":

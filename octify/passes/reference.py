@@ -1,6 +1,6 @@
 """The projected reference: the original network with ``Pi`` on the low channels.
 
-It is the definition of a conversion (section 1 of the design) and shares nothing with the
+It is the definition of a conversion (docs/architecture.md, section 1) and shares nothing with the
 rewriter but the layout: the original graph runs dense, and every value the plan calls octave
 has each 2x2 block of its low channels replaced by the block's mean. A convolution without exchange
 runs once on its high and once on its low inputs, the others being zero, for the outputs of each.

@@ -135,7 +135,7 @@ TABLE = {
 
 @pytest.mark.parametrize(("name", "stride"), TABLE)
 def test_table_of_three_taps(name: PathName, stride: int) -> None:
-    """The table of the design's section 1, coefficient by coefficient."""
+    """The table of docs/mathematics.md, coefficient by coefficient."""
     (before, after, transposed, padding, step), rows = TABLE[name, stride]
     recipe = path(name, (Axis(3, stride, 1, 1),), "exact")
     assert (recipe.before, recipe.after, recipe.transposed) == (before, after, transposed)

@@ -12,7 +12,7 @@ RUNS_CODE = "Running a model file runs its code: give only files you trust."
 
 
 class Kernels(str, enum.Enum):
-    """The kernel schemes of DESIGN section 1."""
+    """The kernel schemes of docs/mathematics.md."""
 
     paper = "paper"
     exact = "exact"
