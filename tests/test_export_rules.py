@@ -48,7 +48,7 @@ class Case:
     opset: int = 20
 
 
-IMAGE = "float[N,4,6,7] x"
+IMAGE, ONE_IMAGE = "float[N,4,6,7] x", "float[1,4,6,7] x"
 NORM = dict.fromkeys(("s", "b", "m"), (4,))
 BATCHNORM, SCALES, SIZE = BatchNormToConvolution.rule(), ResizeByScales.rule(), ResizeToConstantSize.rule()
 AVERAGE, LARGEST = PoolWithoutCeil.rule("AveragePool"), PoolWithoutCeil.rule("MaxPool")
@@ -61,7 +61,7 @@ UPSAMPLE, CLIP, LEAKY = (
 )
 
 _NORM = (
-    "v = Constant<value = float[4] {1.0, 2.0, .5, 4.0}>() "
+    "v = Constant<value = float[4] {1.0, 2.0, 0.5, 4.0}>() "
     "y = BatchNormalization<epsilon = 1e-3>(x, s, b, m, v)"
 )
 _NEAREST = '<mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"{}>'
@@ -111,7 +111,7 @@ def _sum(third: str) -> str:
 
 LINEAR_INPUTS, LINEAR_WEIGHTS = "float[N,4,6,5] h, float[N,2,3,3] l", {"k": (3, 180), "b": (3,)}
 SUM_INPUTS, SUM_WEIGHTS = (
-    "float[N,4,6,8] h, float[N,2,3,4] l, float[N,8,6,8] r",
+    "float[1,4,6,8] h, float[1,2,3,4] l, float[1,8,6,8] r",
     {"k": (8, 4, 1, 1), "q": (8, 2, 1, 1)},
 )
 POOLED = "float[N,4,3,4] y"
@@ -130,19 +130,23 @@ CASES = {
         why="not all constants",
         weights=NORM,
     ),
-    "resize by whole scales": Case(SCALES, IMAGE, "float[1,4,12,21] y", _resize("1, 4, 12, 21"), ["Resize"]),
+    "resize by whole scales": Case(
+        SCALES, ONE_IMAGE, "float[1,4,12,21] y", _resize("1, 4, 12, 21"), ["Resize"]
+    ),
     "resize by other scales": Case(
-        SCALES, IMAGE, "float[1,4,9,7] y", _resize("1, 4, 9, 7"), why="no whole numbers"
+        SCALES, ONE_IMAGE, "float[1,4,9,7] y", _resize("1, 4, 9, 7"), why="no whole numbers"
     ),
-    "resize to a size": Case(SIZE, IMAGE, "float[1,4,9,7] y", _resize("1, 4, 9, 7"), ["Resize"]),
+    "resize to a size": Case(SIZE, ONE_IMAGE, "float[1,4,9,7] y", _resize("1, 4, 9, 7"), ["Resize"]),
     "resize before axes": Case(
-        SIZE, IMAGE, "float[1,4,9,7] y", _resize("1, 4, 9, 7"), why="from opset", opset=17
+        SIZE, ONE_IMAGE, "float[1,4,9,7] y", _resize("1, 4, 9, 7"), why="from opset", opset=17
     ),
-    "resize of channels": Case(SIZE, IMAGE, "float[1,8,9,7] y", _resize("1, 8, 9, 7"), why="or the channels"),
+    "resize of channels": Case(
+        SIZE, ONE_IMAGE, "float[1,8,9,7] y", _resize("1, 8, 9, 7"), why="or the channels"
+    ),
     "resize that keeps proportions": Case(
         SIZE,
-        IMAGE,
-        "float[1,4,9,10] y",
+        ONE_IMAGE,
+        "float[1,4,m,n] y",
         _resize("1, 4, 9, 10", ', keep_aspect_ratio_policy = "not_larger"'),
         why="hang on each other",
     ),
@@ -310,7 +314,7 @@ CASES = {
     "upsampling": Case(
         UPSAMPLE,
         SUM_INPUTS,
-        "float[N,8,6,8] y",
+        "float[1,8,6,8] y",
         _sum("t = Abs(r)"),
         ["Conv", "Resize", "Conv", "Add", "Abs", "Add"],
         weights=SUM_WEIGHTS,
@@ -318,15 +322,15 @@ CASES = {
     "upsampling among convolutions": Case(
         UPSAMPLE,
         SUM_INPUTS,
-        "float[N,8,6,8] y",
+        "float[1,8,6,8] y",
         _sum("t = Conv(h, k)"),
         why="other terms are convolutions",
         weights=SUM_WEIGHTS,
     ),
     "upsampling of as many channels": Case(
         UPSAMPLE,
-        SUM_INPUTS.replace("N,2,3", "N,8,3"),
-        "float[N,8,6,8] y",
+        SUM_INPUTS.replace("1,2,3", "1,8,3"),
+        "float[1,8,6,8] y",
         _sum("t = Abs(r)"),
         why="few channels to more",
         weights={**SUM_WEIGHTS, "q": (8, 8, 1, 1)},
@@ -334,7 +338,7 @@ CASES = {
     "activation": Case(
         CLIP,
         SUM_INPUTS,
-        "float[N,8,6,8] y",
+        "float[1,8,6,8] y",
         "a = Conv(h, k) s = Add(a, r) y = Clip(s, o, m) ",
         ["Conv", "Add", "Conv", "Clip"],
         weights={**SUM_WEIGHTS, "o": (), "m": ()},
@@ -342,13 +346,13 @@ CASES = {
     "leaky activation": Case(
         LEAKY,
         SUM_INPUTS,
-        "float[N,8,6,8] y",
-        "a = Conv(h, k) s = Add(r, a) y = LeakyRelu<alpha = .1>(s)",
+        "float[1,8,6,8] y",
+        "a = Conv(h, k) s = Add(r, a) y = LeakyRelu<alpha = 0.1>(s)",
         ["Conv", "Add", "Conv", "LeakyRelu"],
         weights=SUM_WEIGHTS,
     ),
     "activation of other sums": Case(
-        CLIP, SUM_INPUTS, "float[N,8,6,8] y", "a = Abs(r) s = Add(a, r) y = Clip(s)", why="from a convolution"
+        CLIP, SUM_INPUTS, "float[1,8,6,8] y", "a = Abs(r) s = Add(a, r) y = Clip(s)", why="from a convolution"
     ),
 }
 

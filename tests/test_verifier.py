@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
@@ -98,6 +98,7 @@ def test_any_branch_of_another_shape_is_seen(planned: tuple[Traced, Plan], kind:
     name = data.draw(st.sampled_from(octaves(values)))
     branch = data.draw(st.sampled_from(["high", "low"]))
     old = getattr(values[name], branch)
+    assume(old in set(module.graph.nodes))  # nobody reads it, and it was left out
     with module.graph.inserting_after(old):
         new = module.graph.call_function(BREAKS[kind], (old,))
     old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
