@@ -49,7 +49,6 @@ MODULES: dict[str, list[str]] = {
     "LayerNorm": [
         "init: self.$m = $T($c)\n$y = self.$m($x.movedim(1, -1)).movedim(-1, 1)",
         "$size",
-        "$x.shape[1:]",
     ],
     "LayerNormFp32": ["init: self.$m = $T($c)\n$y = self.$m($x.movedim(1, -1)).movedim(-1, 1)"],
     "RMSNorm": ["init: self.$m = $T($c)\n$y = self.$m($x.movedim(1, -1)).movedim(-1, 1)", "$size"],
@@ -104,8 +103,8 @@ MODULES: dict[str, list[str]] = {
 # Behind the map; of a function and of the method of the same name.
 CALLS: dict[str, list[str]] = {
     "conv": [
-        f"init: self.$m = nn.Parameter(torch.randn([[4|$c]], $c, [[3, 3|1, 1|3|3, 3, 3]]) / 9)"
-        f"\n$y = $T($x, self.$m[[|, padding=1]])",
+        "init: self.$m = nn.Parameter(torch.randn([[4|$c]], $c, [[3, 3|1, 1|3|3, 3, 3]]) / 9)"
+        "\n$y = $T($x, self.$m[[|, padding=1]])",
         "init: self.register_buffer('$m', torch.ones($c, 1, [[3|3, 3]]) / 9)"
         "\n$y = $T($x, self.$m, [[None, 1|None, 2]], 1, 1, $c)",
     ],
@@ -220,7 +219,11 @@ CALLS: dict[str, list[str]] = {
     ],
     "view_as": ["$o"],
     "reshape_as": ["$o"],
-    "flatten": ["$y = $x.flatten(2).mean(-1)", "$y = $x.flatten(1)", "$y = torch.flatten($x, 2).view($x.shape)"],
+    "flatten": [
+        "$y = $x.flatten(2).mean(-1)",
+        "$y = $x.flatten(1)",
+        "$y = torch.flatten($x, 2).view($x.shape)",
+    ],
     "unflatten": ["$y = $x.unflatten(1, ($g, $c // $g)).mean(1)", "$y = $T($x, 1, ($g, -1)).flatten(1, 2)"],
     "squeeze": ["$y = $T($x.unsqueeze(2), 2)", "$y = $x.unsqueeze(-1).squeeze(-1)"],
     "unsqueeze": ["$y = $T($x, 1).mean(1)", "$y = $x.unsqueeze(1).mean(2)", "$y = $x.unsqueeze(2).sum(2)"],

@@ -110,13 +110,14 @@ class Draw:
     def _ran(self, step: Step) -> dict[str, Tensor]:
         """The variables after ``step``; raises where it does not work or makes an unusable value."""
         values = {name: value.clone() for name, value in self.values.items()}
-        env = {**self.env, **values}
+        env = dict(self.env)
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(len(self.steps))
             exec("\n".join(step.top), env)
             exec("\n".join(step.init), env)
             self.net.double().eval()
             exec("\n".join(step.after), env)
+            env |= values  # only now: a constructor does not see them
             exec("\n".join(step.forward), env)
         _check(env[step.result])
         values[step.result] = env[step.result]

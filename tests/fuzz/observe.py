@@ -1,4 +1,4 @@
-"""What a model answers: the form of its output, its tensors, and in training its gradients and buffers too."""
+"""What a model answers: the form of its output, its tensors, in training also gradients and buffers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-_NARROW = {"float16": 2.0**-10, "half": 2.0**-10, "bfloat16": 2.0**-7, "float()": 2.0**-23, "float32": 2.0**-23}
+_DOUBLE = 2.0**-50  # some roundings of float64
 # Two computations in another order, against what moving every number by one rounding does: sums of some
 # hundred terms. A wrong coefficient is 1e6 times larger.
 FACTOR = 64.0
@@ -36,7 +37,7 @@ def evaluated(model: nn.Module, x: Tensor) -> Answer:
 
 
 def trained(model: nn.Module, x: Tensor) -> Answer:
-    """The answer in training mode as ``model`` has it, with every gradient and buffer after a backward pass."""
+    """The answer in the training modes of ``model``, with gradients and buffers after a backward pass."""
     torch.manual_seed(0)
     model.zero_grad(set_to_none=True)
     answer = _answer(model(x.clone()))
@@ -55,9 +56,10 @@ def trained(model: nn.Module, x: Tensor) -> Answer:
     return Answer(answer.form, tensors)
 
 
-def noise(build: Callable[[], tuple[nn.Module, Tensor]], x: Tensor, observe: Observer, unit: float) -> Mapping[str, float]:
-    """How far each tensor of the answer moves when every number moves by ``unit`` of itself."""
+def noise(build: Callable[[], tuple[nn.Module, Tensor]], x: Tensor, observe: Observer) -> Mapping[str, float]:
+    """How far the answer moves when every number moves by a rounding of the narrowest dtype."""
     model, _ = build()
+    unit = unit_of(build()[0], x)
     want = observe(model, x)
     largest = {name: unit * _largest(value) for name, value in want.tensors.items()}
     for seed in range(2):
@@ -74,9 +76,26 @@ def noise(build: Callable[[], tuple[nn.Module, Tensor]], x: Tensor, observe: Obs
     return largest
 
 
-def unit_of(source: str) -> float:
-    """The rounding of the narrowest dtype that a program's text names."""
-    return max((unit for name, unit in _NARROW.items() if name in source), default=2.0**-50)
+def unit_of(model: nn.Module, x: Tensor) -> float:
+    """The rounding of the narrowest floating dtype that ``model`` computes in, wherever that is written."""
+    with _Dtypes() as seen:
+        evaluated(model, x)
+    return max([_DOUBLE, *(torch.finfo(dtype).eps for dtype in seen.dtypes)])
+
+
+class _Dtypes(TorchDispatchMode):
+    """Notes the floating dtypes, but float64, of everything that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
+                self.dtypes.add(value.dtype)
+        return result
 
 
 def difference(
@@ -98,7 +117,8 @@ def difference(
         mask = None if where is None else where.get(name)
         error = _distance(value, other, mask)
         if not error <= FACTOR * allowed.get(name, 0.0):
-            return f"{name} is off by {error:.3g} (values to {_largest(value):.3g}, allowed {FACTOR * allowed.get(name, 0.0):.2g})"
+            size, most = _largest(value), FACTOR * allowed.get(name, 0.0)
+            return f"{name} is off by {error:.3g} (values to {size:.3g}, allowed {most:.2g})"
     return None
 
 

@@ -1,4 +1,4 @@
-"""One idiom for every family of operations that octify has: a new family is drawn as soon as it is registered."""
+"""One idiom for every family of operations: a new family is drawn as soon as it is registered."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def families() -> dict[str, tuple[Target, ...]]:
 
 def draw_operation(draw: Draw, idiom: str) -> bool:
     """Add an operation of a family; whether one was found that works on the values there are."""
-    return any(
-        draw_target(draw, draw.random.choice(families()[idiom]), idiom) for _ in range(3)
-    )
+    return any(draw_target(draw, draw.random.choice(families()[idiom]), idiom) for _ in range(3))
 
 
 def draw_target(draw: Draw, target: Target, idiom: str) -> bool:

@@ -1,4 +1,4 @@
-"""Behaviour and settings changed after construction: hooks, methods, hyper-parameters; faults W1, W3, W4, M6."""
+"""Behaviour and settings changed after construction: faults W1, W3, W4, M6."""
 
 _CONV = "init: self.$m = nn.Conv$d($c, $c, 3, padding=1)\n"
 _LEAF = (
@@ -14,7 +14,9 @@ IDIOMS: dict[str, str] = {
     "later/stride": _CONV + "after: model.$m.stride = (2,) * $k\n" + _RUN,
     "later/dilation": _CONV + "after: model.$m.dilation = model.$m.padding = (2,) * $k\n" + _RUN,
     "later/padding": _CONV + "after: model.$m.padding = [[(0,) * $k|'same'|'valid'|(2,) * $k]]\n" + _RUN,
-    "later/padding_mode": _CONV + "after: model.$m.padding_mode = [['circular'|'reflect'|'replicate']]\n" + _RUN,
+    "later/padding_mode": _CONV
+    + "after: model.$m.padding_mode = [['circular'|'reflect'|'replicate']]\n"
+    + _RUN,
     "later/stride undone": (
         "init: self.$m = nn.Conv$d($c, $c, 3, 2, 1)\nafter: model.$m.stride = (1,) * $k\n"
         "after: model.$m.dilation = model.$m.padding = (2,) * $k\n" + _RUN
@@ -27,7 +29,8 @@ IDIOMS: dict[str, str] = {
         "after: model.$m.padding = 1\n" + _RUN
     ),
     "later/eps": "init: self.$m = nn.BatchNorm$d($c)\nafter: model.$m.eps = .5\n" + _RUN,
-    "later/upsample": "init: self.$m = nn.Upsample(scale_factor=2)\nafter: model.$m.scale_factor = 4\n" + _RUN,
+    "later/upsample": "init: self.$m = nn.Upsample(scale_factor=2)\nafter: model.$m.scale_factor = 4\n"
+    + _RUN,
     "later/group norm": "init: self.$m = nn.GroupNorm(1, $c)\nafter: model.$m.num_groups = $g\n" + _RUN,
     "later/slope": "init: self.$m = nn.LeakyReLU()\nafter: model.$m.negative_slope = .5\n" + _RUN,
     "hook/forward": _LEAF + "after: model.$m.register_forward_hook(lambda m, i, o: o * 2 + 1)\n" + _RUN,

@@ -18,7 +18,9 @@ IDIOMS: dict[str, str] = {
     "ending/list": _LOGITS + "return [out, $p]",
     "ending/dict": _LOGITS + "return {'out': out, 'map': $x}",
     "ending/nested": _LOGITS + "return {'out': (out, [$x]), 'size': $x.mean($axes)}",
-    "ending/ordered dict": "top: from collections import OrderedDict\n" + _LOGITS + "return OrderedDict(out=out)",
+    "ending/ordered dict": "top: from collections import OrderedDict\n"
+    + _LOGITS
+    + "return OrderedDict(out=out)",
     "ending/dict class": _CLASS + _LOGITS + "return Output(logits=out)",
     "ending/named tuple": (
         "top: from typing import NamedTuple\n"
