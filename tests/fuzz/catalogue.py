@@ -17,7 +17,7 @@ TEMPLATES: dict[str, str] = {
 }
 ENDINGS: dict[str, str] = endings.IDIOMS
 # Not a statement, but a way to draw the whole case.
-SHAPES = ("shape/odd sizes", "shape/alpha 1")
+SHAPES = ("shape/odd sizes", "shape/alpha 1", "shape/size one")
 
 
 def every_idiom() -> tuple[str, ...]:

@@ -36,11 +36,14 @@ class Draw:
         Number of spatial dimensions, 1 to 3.
     size:
         Spatial sizes of the input; even or odd.
+    size_one:
+        Whether a map may shrink to one row or column.
     """
 
-    def __init__(self, seed: str, dims: int, size: Sequence[int]) -> None:
+    def __init__(self, seed: str, dims: int, size: Sequence[int], *, size_one: bool = True) -> None:
         self.random = random.Random(seed)
         self.dims = dims
+        self.size_one = size_one
         self.shape = (2, 3, *size)
         self.steps: list[Step] = []
         self.net = nn.Module().double().eval()
@@ -120,6 +123,8 @@ class Draw:
             env |= values  # only now: a constructor does not see them
             exec("\n".join(step.forward), env)
         _check(env[step.result])
+        if not self.size_one and 1 in env[step.result].shape[2:]:
+            raise Unfit
         values[step.result] = env[step.result]
         for name in self.values:
             values[name] = env[name]

@@ -45,7 +45,8 @@ def draw_case(settings: Settings, number: int) -> Case | None:
     dims = chance.choice([2, 2, 2, 2, 1, 3])
     odd = "shape/odd sizes" in settings.idioms and chance.random() < 0.15
     alphas = (*_ALPHAS, 1.0) if "shape/alpha 1" in settings.idioms else _ALPHAS
-    draw = Draw(f"{settings.seed} {number}", dims, chance.choice((_ODD if odd else _EVEN)[dims]))
+    size = chance.choice((_ODD if odd else _EVEN)[dims])
+    draw = Draw(f"{settings.seed} {number}", dims, size, size_one="shape/size one" in settings.idioms)
     steps = [idiom for idiom in settings.idioms if idiom not in ENDINGS and idiom not in SHAPES]
     endings = [idiom for idiom in settings.idioms if idiom in ENDINGS] or ["ending/map"]
     draw.attempt(_CONVOLUTION, TEMPLATES[_CONVOLUTION])
