@@ -23,6 +23,7 @@ from octify.ops.base import operand
 from octify.plan.model import ConvPlan, Plan
 from octify.plan.resolve import resolve
 from octify.trace import Traced
+from octify.trace.keywords import with_any_names
 from octify.views import map_shape, sizes
 
 
@@ -51,7 +52,7 @@ def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
     Raises PlanError when the plan does not fit the model.
     """
     resolved = resolve(traced, plan)
-    graph = fx.Graph()
+    graph = with_any_names(fx.Graph())
     made: dict[fx.Node, fx.Node] = {}
     for node in traced.module.graph.nodes:
         planned = plan.by_path.get(str(node.target)) if node.op == "call_module" else None

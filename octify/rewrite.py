@@ -9,6 +9,7 @@ from torch import fx
 
 from octify.emitter import Boundary, Emitter, Value
 from octify.layout import Resolved
+from octify.nn.guard import holds
 from octify.ops import table
 from octify.plan.model import Plan
 from octify.plan.resolve import resolve
@@ -49,7 +50,7 @@ def rewrite(traced: Traced, plan: Plan) -> Rewritten:
 def _finished(traced: Traced, emitter: Emitter, resolved: Resolved) -> Rewritten:
     for node in reversed(list(emitter.graph.nodes)):
         # Branches nobody reads. Not eliminate_dead_code: it keeps modules it calls impure.
-        if node.op not in ("placeholder", "output") and not node.users:
+        if node.op not in ("placeholder", "output") and node.target is not holds and not node.users:
             emitter.graph.erase_node(node)
     module = fx.GraphModule(emitter.modules, emitter.graph, class_name=type(traced.module).__name__)
     module.graph.lint()
