@@ -125,7 +125,12 @@ def _in_place(module: nn.Module, node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     target: Any = node.target
-    return target in OUT_OF_PLACE or target is assigned or _says_so(getattr(target, "__name__", "")) or _flagged(node, target)
+    return (
+        target in OUT_OF_PLACE
+        or target is assigned
+        or _says_so(getattr(target, "__name__", ""))
+        or _flagged(node, target)
+    )
 
 
 def _says_so(name: str) -> bool:

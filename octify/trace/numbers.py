@@ -24,17 +24,18 @@ _AS_A_TYPE = re.compile(r"(\bis|\bnot|\bin|[=!]=|dtype\s*=)\s*\(?\s*(int|float)\
 _FOREIGN = {"torch", "numpy", "octify", "scipy", "PIL", "cv2", *sys.stdlib_module_names}
 
 
-def _proxies(value: Any) -> Iterator[fx.Proxy]:
+def proxies_in(value: Any) -> Iterator[fx.Proxy]:
+    """The proxies in a value, a tuple or a list, and in those within it."""
     if issubclass(type(value), fx.Proxy):
         yield value
     elif type(value) in (tuple, list) or isinstance(value, tuple):
         for entry in value:
-            yield from _proxies(entry)
+            yield from proxies_in(entry)
 
 
 def _recorded(name: str, args: tuple[Any, ...]) -> fx.Proxy | None:
     """``name(*args)`` as a node, if it is of sizes."""
-    open_ones = list(_proxies(args))
+    open_ones = list(proxies_in(args))
     if not open_ones:
         return None
     tracer: Any = open_ones[0].tracer

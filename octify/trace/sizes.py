@@ -60,7 +60,7 @@ class SizedProxy(InPlaceProxy):
 
     @property
     def __class__(self) -> type:
-        """``isinstance(x, Tensor)`` is true of a proxy of a tensor, ``isinstance(h, int)`` of one of a size."""
+        """``isinstance(x, Tensor)`` is true of a tensor's proxy, ``isinstance(h, int)`` of a size's."""
         known = self._known()
         if isinstance(known, Tensor):
             return Tensor
@@ -236,6 +236,7 @@ class SizedTracer(fx.Tracer):
         self._mode = mode
         self._values: dict[fx.Node, Any] = {}
         self._batches: set[fx.Node] = set()  # nodes of numbers that depend on a first dimension
+        self._channels: set[fx.Node] = set()  # nodes of numbers of the inputs' channels
         self._twins: Twins | None = None
         self.questions: list[Question] = []
         self.computing = False
@@ -255,7 +256,11 @@ class SizedTracer(fx.Tracer):
         """Whether ``proxy`` stands for a size, or for what is computed from sizes alone."""
         if self._mode is None:
             return is_number(proxy.node) and not _is_shape(proxy.node)
-        return isinstance(self._values.get(proxy.node), (int, float)) and not isinstance(proxy, Tensor)
+        return isinstance(self._values.get(proxy.node), (int, float))
+
+    def knows_number(self, proxy: fx.Proxy) -> bool:
+        """Whether ``proxy`` stands for a number that is known."""
+        return self._mode is not None and self.is_number(proxy)
 
     @property
     def twins(self) -> Twins:
@@ -272,13 +277,21 @@ class SizedTracer(fx.Tracer):
         made = self.create_proxy("call_method", "size", (proxy, dim), {})
         if self.twins.is_batch(proxy.node, dim, size):
             self._batches.add(made.node)
+        elif self.twins.is_channels(proxy.node, dim):
+            self._channels.add(made.node)
         return made
 
     def decide(self, proxy: fx.Proxy, answer: Any) -> None:
         """Record that the model's code went on with ``answer``."""
         question = asking_line(self.path_now, answer)
-        self.questions.append(question)
+        if question.fixes or not self._is_of_channels(proxy.node):
+            self.questions.append(question)
         self.create_proxy("call_function", holds, (proxy, answer, question.text, question.where), {})
+
+    def _is_of_channels(self, node: fx.Node) -> bool:
+        """Whether a number depends on the inputs' channels alone: that they are as many is no news."""
+        sources = node.all_input_nodes
+        return node in self._channels or (bool(sources) and all(map(self._is_of_channels, sources)))
 
     @property
     def path_now(self) -> str:

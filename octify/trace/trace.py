@@ -43,7 +43,9 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
         symbolic = symbolic_trace(duplicate, arguments)
         fixed = next((each for each in symbolic.fixed_sizes if each.fixes), None)
         if fixed is not None:
-            failure = TraceError("it fixes a size", where=fixed.where, why=f"it decides by a size: {fixed.reason}")
+            failure = TraceError(
+                "it fixes a size", where=fixed.where, why=f"it decides by a size: {fixed.reason}"
+            )
     except TraceError as error:
         failure = error
     if failure is not None:

@@ -19,7 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-_FOREIGN = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent.parent}{os.sep}", "<eval_with_key>")
+_FOREIGN = (
+    f"{Path(torch.__file__).parent}{os.sep}",
+    f"{Path(__file__).parent.parent}{os.sep}",
+    "<eval_with_key>",
+)
 
 Run = Callable[[fx.Node, Mapping[fx.Node, Any]], Any]
 
@@ -55,7 +59,7 @@ def asking_line(path: str, answer: Any) -> Question:
 
 
 class Twins:
-    """The values of a graph that is being traced at another batch, and at another size of the maps.
+    """A traced graph's values at another batch, at another size of the maps, and with one more channel.
 
     inputs:
         The placeholders' fake tensors.
@@ -70,6 +74,7 @@ class Twins:
             self._values: tuple[dict[fx.Node, Any], ...] = (
                 {node: _with(t, 0, 1 if t.ndim and t.shape[0] == first else 0) for node, t in inputs.items()},
                 {node: _larger(t) for node, t in inputs.items()},
+                {node: _with(t, 1, 1 if t.ndim > 1 else 0) for node, t in inputs.items()},
             )
         self._dependent: set[fx.Node] = set(inputs)
         self._last: fx.Node | None = None
@@ -83,7 +88,14 @@ class Twins:
         self._advance(node)
         if node not in self._dependent:
             return True
-        sizes = [_size(values.get(node), dim) for values in self._values]
+        # The first convolution allows one number of channels; before it, dimension 1 may be time.
+        other = _size(self._values[2].get(node), dim)
+        return self.is_channels(node, dim) and other in (None, _size(self._values[0].get(node), dim))
+
+    def is_channels(self, node: fx.Node, dim: int) -> bool:
+        """Whether dimension ``dim`` depends neither on the batch nor on the size of the maps."""
+        self._advance(node)
+        sizes = [_size(values.get(node), dim) for values in self._values[:2]]
         return dim == 1 and None not in sizes and sizes[0] == sizes[1]
 
     def is_batch(self, node: fx.Node, dim: int, size: int) -> bool:

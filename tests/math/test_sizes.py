@@ -168,7 +168,7 @@ def wider(net: Any, x: Tensor) -> Tensor:
 
 
 def even(net: Any, x: Tensor) -> Tensor:
-    n, c, h, w = x.shape
+    _, c, h, w = x.shape
     assert c == 3 and h % 16 == 0 and w % 2 == 0
     return net.b(net.a(x))
 
@@ -235,6 +235,25 @@ def test_the_batch_that_moved_to_another_place_decides_nothing() -> None:
         x = noise(n, 3, 16, 16)
         with torch.no_grad():
             assert torch.equal(traced.module(x), model(x))
+
+
+def test_time_in_the_place_of_channels() -> None:
+    """A recurrence is unrolled for the example's steps; with more of them it stops."""
+
+    def recurrent(net: Any, x: Tensor) -> Tensor:
+        state = torch.zeros_like(x[:, 0, :1])
+        for step in range(x.shape[1]):
+            state = net.a(x[:, step] + state).mean(1, keepdim=True)
+        return state
+
+    model = Net(recurrent).double().eval()
+    x = noise(2, 4, 3, 16, 16)
+    result = octify.convert(model, x, alpha=0.0, rules="everywhere")
+    with torch.no_grad():
+        for other in (x, noise(3, 4, 3, 20, 12)):
+            assert torch.equal(result.model(other), model(other))
+        with pytest.raises(InputSizeError):
+            result.model(noise(2, 5, 3, 16, 16))
 
 
 def test_no_stand_in_is_left_behind() -> None:
