@@ -93,9 +93,12 @@ def make_visible(module: nn.Module, graph: fx.Graph) -> None:
         changed = _changed(module, node)
         if changed is None:
             continue
-        relatives = [*_bases(changed), *_views(changed)]
+        # A view that is made later is one of the result.
+        earlier = [view for view in _views(changed) if place[view] < place[node]]
+        relatives = [*_bases(changed), *earlier]
         readers = {user for r in relatives for user in later(r, node)} - {node, *relatives}
-        if any(not _puts_back(user, node, changed) for user in readers):
+        back = min((place[user] for user in readers if _puts_back(user, node, changed)), default=len(place))
+        if any(place[user] < back for user in readers):
             raise ValueError(f"it changes a value in place ({node.name}) of which a view is read later")
         for user in later(changed, node):
             user.replace_input_with(changed, node)

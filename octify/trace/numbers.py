@@ -12,6 +12,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -107,12 +109,16 @@ def numbers_recorded(model: nn.Module) -> Iterator[None]:
 def _names_for(module: ModuleType) -> list[str]:
     """Names that the module does not define itself, and does not use as types."""
     missing = [name for name in _STAND_INS if name not in vars(module)]
-    try:
-        with open(module.__file__ or "", encoding="utf-8") as file:  # noqa: PTH123 - it may be no path
-            compares = _AS_A_TYPE.search(file.read()) is not None
-    except (OSError, ValueError):
-        compares = False
+    compares = _compares_types(getattr(module, "__file__", None) or "")
     return [name for name in missing if not (compares and name in _KINDS)]
+
+
+@lru_cache(maxsize=4096)
+def _compares_types(file: str) -> bool:
+    try:
+        return _AS_A_TYPE.search(Path(file).read_text(encoding="utf-8")) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def _modules_of(model: nn.Module) -> list[ModuleType]:

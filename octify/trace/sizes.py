@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from octify.nn.assign import assigned
 from octify.nn.guard import holds
 from octify.trace.inplace import InPlaceProxy, is_number
 from octify.trace.twins import Question, Twins, asking_line
@@ -27,7 +28,10 @@ from octify.trace.twins import Question, Twins, asking_line
 class Sizes(tuple[Any, ...]):
     """A shape: proxies of what is open, numbers of channels."""
 
-    __hash__ = None  # type: ignore[assignment]  # a cache would keep the proxies
+    def __hash__(self) -> int:
+        if any(map(_is_open, self)):
+            raise TypeError("a shape that is being traced is no key: a cache would keep it")
+        return super().__hash__()
 
     def numel(self) -> Any:
         """The product of all sizes."""
@@ -232,7 +236,7 @@ class SizedTracer(fx.Tracer):
     """
 
     def __init__(self, mode: Any) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=(holds, assigned))
         self._mode = mode
         self._values: dict[fx.Node, Any] = {}
         self._batches: set[fx.Node] = set()  # nodes of numbers that depend on a first dimension
@@ -311,7 +315,10 @@ class SizedTracer(fx.Tracer):
             return None
         sources = proxy.node.all_input_nodes
         source = self._values.get(sources[0]) if sources else None
-        if _depends_on_size(proxy.node, source, len(value)):
+        lengths = self.twins.lengths(proxy.node)
+        if lengths[0] not in (None, len(value)):  # the batch decides
+            return None
+        if _depends_on_size(proxy.node, source, len(value)) or lengths[1] not in (None, len(value)):
             if not self.sizes_known:
                 return None
             self.decide(self.create_proxy("call_function", len, (proxy,), {}), len(value))

@@ -104,6 +104,15 @@ class Twins:
         other = _size(self._values[0].get(node), dim)
         return node in self._dependent and (dim == 0 or (other is not None and other != size))
 
+    def lengths(self, node: fx.Node) -> tuple[int | None, int | None]:
+        """Lengths of a sequence at another batch and at another size; None where they are unknown."""
+        self._advance(node)
+        batch, size = (values.get(node) for values in self._values[:2])
+        return (
+            len(batch) if isinstance(batch, (tuple, list)) else None,
+            len(size) if isinstance(size, (tuple, list)) else None,
+        )
+
     def _advance(self, node: fx.Node) -> None:
         """Run all nodes up to ``node`` that were not run yet, in their order."""
         while node not in self._seen:
