@@ -229,17 +229,22 @@ def _slices(parts: Parts, graph: fx.Graph) -> list[_Slice]:
     found = []
     for part, results in zip(parts.members, output.args[0], strict=True):
         wanted = {next(placeholders) for _ in part.arguments.inputs}
+        wanted.update(_checks(graph, wanted))
         fx.map_arg(results, wanted.add)
         for node in reversed(graph.nodes):
             if node in wanted:
                 wanted.update(node.all_input_nodes)
-        wanted.update(
-            node
-            for node in graph.find_nodes(op="call_function", target=holds)
-            if wanted.issuperset(node.all_input_nodes)
-        )
         found.append(_Slice(tuple(node for node in graph.nodes if node in wanted), results))
     return found
+
+
+def _checks(graph: fx.Graph, placeholders: set[fx.Node]) -> set[fx.Node]:
+    """The checks of sizes among what is computed from ``placeholders``: no result depends on them."""
+    computed = set(placeholders)
+    for node in graph.nodes:
+        if not computed.isdisjoint(node.all_input_nodes):
+            computed.add(node)
+    return {node for node in computed if node.op == "call_function" and node.target is holds}
 
 
 def measure_nodes(traced: Traced, module: fx.GraphModule) -> Mapping[str, Facts]:

@@ -51,7 +51,7 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
     if failure is not None:
         # Parts may keep the sizes open; a graph for one size alone is for what they do not reach.
         parts = in_parts(duplicate, inputs, failure, training=model.training)
-        if parts is not None and (symbolic is None or share_in_parts(parts) >= _ENOUGH):
+        if parts is not None and (symbolic is None or _are_better(parts)):
             return parts
         if symbolic is None:
             raise failure
@@ -69,6 +69,11 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
         dict(symbolic.root.named_modules(remove_duplicate=False)),
         symbolic.fixed_sizes,
     )
+
+
+def _are_better(parts: Traced) -> bool:
+    """Whether parts keep sizes open that the whole graph fixes, and reach nearly all of the model."""
+    return share_in_parts(parts) >= _ENOUGH and not any(each.fixes for each in parts.fixed_sizes)
 
 
 def _rejected(module: fx.GraphModule, inputs: Sequence[Tensor], error: MeasureError) -> TraceError:

@@ -38,7 +38,8 @@ class Net(nn.Module):
 def test_einops() -> None:
     model = Net().double().eval()
     traced = trace(model, noise(2, 3, 16, 16))
-    assert (traced.opaque, traced.fixed_sizes, traced.parts) == ((), (), None)
+    assert (traced.opaque, traced.parts) == ((), None)
+    assert not any(each.fixes for each in traced.fixed_sizes)  # einops asks whether sizes can be divided
     for n, h, w in ((2, 16, 16), (1, 24, 8), (3, 16, 16)):
         x = noise(n, 3, h, w, seed=h)
         with torch.no_grad():
