@@ -20,6 +20,7 @@ from octify.nn.boundary import MergeOctave, SplitOctave
 from octify.nn.views import from_map, to_map
 from octify.plan import Plan
 from octify.trace import Traced
+from octify.trace.keywords import with_any_names
 from octify.trace.model import attribute
 
 
@@ -74,7 +75,7 @@ class Emitter:
         self.traced = traced
         self.plan = plan
         self.resolved = resolved
-        self.graph = fx.Graph()
+        self.graph = with_any_names(fx.Graph())
         self.modules: dict[str, Any] = {}
         self.boundaries: list[Boundary] = []
         self.parts: dict[str, list[Value]] = {}

@@ -22,6 +22,7 @@ from octify.ops.base import operand
 from octify.passes.resolve import resolve
 from octify.plan import ConvPlan, Plan
 from octify.trace import Traced
+from octify.trace.keywords import with_any_names
 
 
 def project_channels(x: Tensor, low: Sequence[int]) -> Tensor:
@@ -49,7 +50,7 @@ def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
     Raises PlanError when the plan does not fit the model.
     """
     resolved = resolve(traced, plan)
-    graph = fx.Graph()
+    graph = with_any_names(fx.Graph())
     made: dict[fx.Node, fx.Node] = {}
     for node in traced.module.graph.nodes:
         planned = plan.by_path.get(str(node.target)) if node.op == "call_module" else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from octify.layout.channels import Resolved
+from octify.nn.guard import holds
 from octify.ops import table
 from octify.ops.emitter import Boundary, Emitter, Value
 from octify.passes.resolve import resolve
@@ -55,7 +56,7 @@ def rewrite(traced: Traced, plan: Plan, resolved: Resolved | None = None) -> Rew
 def _finished(traced: Traced, emitter: Emitter, resolved: Resolved) -> Rewritten:
     for node in reversed(list(emitter.graph.nodes)):
         # Branches nobody reads. Not eliminate_dead_code: it keeps modules it calls impure.
-        if node.op not in ("placeholder", "output") and not node.users:
+        if node.op not in ("placeholder", "output") and node.target is not holds and not node.users:
             emitter.graph.erase_node(node)
     module = fx.GraphModule(emitter.modules, emitter.graph, class_name=type(traced.module).__name__)
     module.graph.lint()

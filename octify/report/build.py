@@ -110,8 +110,9 @@ def _tracing_warnings(traced: Traced) -> list[str]:
         for leaf in traced.opaque
     ]
     told += [
-        f"{leaf.path or 'the model'} ({leaf.kind}) asks for sizes and is fixed to the height and width of "
-        f"the example{_at(leaf)}"
+        f"{leaf.path or 'the model'} ({leaf.kind}) decides by a size, and is fixed to the decision for the "
+        f"example: `{leaf.reason}`{_at(leaf)}; where another input size decides otherwise, the converted "
+        "model stops with an error"
         for leaf in traced.fixed_sizes
     ]
     return told

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from octify.nn.assign import assigned
+
 OUT_OF_PLACE: dict[Any, Any] = {  # by the operator that changes its left operand
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -45,6 +47,9 @@ class InPlaceProxy(fx.Proxy):
 
     def _record(self, target: Any, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", assigned, (self, index, value), {})
 
     def __iadd__(self, other: Any) -> Any:
         return self._record(operator.iadd, other)
@@ -88,8 +93,12 @@ def make_visible(module: nn.Module, graph: fx.Graph) -> None:
         changed = _changed(module, node)
         if changed is None:
             continue
-        relatives = [*_bases(changed), *_views(changed)]
-        if any(user is not node and user not in relatives for r in relatives for user in later(r, node)):
+        # A view that is made later is one of the result.
+        earlier = [view for view in _views(changed) if place[view] < place[node]]
+        relatives = [*_bases(changed), *earlier]
+        readers = {user for r in relatives for user in later(r, node)} - {node, *relatives}
+        back = min((place[user] for user in readers if _puts_back(user, node, changed)), default=len(place))
+        if any(place[user] < back for user in readers):
             raise ValueError(f"it changes a value in place ({node.name}) of which a view is read later")
         for user in later(changed, node):
             user.replace_input_with(changed, node)
@@ -98,10 +107,15 @@ def make_visible(module: nn.Module, graph: fx.Graph) -> None:
             node.target = OUT_OF_PLACE[node.target]
 
 
+def _puts_back(user: fx.Node, node: fx.Node, part: fx.Node) -> bool:
+    """Whether ``user`` assigns ``node``, a changed ``part``, to where the part is from: ``x[0] += 1``."""
+    return user.target is assigned and user.args[2] is node and part.args[:2] == user.args[:2]
+
+
 def _changed(module: nn.Module, node: fx.Node) -> fx.Node | None:
     """The operand that ``node`` changes in place; None if it changes none."""
     first = node.args[0] if node.args else None
-    if not isinstance(first, fx.Node) or _is_number(first):
+    if not isinstance(first, fx.Node) or is_number(first):
         return None
     return first if _in_place(module, node) else None
 
@@ -114,7 +128,12 @@ def _in_place(module: nn.Module, node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     target: Any = node.target
-    return target in OUT_OF_PLACE or _says_so(getattr(target, "__name__", "")) or _flagged(node, target)
+    return (
+        target in OUT_OF_PLACE
+        or target is assigned
+        or _says_so(getattr(target, "__name__", ""))
+        or _flagged(node, target)
+    )
 
 
 def _says_so(name: str) -> bool:
@@ -135,7 +154,7 @@ def _flagged(node: fx.Node, target: Any) -> bool:
     return bound.arguments.get("inplace") is True
 
 
-def _is_number(node: fx.Node) -> bool:
+def is_number(node: fx.Node) -> bool:
     """Whether a value is a size, or computed from sizes alone: numbers are never changed in place."""
     if node.op == "call_method" and node.target in _SIZES:
         return True
@@ -144,7 +163,7 @@ def _is_number(node: fx.Node) -> bool:
     if node.target is getattr:
         return node.args[1] in _SIZE_ATTRIBUTES
     inputs = node.all_input_nodes
-    return bool(inputs) and all(_is_number(n) for n in inputs)
+    return bool(inputs) and all(is_number(n) for n in inputs)
 
 
 def _name(node: fx.Node) -> str:
@@ -152,7 +171,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _is_view(node: fx.Node) -> bool:
-    return node.op in ("call_method", "call_function") and _name(node) in _VIEWS and not _is_number(node)
+    return node.op in ("call_method", "call_function") and _name(node) in _VIEWS and not is_number(node)
 
 
 def _bases(node: fx.Node) -> Iterator[fx.Node]:

@@ -16,18 +16,23 @@ from octify.trace.facts import Facts, InputSpec
 
 @dataclass(frozen=True)
 class Opaque:
-    """A module that could not be traced as it should: it is run as it is, or its sizes are fixed.
+    """A module that could not be traced as it should: it is run as it is, or it decides by a size.
 
     path:
         Empty for the model itself.
+    reason:
+        Why it is run as it is; or the line that decides.
     where:
         The user's ``file:line``, if it is known.
+    fixes:
+        Whether a size is a constant of the graph, and not only one of a kind (even, at least 32).
     """
 
     path: str
     kind: str
     reason: str
     where: str | None
+    fixes: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Traced:
     opaque:
         Submodules that are run as they are.
     fixed_sizes:
-        Modules whose graph holds for the example's height and width only.
+        Modules that decide by a size: the graph holds where they decide as they did for the example.
     parts:
         None for a model that was traced as a whole.
     """

@@ -38,19 +38,24 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     arguments = arguments_of(model, inputs)
     duplicate = copy.deepcopy(model).eval()
+    symbolic, failure = None, None
     try:
-        symbolic = symbolic_trace(duplicate, arguments, sizes="inside")
-    except TraceError as failure:
+        symbolic = symbolic_trace(duplicate, arguments)
+        fixed = next((each for each in symbolic.fixed_sizes if each.fixes), None)
+        if fixed is not None:
+            failure = TraceError(
+                "it fixes a size", where=fixed.where, why=f"it decides by a size: {fixed.reason}"
+            )
+    except TraceError as error:
+        failure = error
+    if failure is not None:
+        # Parts may keep the sizes open; a graph for one size alone is for what they do not reach.
         parts = in_parts(duplicate, inputs, failure, training=model.training)
-        # Parts keep the sizes open; a graph for one size alone is for what they do not reach.
-        if parts is not None and share_in_parts(parts) >= _ENOUGH:
+        if parts is not None and (symbolic is None or _are_better(parts)):
             return parts
-        try:
-            symbolic = symbolic_trace(duplicate, arguments)
-        except TraceError:
-            if parts is None:
-                raise
-            return parts
+        if symbolic is None:
+            raise failure
+    assert symbolic is not None
     try:
         facts = measure(symbolic.module, inputs)
     except MeasureError as error:
@@ -64,6 +69,11 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
         dict(symbolic.root.named_modules(remove_duplicate=False)),
         symbolic.fixed_sizes,
     )
+
+
+def _are_better(parts: Traced) -> bool:
+    """Whether parts keep sizes open that the whole graph fixes, and reach nearly all of the model."""
+    return share_in_parts(parts) >= _ENOUGH and not any(each.fixes for each in parts.fixed_sizes)
 
 
 def _rejected(module: fx.GraphModule, inputs: Sequence[Tensor], error: MeasureError) -> TraceError:

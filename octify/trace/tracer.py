@@ -1,8 +1,8 @@
 """FX tracing that keeps every convolution and norm whole and never gives up on a submodule.
 
 Plain symbolic tracing comes first. Where it fails, the model is traced again with values known on fake
-tensors (``octify.trace.sizes``): a submodule that fails then has its sizes told, and one that still fails
-becomes an opaque leaf (dense in, dense out), named with the user's file and line.
+tensors (``octify.trace.sizes``): a submodule that fails then becomes an opaque leaf (dense in, dense out),
+named with the user's file and line.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from octify.errors import TraceError
 from octify.trace.arguments import Arguments
 from octify.trace.factories import sizes_as_tuples
 from octify.trace.inplace import make_visible
+from octify.trace.keywords import with_any_names
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Traced
+from octify.trace.numbers import numbers_recorded
 from octify.trace.sizes import RecordBatch, SizedTracer
+from octify.trace.twins import Question
 
 __all__ = ["Opaque", "Symbolic", "Traced", "first_line", "symbolic_trace", "user_line"]
 
-Sizing = Literal["anywhere", "inside", "nowhere"]
+Sizing = Literal["anywhere", "nowhere"]
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, which begins like it
 _OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
@@ -59,10 +62,9 @@ class Symbolic:
 
 @dataclass(frozen=True)
 class _Treatment:
-    """Paths of modules that plain tracing cannot enter: what was seen, by path."""
+    """Paths of modules that tracing cannot enter: what was seen, by path."""
 
     opaque: dict[str, Opaque]
-    sized: dict[str, Opaque]
 
 
 class _Tracer(SizedTracer):
@@ -85,7 +87,7 @@ class _Tracer(SizedTracer):
 
     @property
     def sizes_known(self) -> bool:
-        return any(path in self.treatment.sized for path in self._entered)
+        return self._mode is not None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self.treatment.opaque or is_kept_whole(m)
@@ -123,13 +125,6 @@ class _Tracer(SizedTracer):
             if not self.explores:
                 raise
             seen = _seen(path, m, error)
-        if self._mode is not None and not self.sizes_known and path not in self.treatment.sized:
-            self.treatment.sized[path] = seen
-            try:
-                return self._enter(path, m, forward, args, kwargs)
-            except Exception as error:
-                seen = _seen(path, m, error)
-                del self.treatment.sized[path]
         self.treatment.opaque[path] = seen
         return self._enter(path, m, forward, args, kwargs)
 
@@ -227,8 +222,8 @@ def symbolic_trace(
     flat:
         The graph returns the flat tuple of the result's leaves.
     sizes:
-        Where control flow may be decided by the arguments' sizes: ``"anywhere"``, ``"inside"`` (in
-        submodules, not in the model's own forward), or ``"nowhere"`` (they are not real ones).
+        Where control flow may be decided by the arguments' sizes: ``"anywhere"``, or ``"nowhere"`` (they
+        are not real ones).
 
     Raises
     ------
@@ -237,20 +232,16 @@ def symbolic_trace(
     """
     failure: Exception
     try:
-        return _attempt(model, arguments, _Treatment({}, {}), None, flat=flat)
+        return _attempt(model, arguments, _Treatment({}), None, flat=flat)
     except Exception as error:
         failure = error
-    tellings: list[dict[str, Opaque]] = [{}]
-    if sizes == "anywhere":
-        tellings.append({"": _seen("", model, failure)})
-    for told in tellings:
-        treatment = _Treatment({}, told)
-        mode = None if sizes == "nowhere" else FakeTensorMode(allow_non_fake_inputs=True)
-        try:
-            _attempt(model, arguments, treatment, mode, flat=flat, explores=True)
-            return _attempt(model, arguments, treatment, mode, flat=flat)
-        except Exception as error:
-            failure = error
+    treatment = _Treatment({})
+    mode = None if sizes == "nowhere" else FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        _attempt(model, arguments, treatment, mode, flat=flat, explores=True)
+        return _attempt(model, arguments, treatment, mode, flat=flat)
+    except Exception as error:
+        failure = error
     raise TraceError(
         f"{type(model).__name__} cannot be traced",
         where=user_line(failure) or forward_line(model),
@@ -271,16 +262,26 @@ def _attempt(
 ) -> Symbolic:
     tracer = _Tracer(arguments, treatment, mode, flat=flat, explores=explores)
     clean = with_same_tensors(model)
-    with sizes_as_tuples(), contextlib.nullcontext() if mode is None else RecordBatch(tracer):
-        graph = tracer.trace(clean)
+    recorded = contextlib.nullcontext() if mode is None else RecordBatch(tracer)
+    with sizes_as_tuples(), numbers_recorded(clean), recorded:
+        graph = with_any_names(tracer.trace(clean))
     _drop_assertions(graph)
     make_visible(clean, graph)
     module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
     module.graph.eliminate_dead_code()
     module.recompile()
     return Symbolic(
-        module, clean, tuple(treatment.opaque.values()), tuple(treatment.sized.values()), tracer.output
+        module, clean, tuple(treatment.opaque.values()), _deciding(clean, tracer.questions), tracer.output
     )
+
+
+def _deciding(root: nn.Module, questions: Sequence[Question]) -> tuple[Opaque, ...]:
+    """The modules that decide by a size, each with its first question; a number it asks for comes first."""
+    found: dict[str, Opaque] = {}
+    for question in sorted(questions, key=lambda each: not each.fixes):
+        path, kind = question.path, type(root.get_submodule(question.path)).__name__
+        found.setdefault(path, Opaque(path, kind, question.text, question.where, fixes=question.fixes))
+    return tuple(found.values())
 
 
 def _drop_assertions(graph: fx.Graph) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from octify import projection
 from octify.nn.views import from_map, to_map
+from octify.passes import reference as projection
 from tests.fuzz.observe import evaluated
 
 

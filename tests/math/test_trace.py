@@ -151,7 +151,7 @@ def test_a_number_of_parts_leaves_the_sizes_open(function: Any, inside: bool) ->
             assert torch.equal(traced.module(x), model(x))
 
 
-# Sizes decide: traced for the example's height and width ------------------------------------------------------
+# Sizes decide: traced for the decisions of the example's height and width ------------------------------------------------------
 
 
 def pads_odd(net: Any, x: Tensor) -> Tensor:
@@ -231,8 +231,9 @@ def test_sizes_may_decide_and_the_batch_stays_open(function: Any, side: int) -> 
     model = Conv(Asks(function)).double().eval()
     traced = trace(model, noise(2, 3, side, 8))
     assert traced.opaque == ()
-    assert [each.path for each in traced.fixed_sizes] == ["body"]
-    assert HERE in (traced.fixed_sizes[0].where or "")
+    if function is not asserts:  # which asks of channels and dimensions alone
+        assert [each.path for each in traced.fixed_sizes] == ["body"]
+        assert HERE in (traced.fixed_sizes[0].where or "")
     assert "body.conv" in {str(node.target) for node in traced.module.graph.nodes}
     for batch in (1, 2, 5):
         x = noise(batch, 3, side, 8, seed=batch)

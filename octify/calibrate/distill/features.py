@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from octify.calibrate.fit.sites import Site, Use
 from octify.nn.functional import pool
 from octify.passes.rewrite import Rewritten
+from octify.trace.keywords import with_any_names
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def compared(original: fx.GraphModule, rewritten: Rewritten, sites: Iterable[Sit
 
 def _returning(module: fx.GraphModule, nodes: Sequence[fx.Node]) -> fx.GraphModule:
     """``module``, its parameters shared, whose result is its own and the values of ``nodes``."""
-    graph = fx.Graph()
+    graph = with_any_names(fx.Graph())
     copies: dict[fx.Node, fx.Node] = {}
     result: Any = graph.graph_copy(module.graph, copies)
     by_name = {node.name: made for node, made in copies.items()}

@@ -68,7 +68,8 @@ def _call(arguments: Sequence[str]) -> int:
     import io
     import tempfile
 
-    from octify.calibrate import few, recipe
+    from octify.calibrate import recipe
+    from octify.calibrate.inputs import few
     from octify.cli.main import main
 
     tempfile.tempdir = None

@@ -166,7 +166,7 @@ def _tensors(root: Path) -> None:
 
 def _converted(root: Path) -> None:
     import octify
-    from octify.cli.artefact import write_origin
+    from octify.artefact.origin import write_origin
     from tests.fuzz.program import run_text
 
     net = run_text(_NET)
