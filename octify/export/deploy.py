@@ -31,6 +31,7 @@ def make_deployable(model: ir.Model) -> None:
     of the machine it was made on.
     """
     opset = model.opset_imports[""]
+    constants_in_order(model)
     for rule in RULES:
         for node in list(model.graph):
             rule(model.graph, node, opset)
@@ -45,6 +46,23 @@ def make_deployable(model: ir.Model) -> None:
     for value in _values(model.graph):
         value.metadata_props.clear()
         value.doc_string = None
+
+
+def constants_in_order(model: ir.Model) -> None:
+    """Copy constants whose memory is not in row-major order, as those of a transposed or channels_last tensor.
+
+    What follows reads them as bytes.
+    """
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.dtype == ir.DataType.STRING:
+                continue
+            array = tensor.numpy()
+            if not array.flags["C_CONTIGUOUS"]:
+                value.const_value = ir.Tensor(
+                    np.ascontiguousarray(array), dtype=tensor.dtype, name=tensor.name
+                )
 
 
 def weights_smallest_first(graph: ir.Graph) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from octify.emitter import Emitter, Value
-from octify.layout import Ids, Mask, Refusal, Walk
+from octify.layout import DENSE, Ids, Mask, Refusal, Walk
 from octify.nn.slices import slices_softmax
 from octify.ops.base import Op, operand
 from octify.ops.moves import taken
@@ -31,6 +31,18 @@ def _slices(ids: Ids, axes: Axes) -> Ids:
     front: Ids = np.moveaxis(ids, axes, range(len(axes)))
     slices: Ids = front.reshape(math.prod(front.shape[: len(axes)]), -1)
     return slices
+
+
+def are_mixed(ids: Ids, axes: Axes) -> bool:
+    """Whether some slice has a channel that can be low where another's is dense.
+
+    What is not linear across such slices is not constant on blocks: ``P f(U x, s)`` is not ``f(x, P s)``.
+    """
+    slices = _slices(ids, axes) == DENSE
+    return bool((slices != slices[0]).any())
+
+
+MIXED = "some of its slices are dense, and it is not linear across them"
 
 
 def tied(walk: Walk, ids: Ids, axes: Axes) -> Ids:
@@ -78,6 +90,8 @@ def _layout_softmax(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     if not isinstance(dim, int) or view.roles[dim] != "C" or view.ids.ndim < 2:
         return Refusal("softmax mixes all channels or positions")
     axis = view.roles[: dim % len(view.roles)].count("C")
+    if are_mixed(view.ids, (axis,)):
+        return Refusal(MIXED)
     return View(view.roles, np.broadcast_to(tied(walk, view.ids, (axis,)), view.ids.shape))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from octify.emitter import Emitter, Value
 from octify.layout import Ids, Refusal, Walk
 from octify.nn.functional import octave_axes
-from octify.nn.windows import low_window
+from octify.nn.windows import low_window, low_window_alone
 from octify.ops.base import Op, operand
 from octify.ops.moves import Move, Site, emit_of, layout_of
 from octify.views import View
@@ -130,7 +130,11 @@ def _window(
         high = None if value.high is None else emitter.function(operator.getitem, value.high, index)
         if value.low is None:
             return Value(high)
-        return Value(high, emitter.function(low_window, value.low, high, size, starts, steps), value.mask)
+        if high is None:
+            low = emitter.function(low_window_alone, value.low, index[2:], starts, steps)
+        else:
+            low = emitter.function(low_window, value.low, high, size, starts, steps)
+        return Value(high, low, value.mask)
 
     return within
 
