@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -62,6 +63,7 @@ def make_deployable(model: ir.Model) -> None:
     Names and stack traces of the Python source go too: a file to hand on does not carry the paths
     of the machine it was made on.
     """
+    constants_in_order(model)
     for rule in RULES:
         rule.apply_to_model(model)
     for clean_up in (
@@ -75,6 +77,23 @@ def make_deployable(model: ir.Model) -> None:
     for value in _values(model.graph):
         value.metadata_props.clear()
         value.doc_string = None
+
+
+def constants_in_order(model: ir.Model) -> None:
+    """Copy constants whose memory is not in row-major order (transposed or channels_last tensors).
+
+    What follows reads them as bytes.
+    """
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.dtype == ir.DataType.STRING:
+                continue
+            array = tensor.numpy()
+            if not array.flags["C_CONTIGUOUS"]:
+                value.const_value = ir.Tensor(
+                    np.ascontiguousarray(array), dtype=tensor.dtype, name=tensor.name
+                )
 
 
 def weights_smallest_first(graph: ir.Graph) -> None:

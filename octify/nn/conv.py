@@ -21,10 +21,13 @@ from torch import Tensor, nn
 
 from octify.kernels.convolution import path
 from octify.kernels.taps import PATHS, Axis, Exchange, Path, PathName, SameAxis, Scheme
+from octify.kernels.words import require_known
 from octify.nn.channels import last_channels, split_indices
 from octify.nn.eager import add_upsampled, convolved, is_bare, is_plain
 from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample
 from octify.nn.groups import Grouped, Run, UnevenGroups, needs_no_exchange, refuse_scattered
+from octify.nn.settled import settled
+from octify.nn.tellable import require_tellable
 
 _CONV: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, type[nn.Module]] = {
@@ -140,7 +143,7 @@ class OctaveConv(nn.Module):
         """
         made = cls.__new__(cls)
         nn.Module.__init__(made)
-        made._build(conv, low_in, low_out, kernels, exchange)
+        made._build(settled(conv), low_in, low_out, kernels, exchange)
         return made
 
     def _build(
@@ -152,6 +155,8 @@ class OctaveConv(nn.Module):
         exchange: Exchange,
     ) -> None:
         assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        require_known("kernels", kernels, Scheme)
+        require_known("exchange", exchange, Exchange)
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.groups, self.kernels = conv.groups, kernels
         self.axes = self._axes(conv)
@@ -235,7 +240,10 @@ class OctaveConv(nn.Module):
 
     def forward(self, high: Tensor | None, low: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         size, high_out, low_out = output_sizes(high, low, self.axes)
-        return self.branch("high", high, low, size, high_out), self.branch("low", high, low, size, low_out)
+        y_high = self.branch("high", high, low, size, high_out)
+        if y_high is None:
+            require_tellable(None, high_out)
+        return y_high, self.branch("low", high, low, size, low_out)
 
     def branch(
         self,

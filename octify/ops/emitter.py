@@ -12,6 +12,7 @@ from operator import getitem
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx, nn
 
 from octify.layout.channels import Mask, Resolved, indices
@@ -171,6 +172,8 @@ class Emitter:
     def copy(self, node: fx.Node, lookup: Callable[[fx.Node], fx.Node] | None = None) -> fx.Node:
         """The node as it was, on dense operands (or on what ``lookup`` gives for them)."""
         made = self.graph.node_copy(node, lookup or self.dense)
+        if node.op == "call_method" and node.target == "view" and not _asks_for_type(node):
+            made.target = "reshape"  # the same, and of a merged map with its dimensions moved, too
         if node.op == "call_module":
             self.modules[str(node.target)] = self.module(node)
         elif node.op == "get_attr":
@@ -232,6 +235,13 @@ class Emitter:
             )
         )
         return path
+
+
+def _asks_for_type(view: fx.Node) -> bool:
+    """Whether ``x.view(...)`` reads the same bytes as another dtype, which ``reshape`` does not do."""
+    return (
+        any(isinstance(a, torch.dtype) for a in (*view.args, *view.kwargs.values())) or "dtype" in view.kwargs
+    )
 
 
 def display_name(node: fx.Node) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from octify.layout.channels import Ids, Refusal
 from octify.layout.roles import View
 from octify.nn.functional import octave_axes
-from octify.nn.windows import low_window
+from octify.nn.windows import low_window, low_window_alone
 from octify.ops.base import Op, operand
 from octify.ops.channel_moves import Move, Site, emit_of, layout_of
 from octify.ops.emitter import Emitter, Value
@@ -131,7 +131,11 @@ def _window(
         high = None if value.high is None else emitter.function(operator.getitem, value.high, index)
         if value.low is None:
             return Value(high)
-        return Value(high, emitter.function(low_window, value.low, high, size, starts, steps), value.mask)
+        if high is None:
+            low = emitter.function(low_window_alone, value.low, index[2:], starts, steps)
+        else:
+            low = emitter.function(low_window, value.low, high, size, starts, steps)
+        return Value(high, low, value.mask)
 
     return within
 

@@ -34,6 +34,18 @@ def _slices(ids: Ids, axes: Axes) -> Ids:
     return slices
 
 
+def are_mixed(ids: Ids, axes: Axes) -> bool:
+    """Whether some slice has a channel that can be low where another's is dense.
+
+    What is not linear across such slices is not constant on blocks: ``P f(U x, s)`` is not ``f(x, P s)``.
+    """
+    slices = _slices(ids, axes) == DENSE
+    return bool((slices != slices[0]).any())
+
+
+MIXED = "some of its slices are dense, and it is not linear across them"
+
+
 def tied(walk: Walk, ids: Ids, axes: Axes) -> Ids:
     """Ids of a slice, with ``axes`` of length one, the channels of all slices tied.
 
@@ -79,6 +91,8 @@ def _layout_softmax(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     if not isinstance(dim, int) or view.roles[dim] != "C" or view.ids.ndim < 2:
         return Refusal("softmax mixes all channels or positions")
     axis = view.roles[: dim % len(view.roles)].count("C")
+    if are_mixed(view.ids, (axis,)):
+        return Refusal(MIXED)
     return View(view.roles, np.broadcast_to(tied(walk, view.ids, (axis,)), view.ids.shape))
 
 

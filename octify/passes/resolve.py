@@ -11,6 +11,7 @@ from octify.errors import PlanError
 from octify.layout.channels import DENSE, ConvNode, Ids, Layout, Mask, Resolved, indices, mask_of
 from octify.nn.groups import refuse_scattered
 from octify.ops.linear import channels_of
+from octify.passes.consistent import require_inputs, require_places, require_sound
 from octify.passes.couple import couple
 from octify.plan import ConvPlan, Plan
 from octify.trace import Traced
@@ -49,15 +50,18 @@ def resolve(traced: Traced, plan: Plan) -> Resolved:
     Raises PlanError when the plan is for another model, or when convolutions that the graph
     ties together (a residual add, a depthwise convolution) disagree.
     """
+    require_sound(plan)
     _check_fits(traced, plan)
     dense = frozenset(conv.path for conv in plan.convs if not conv.low_out)
     untouched = {conv.path: conv.reason or "the plan leaves it" for conv in plan.convs if not conv.converted}
     layout = couple(traced, dense, untouched)
+    require_places(plan, layout, traced)
     low = np.zeros(layout.classes, dtype=bool)
     for conv in layout.convs:
         low[_chosen(conv.ids_out, plan.conv(conv.path).low_out)] = True
     for conv in layout.convs:
         _check(conv, plan.conv(conv.path), layout, low)
+        require_inputs(conv, plan.conv(conv.path), layout, low)
     return Resolved(layout, low)
 
 

@@ -28,7 +28,8 @@ def portions(layout: Layout, cells: Sequence[Sequence[Ids]]) -> dict[int, list[I
     readers: dict[int, list[Ids]] = {}
     for conv in layout.convs:
         read = np.unique(conv.ids_in[conv.ids_in != DENSE])
-        counts = np.bincount(cell_of[read], minlength=len(flat)) if len(read) else np.zeros(len(flat), int)
+        own = cell_of[read][cell_of[read] != DENSE]  # padded channels are of no cell
+        counts = np.bincount(own, minlength=len(flat))
         for number in np.flatnonzero((counts > 0) & (counts < lengths)):
             readers.setdefault(int(number), []).append(read)
     return {int(flat[number][0]): _parted(flat[number], marks) for number, marks in readers.items()}

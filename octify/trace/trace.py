@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, fx, nn
 
 from octify.errors import TraceError
+from octify.nn.settled import settle
 from octify.trace.facts import MeasureError, measure
 from octify.trace.model import Traced
 from octify.trace.parts import in_parts, share_in_parts
@@ -38,6 +39,7 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     arguments = arguments_of(model, inputs)
     duplicate = copy.deepcopy(model).eval()
+    settle(duplicate)
     symbolic, failure = None, None
     try:
         symbolic = symbolic_trace(duplicate, arguments)
