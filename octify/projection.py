@@ -23,6 +23,7 @@ from octify.ops.base import operand
 from octify.plan.model import ConvPlan, Plan
 from octify.plan.resolve import resolve
 from octify.trace import Traced
+from octify.trace.modes import set_modes
 from octify.views import map_shape, sizes
 
 
@@ -68,7 +69,7 @@ def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
             low = [int(c) for c in np.flatnonzero(mask)]
             made[node] = graph.call_function(project_view, (made[node], low, roles, sizes(roles, shape, "C")))
     module = fx.GraphModule(traced.module, graph, class_name=f"{type(traced.module).__name__}Reference")
-    module.train(traced.training)
+    set_modes(module, traced.modes)
     return module
 
 

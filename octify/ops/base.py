@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from octify.emitter import Emitter, Value
 from octify.layout import Ids, Refusal, Walk
+from octify.trace.attached import attached
 from octify.trace.leaves import qualified_name
 from octify.trace.model import Traced
 from octify.views import View
@@ -73,7 +74,9 @@ class Table:
         """The family of ``node``, or None."""
         if node.op == "call_module":
             module = traced.submodule(node)
-            return None if module is None else self.find_module(type(module))
+            if module is None or attached(module) is not None:
+                return None
+            return self.find_module(type(module))
         if node.op == "call_function":
             function: Any = node.target
             name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"

@@ -91,6 +91,10 @@ class Traced:
         Modules whose graph holds for the example's height and width only.
     parts:
         None for a model that was traced as a whole.
+    modes:
+        The training mode of every module, by path.
+    remarks:
+        What the user must be told of the tracing, in sentences.
     """
 
     module: fx.GraphModule
@@ -101,6 +105,8 @@ class Traced:
     _modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
     fixed_sizes: tuple[Opaque, ...] = ()
     parts: Parts | None = None
+    modes: Mapping[str, bool] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def whole(self) -> nn.Module:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, fx, nn
 
 from octify.errors import TraceError
+from octify.trace.duplicate import duplicate
 from octify.trace.facts import MeasureError, measure
 from octify.trace.model import Traced
+from octify.trace.modes import modes_of
 from octify.trace.parts import in_parts, share_in_parts
 from octify.trace.tracer import arguments_of, first_line, symbolic_trace
 
@@ -37,16 +39,17 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     arguments = arguments_of(model, inputs)
-    duplicate = copy.deepcopy(model).eval()
+    own = duplicate(model).eval()
     try:
-        symbolic = symbolic_trace(duplicate, arguments, sizes="inside")
+        symbolic = symbolic_trace(own, arguments, sizes="inside")
     except TraceError as failure:
-        parts = in_parts(duplicate, inputs, failure, training=model.training)
+        parts = in_parts(own, inputs, failure, training=model.training)
+        parts = None if parts is None else replace(parts, modes=modes_of(model))
         # Parts keep the sizes open; a graph for one size alone is for what they do not reach.
         if parts is not None and share_in_parts(parts) >= _ENOUGH:
             return parts
         try:
-            symbolic = symbolic_trace(duplicate, arguments)
+            symbolic = symbolic_trace(own, arguments)
         except TraceError:
             if parts is None:
                 raise
@@ -63,6 +66,7 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
         model.training,
         dict(symbolic.root.named_modules(remove_duplicate=False)),
         symbolic.fixed_sizes,
+        modes=modes_of(model),
     )
 
 

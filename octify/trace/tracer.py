@@ -8,7 +8,6 @@ becomes an opaque leaf (dense in, dense out), named with the user's file and lin
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import os
 import textwrap
@@ -26,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from octify.errors import TraceError
 from octify.trace.arguments import Arguments
+from octify.trace.duplicate import sharing_tensors
 from octify.trace.factories import sizes_as_tuples
 from octify.trace.inplace import make_visible
 from octify.trace.leaves import is_kept_whole
@@ -211,8 +211,8 @@ def with_same_tensors(model: nn.Module) -> nn.Module:
 
     Tracing leaves proxies in the caches of some models; each attempt gets a clean copy.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    made: nn.Module = sharing_tensors(model)
+    return made
 
 
 def symbolic_trace(
