@@ -35,6 +35,7 @@ from octify.rewrite import Rewritten, rewrite
 from octify.ruleset import RuleSet, load_rules
 from octify.trace import Traced, trace
 from octify.trace.parts import assemble, measure_nodes
+from octify.trace.proof import proved
 
 __all__ = ["ExportResult", "Result", "convert", "export_onnx", "inspect", "load", "profile", "reference"]
 
@@ -156,7 +157,7 @@ def convert(
     tell = progress or _silent
     policy = None if plan is not None else load_rules(rules)
     tell("tracing")
-    traced = trace(model, example_inputs)
+    traced = proved(model, example_inputs)
     if traced.parts is not None and calibration is not None:
         failure = traced.parts.failure
         raise OctifyError(

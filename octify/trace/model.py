@@ -95,6 +95,8 @@ class Traced:
         The training mode of every module, by path.
     remarks:
         What the user must be told of the tracing, in sentences.
+    results:
+        Path and names of the resulting nodes of every call of a module, in the order of their ends.
     """
 
     module: fx.GraphModule
@@ -107,6 +109,7 @@ class Traced:
     parts: Parts | None = None
     modes: Mapping[str, bool] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    results: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
 
     @property
     def whole(self) -> nn.Module:

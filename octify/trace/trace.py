@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, fx, nn
@@ -10,15 +10,17 @@ from torch import Tensor, fx, nn
 from octify.errors import TraceError
 from octify.trace.duplicate import duplicate
 from octify.trace.facts import MeasureError, measure
-from octify.trace.model import Traced
+from octify.trace.model import Opaque, Traced
 from octify.trace.modes import modes_of
 from octify.trace.parts import in_parts, share_in_parts
-from octify.trace.tracer import arguments_of, first_line, symbolic_trace
+from octify.trace.tracer import NO_LEAVES, arguments_of, first_line, symbolic_trace
 
 _ENOUGH = 0.9  # of the MACs: parts that reach so much are preferred to a graph for one size
 
 
-def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced:
+def trace(
+    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, leaves: Mapping[str, Opaque] = NO_LEAVES
+) -> Traced:
     """Trace ``model`` on a deep copy in eval mode and measure it at ``example_inputs``.
 
     A model whose own ``forward`` cannot be traced is traced in parts: the largest of its submodules
@@ -31,6 +33,9 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
     example_inputs:
         A tensor or a sequence of tensors, on any device including ``meta``.
 
+    leaves:
+        Modules that are run as they are, by path; with the model itself among them it is traced in parts.
+
     Raises
     ------
     TraceError
@@ -41,7 +46,9 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
     arguments = arguments_of(model, inputs)
     own = duplicate(model).eval()
     try:
-        symbolic = symbolic_trace(own, arguments, sizes="inside")
+        if "" in leaves:
+            raise _distrusted(leaves[""])
+        symbolic = symbolic_trace(own, arguments, sizes="inside", leaves=leaves)
     except TraceError as failure:
         parts = in_parts(own, inputs, failure, training=model.training)
         parts = None if parts is None else replace(parts, modes=modes_of(model))
@@ -49,7 +56,9 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
         if parts is not None and share_in_parts(parts) >= _ENOUGH:
             return parts
         try:
-            symbolic = symbolic_trace(own, arguments)
+            if "" in leaves:
+                raise
+            symbolic = symbolic_trace(own, arguments, leaves=leaves)
         except TraceError:
             if parts is None:
                 raise
@@ -67,6 +76,16 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
         dict(symbolic.root.named_modules(remove_duplicate=False)),
         symbolic.fixed_sizes,
         modes=modes_of(model),
+        results=symbolic.results,
+    )
+
+
+def _distrusted(root: Opaque) -> TraceError:
+    return TraceError(
+        f"{root.kind} cannot be traced",
+        where=root.where,
+        why=root.reason.removeprefix("cannot be traced: "),
+        hint="convert the part of the model that is a plain CNN (its backbone)",
     )
 
 

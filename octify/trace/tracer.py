@@ -13,9 +13,10 @@ import os
 import textwrap
 import traceback
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,7 @@ from octify.trace.inplace import make_visible
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Traced
 from octify.trace.sizes import RecordBatch, SizedTracer
+from octify.trace.state import buffers_kept
 
 __all__ = ["Opaque", "Symbolic", "Traced", "first_line", "symbolic_trace", "user_line"]
 
@@ -38,6 +40,9 @@ Sizing = Literal["anywhere", "inside", "nowhere"]
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, which begins like it
 _OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
+
+
+NO_LEAVES: Mapping[str, Opaque] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Symbolic:
         The copy of the model that was traced: the graph's module holds its submodules, not all of them.
     output:
         The form of the module's result, where the graph's own is the flat tuple of its leaves.
+    results:
+        Path and names of the resulting nodes of every call of a module, in the order of their ends.
     """
 
     module: fx.GraphModule
@@ -55,6 +62,7 @@ class Symbolic:
     opaque: tuple[Opaque, ...]
     fixed_sizes: tuple[Opaque, ...]
     output: pytree.TreeSpec | None
+    results: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class _Tracer(SizedTracer):
         self.explores = explores
         self.output: pytree.TreeSpec | None = None
         self._entered = [""]
+        self.results: list[tuple[str, tuple[str, ...]]] = []
 
     @property
     def sizes_known(self) -> bool:
@@ -137,10 +146,17 @@ class _Tracer(SizedTracer):
         stack = self.module_stack.copy()
         self._entered.append(path)
         try:
-            return super().call_module(m, forward, args, kwargs)
+            result = super().call_module(m, forward, args, kwargs)
+            self.results.append((path, _names(result)))
+            return result
         finally:
             self._entered.pop()
             self.module_stack = stack
+
+
+def _names(result: Any) -> tuple[str, ...]:
+    """Of the nodes of a result's leaves."""
+    return tuple(leaf.node.name for leaf in pytree.tree_leaves(result) if issubclass(type(leaf), fx.Proxy))
 
 
 def _seen(path: str, module: nn.Module, error: Exception) -> Opaque:
@@ -216,7 +232,12 @@ def with_same_tensors(model: nn.Module) -> nn.Module:
 
 
 def symbolic_trace(
-    model: nn.Module, arguments: Arguments, *, flat: bool = False, sizes: Sizing = "anywhere"
+    model: nn.Module,
+    arguments: Arguments,
+    *,
+    flat: bool = False,
+    sizes: Sizing = "anywhere",
+    leaves: Mapping[str, Opaque] = NO_LEAVES,
 ) -> Symbolic:
     """The graph of ``model`` called with ``arguments``.
 
@@ -226,6 +247,8 @@ def symbolic_trace(
         In the mode (eval) to be traced in. It is left as it is; the graph's module shares its tensors.
     flat:
         The graph returns the flat tuple of the result's leaves.
+    leaves:
+        Modules that are run as they are, whether or not they can be traced.
     sizes:
         Where control flow may be decided by the arguments' sizes: ``"anywhere"``, ``"inside"`` (in
         submodules, not in the model's own forward), or ``"nowhere"`` (they are not real ones).
@@ -237,14 +260,14 @@ def symbolic_trace(
     """
     failure: Exception
     try:
-        return _attempt(model, arguments, _Treatment({}, {}), None, flat=flat)
+        return _attempt(model, arguments, _Treatment(dict(leaves), {}), None, flat=flat)
     except Exception as error:
         failure = error
     tellings: list[dict[str, Opaque]] = [{}]
     if sizes == "anywhere":
         tellings.append({"": _seen("", model, failure)})
     for told in tellings:
-        treatment = _Treatment({}, told)
+        treatment = _Treatment(dict(leaves), told)
         mode = None if sizes == "nowhere" else FakeTensorMode(allow_non_fake_inputs=True)
         try:
             _attempt(model, arguments, treatment, mode, flat=flat, explores=True)
@@ -271,7 +294,11 @@ def _attempt(
 ) -> Symbolic:
     tracer = _Tracer(arguments, treatment, mode, flat=flat, explores=explores)
     clean = with_same_tensors(model)
-    with sizes_as_tuples(), contextlib.nullcontext() if mode is None else RecordBatch(tracer):
+    with (
+        buffers_kept(clean),
+        sizes_as_tuples(),
+        contextlib.nullcontext() if mode is None else RecordBatch(tracer),
+    ):
         graph = tracer.trace(clean)
     _drop_assertions(graph)
     make_visible(clean, graph)
@@ -279,7 +306,12 @@ def _attempt(
     module.graph.eliminate_dead_code()
     module.recompile()
     return Symbolic(
-        module, clean, tuple(treatment.opaque.values()), tuple(treatment.sized.values()), tracer.output
+        module,
+        clean,
+        tuple(treatment.opaque.values()),
+        tuple(treatment.sized.values()),
+        tracer.output,
+        tuple(tracer.results),
     )
 
 
