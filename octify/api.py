@@ -36,6 +36,7 @@ from octify.planning.ruleset import load_rules
 from octify.report import Report
 from octify.report.build import profile_report
 from octify.trace import trace
+from octify.trace.proof import proved
 
 __all__ = ["ExportResult", "Result", "convert", "export_onnx", "inspect", "load", "profile", "reference"]
 
@@ -126,7 +127,7 @@ def convert(
     tell = progress or silent
     policy = None if plan is not None else load_rules(rules)
     tell("tracing")
-    traced = trace(model, example_inputs)
+    traced = proved(model, example_inputs)
     if traced.parts is not None and calibration is not None:
         failure = traced.parts.failure
         raise OctifyError(

@@ -12,6 +12,7 @@ from octify.layout.channels import Ids, Refusal
 from octify.layout.roles import View
 from octify.ops.emitter import Emitter, Value
 from octify.ops.walk import Walk
+from octify.trace.attached import attached
 from octify.trace.leaves import qualified_name
 from octify.trace.model import Traced
 
@@ -74,7 +75,9 @@ class Table:
         """The family of ``node``, or None."""
         if node.op == "call_module":
             module = traced.submodule(node)
-            return None if module is None else self.find_module(type(module))
+            if module is None or attached(module) is not None:
+                return None
+            return self.find_module(type(module))
         if node.op == "call_function":
             function: Any = node.target
             name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"

@@ -11,6 +11,7 @@ from octify.layout.channels import Layout, Refusal
 from octify.ops import table
 from octify.ops.walk import Walk
 from octify.trace import Traced
+from octify.trace.attached import attached
 
 
 def couple(
@@ -43,8 +44,10 @@ def _walk(
     alone = _alone(traced)
     for node in traced.module.graph.nodes:
         op = table(walk.reads_view(node)).find(traced, node)
-        if str(node.target) in alone:
-            walk.record(node, Refusal(alone[str(node.target)]))
+        module = traced.submodule(node)
+        reason = alone.get(str(node.target)) or (None if module is None else attached(module))
+        if reason is not None:
+            walk.record(node, Refusal(reason))
         elif node.op in ("placeholder", "get_attr"):
             walk.record(node, walk.dense(node))
         elif op is not None:

@@ -23,6 +23,7 @@ from octify.passes.resolve import resolve
 from octify.plan import ConvPlan, Plan
 from octify.trace import Traced
 from octify.trace.keywords import with_any_names
+from octify.trace.modes import set_modes
 
 
 def project_channels(x: Tensor, low: Sequence[int]) -> Tensor:
@@ -67,7 +68,7 @@ def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
             low = indices(mask)
             made[node] = graph.call_function(project_view, (made[node], low, roles, sizes(roles, shape, "C")))
     module = fx.GraphModule(traced.module, graph, class_name=f"{type(traced.module).__name__}Reference")
-    module.train(traced.training)
+    set_modes(module, traced.modes)
     return module
 
 

@@ -15,6 +15,7 @@ from octify.passes.resolve import resolve
 from octify.passes.verifier import verify, verifying
 from octify.plan import Plan
 from octify.trace import Traced
+from octify.trace.modes import set_modes
 from octify.trace.parts import assemble
 
 
@@ -60,7 +61,7 @@ def _finished(traced: Traced, emitter: Emitter, resolved: Resolved) -> Rewritten
             emitter.graph.erase_node(node)
     module = fx.GraphModule(emitter.modules, emitter.graph, class_name=type(traced.module).__name__)
     module.graph.lint()
-    module.train(traced.training)
+    set_modes(module, traced.modes)
     _join(module, traced)
     used = {str(n.target) for n in module.graph.find_nodes(op="call_module")}
     values = {node.name: emitter.value(node) for node in traced.module.graph.nodes}

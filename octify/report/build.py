@@ -92,7 +92,7 @@ def profile_report(traced: Traced) -> Report:
 
 def _tracing_warnings(traced: Traced) -> list[str]:
     """What was not traced, or not for all sizes."""
-    told = []
+    told = list(traced.remarks)
     if traced.parts is not None:
         failure = traced.parts.failure
         names = ", ".join(part.path for part in traced.parts.members if not part.alone)

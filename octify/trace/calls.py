@@ -6,7 +6,6 @@ for real. A run that fails half-way still tells of all calls before that.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from octify.trace.arguments import Arguments, NotPlainError
+from octify.trace.duplicate import duplicate
 from octify.trace.tracer import first_line, user_line
 
 
@@ -53,7 +53,7 @@ def observe(model: nn.Module, inputs: Sequence[Tensor]) -> Observed:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # those of the model's own code are told when it is really used
-        first, second = copy.deepcopy(model), copy.deepcopy(model)
+        first, second = duplicate(model), duplicate(model)
         with FakeTensorMode(allow_non_fake_inputs=True):
             fakes = [torch.empty(t.shape, dtype=t.dtype, device=device) for t in inputs]
             faked = _run(first, fakes)

@@ -97,6 +97,12 @@ class Traced:
         Modules that decide by a size: the graph holds where they decide as they did for the example.
     parts:
         None for a model that was traced as a whole.
+    modes:
+        The training mode of every module, by path.
+    remarks:
+        What the user must be told of the tracing, in sentences.
+    results:
+        Path and names of the resulting nodes of every call of a module, in the order of their ends.
     """
 
     module: fx.GraphModule
@@ -107,6 +113,9 @@ class Traced:
     _modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
     fixed_sizes: tuple[Opaque, ...] = ()
     parts: Parts | None = None
+    modes: Mapping[str, bool] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    results: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
 
     @property
     def whole(self) -> nn.Module:

@@ -8,7 +8,6 @@ into the model, whose own code stays as it is.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,10 +22,12 @@ from octify.errors import TraceError
 from octify.nn.guard import holds
 from octify.trace.arguments import Arguments
 from octify.trace.calls import Call, observe
+from octify.trace.duplicate import duplicate
 from octify.trace.facts import Facts, InputSpec, MeasureError, measure
 from octify.trace.keywords import with_any_names
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Part, Parts, Traced
+from octify.trace.modes import set_modes
 from octify.trace.tracer import Symbolic, symbolic_trace
 
 
@@ -304,10 +305,10 @@ def assemble(traced: Traced, module: fx.GraphModule, converted: frozenset[str]) 
         for node in each.nodes:
             if node.op == "call_module" and str(node.target) in known:
                 memo[id(known[str(node.target)])] = module.get_submodule(str(node.target))
-    model = copy.deepcopy(shell, memo)
+    model: nn.Module = duplicate(shell, memo)
     for part, each in active:
         _install(model.get_submodule(part.path), part, each, module)
-    return model.train(traced.training)
+    return set_modes(model, traced.modes)
 
 
 def _install(host: nn.Module, part: Part, own: _Slice, module: fx.GraphModule) -> None:

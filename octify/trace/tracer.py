@@ -8,15 +8,15 @@ named with the user's file and line.
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import os
 import textwrap
 import traceback
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from octify.errors import TraceError
 from octify.trace.arguments import Arguments
+from octify.trace.duplicate import sharing_tensors
 from octify.trace.factories import sizes_as_tuples
 from octify.trace.inplace import make_visible
 from octify.trace.keywords import with_any_names
@@ -33,6 +34,7 @@ from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Traced
 from octify.trace.numbers import numbers_recorded
 from octify.trace.sizes import RecordBatch, SizedTracer
+from octify.trace.state import buffers_kept
 from octify.trace.twins import Question
 
 __all__ = ["Opaque", "Symbolic", "Traced", "first_line", "symbolic_trace", "user_line"]
@@ -43,6 +45,9 @@ _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, which begi
 _OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
 
 
+NO_LEAVES: Mapping[str, Opaque] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Symbolic:
     """A graph without facts.
@@ -51,6 +56,8 @@ class Symbolic:
         The copy of the model that was traced: the graph's module holds its submodules, not all of them.
     output:
         The form of the module's result, where the graph's own is the flat tuple of its leaves.
+    results:
+        Path and names of the resulting nodes of every call of a module, in the order of their ends.
     """
 
     module: fx.GraphModule
@@ -58,6 +65,7 @@ class Symbolic:
     opaque: tuple[Opaque, ...]
     fixed_sizes: tuple[Opaque, ...]
     output: pytree.TreeSpec | None
+    results: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,7 @@ class _Tracer(SizedTracer):
         self.explores = explores
         self.output: pytree.TreeSpec | None = None
         self._entered = [""]
+        self.results: list[tuple[str, tuple[str, ...]]] = []
 
     @property
     def sizes_known(self) -> bool:
@@ -132,10 +141,17 @@ class _Tracer(SizedTracer):
         stack = self.module_stack.copy()
         self._entered.append(path)
         try:
-            return super().call_module(m, forward, args, kwargs)
+            result = super().call_module(m, forward, args, kwargs)
+            self.results.append((path, _names(result)))
+            return result
         finally:
             self._entered.pop()
             self.module_stack = stack
+
+
+def _names(result: Any) -> tuple[str, ...]:
+    """Of the nodes of a result's leaves."""
+    return tuple(leaf.node.name for leaf in pytree.tree_leaves(result) if issubclass(type(leaf), fx.Proxy))
 
 
 def _seen(path: str, module: nn.Module, error: Exception) -> Opaque:
@@ -206,12 +222,17 @@ def with_same_tensors(model: nn.Module) -> nn.Module:
 
     Tracing leaves proxies in the caches of some models; each attempt gets a clean copy.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    made: nn.Module = sharing_tensors(model)
+    return made
 
 
 def symbolic_trace(
-    model: nn.Module, arguments: Arguments, *, flat: bool = False, sizes: Sizing = "anywhere"
+    model: nn.Module,
+    arguments: Arguments,
+    *,
+    flat: bool = False,
+    sizes: Sizing = "anywhere",
+    leaves: Mapping[str, Opaque] = NO_LEAVES,
 ) -> Symbolic:
     """The graph of ``model`` called with ``arguments``.
 
@@ -221,6 +242,8 @@ def symbolic_trace(
         In the mode (eval) to be traced in. It is left as it is; the graph's module shares its tensors.
     flat:
         The graph returns the flat tuple of the result's leaves.
+    leaves:
+        Modules that are run as they are, whether or not they can be traced.
     sizes:
         Where control flow may be decided by the arguments' sizes: ``"anywhere"``, or ``"nowhere"`` (they
         are not real ones).
@@ -232,10 +255,10 @@ def symbolic_trace(
     """
     failure: Exception
     try:
-        return _attempt(model, arguments, _Treatment({}), None, flat=flat)
+        return _attempt(model, arguments, _Treatment(dict(leaves)), None, flat=flat)
     except Exception as error:
         failure = error
-    treatment = _Treatment({})
+    treatment = _Treatment(dict(leaves))
     mode = None if sizes == "nowhere" else FakeTensorMode(allow_non_fake_inputs=True)
     try:
         _attempt(model, arguments, treatment, mode, flat=flat, explores=True)
@@ -263,7 +286,7 @@ def _attempt(
     tracer = _Tracer(arguments, treatment, mode, flat=flat, explores=explores)
     clean = with_same_tensors(model)
     recorded = contextlib.nullcontext() if mode is None else RecordBatch(tracer)
-    with sizes_as_tuples(), numbers_recorded(clean), recorded:
+    with buffers_kept(clean), sizes_as_tuples(), numbers_recorded(clean), recorded:
         graph = with_any_names(tracer.trace(clean))
     _drop_assertions(graph)
     make_visible(clean, graph)
@@ -271,7 +294,12 @@ def _attempt(
     module.graph.eliminate_dead_code()
     module.recompile()
     return Symbolic(
-        module, clean, tuple(treatment.opaque.values()), _deciding(clean, tracer.questions), tracer.output
+        module,
+        clean,
+        tuple(treatment.opaque.values()),
+        _deciding(clean, tracer.questions),
+        tracer.output,
+        tuple(tracer.results),
     )
 
 
