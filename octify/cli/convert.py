@@ -46,10 +46,11 @@ from octify.cli.options import (
     WeightsOption,
 )
 from octify.cli.outcome import require_converted
+from octify.cli.outputs import Used, check_files, check_folder, used
 from octify.cli.report import HtmlOption, write_page
 from octify.cli.session import Session, session
 from octify.errors import OctifyError
-from octify.files import check_file, staged_directory
+from octify.files import staged_directory
 from octify.source import parse_target
 
 if TYPE_CHECKING:
@@ -78,7 +79,11 @@ PlanOption = Annotated[
     ),
 ]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Write into a folder that holds other files; they are kept.")
+    bool,
+    typer.Option(
+        "--force",
+        help="Write into a folder that holds other files, which are kept; overwrite a file the run reads.",
+    ),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Convert and report, but write nothing.")]
 
@@ -178,7 +183,8 @@ def convert(
             _refuse(context, ("latency",), target, "a target chooses by MACs and errors, not by time")
         check_model(model, weights, input)
         check_policy(alpha, None if plan else rules)
-        outputs = _outputs(model, out, onnx, html, dry_run=dry_run, force=force)
+        reads = used(model, weights, calib, () if plan else (rules,), plan)
+        outputs = _outputs(model, out, onnx, html, reads, dry_run=dry_run, force=force)
         replayed = _read_plan(plan)
         source = load(run, model, weights, input)
 
@@ -231,7 +237,14 @@ def _refuse(context: typer.Context, options: Sequence[str], beside: str, why: st
 
 
 def _outputs(
-    model: str, out: Path | None, onnx: Path | None, html: Path | None, *, dry_run: bool, force: bool
+    model: str,
+    out: Path | None,
+    onnx: Path | None,
+    html: Path | None,
+    reads: Used,
+    *,
+    dry_run: bool,
+    force: bool,
 ) -> Outputs:
     """Decide where to write, and find out now, not after the long work, whether that is possible."""
     if dry_run:
@@ -239,10 +252,8 @@ def _outputs(
     if out is None and onnx is None:
         out = Path(f"{parse_target(model).short_name}-octave")
     if out is not None:
-        artefact.check_destination(out, force=force)
-    for file in (onnx, html):
-        if file is not None:
-            check_file(file)
+        check_folder(out, artefact.FILES, reads, force=force)
+    check_files({"--onnx": onnx, "--html": html}, reads, force=force, folder=out)
     return Outputs(out, onnx, html)
 
 

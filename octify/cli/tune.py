@@ -11,7 +11,8 @@ from octify.cli import artefact
 from octify.cli.calibration import CropOption, MeanOption, ResizeOption, StdOption
 from octify.cli.converted import check_origin, find_origin
 from octify.cli.loading import describe, load
-from octify.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption
+from octify.cli.options import DebugOption, JsonOption, OverwriteOption, QuietOption, VerboseOption
+from octify.cli.outputs import Used, check_folder, refuse_read, used
 from octify.cli.session import Session, session
 from octify.cli.tuning import (
     Augment,
@@ -68,6 +69,7 @@ def tune(
     seed: SeedOption = 0,
     checkpoint_every: EveryOption = Options.checkpoint_every,
     resume: ResumeOption = False,
+    force: OverwriteOption = False,
     model: ModelOption = None,
     weights: WeightsOption = None,
     json: JsonOption = False,
@@ -107,9 +109,10 @@ def tune(
         again = f"octify tune {folder} ... --model MODEL --weights FILE"
         origin = find_origin(folder, model, weights, again)
         check_origin(origin, None if model or weights else f"{again}, as they are now")
-        places = _places(folder, out, resume=resume)
-        pixels = _Pixels(_numbers(mean, "--mean"), _numbers(std, "--std"), resize, crop)
         _check_data(data)
+        reads = used(origin.target, origin.weights, data)
+        places = _places(folder, out, reads, resume=resume, force=force)
+        pixels = _Pixels(_numbers(mean, "--mean"), _numbers(std, "--std"), resize, crop)
         _require_accelerate()
         _mute_others(run)
         source = load(run, origin.target, origin.weights, origin.inputs)
@@ -132,10 +135,14 @@ class _Pixels:
     crop: int | None
 
 
-def _places(folder: Path, out: Path | None, *, resume: bool) -> _Places:
+def _places(folder: Path, out: Path | None, reads: Used, *, resume: bool, force: bool) -> _Places:
     final = out or Path(f"{os.path.normpath(folder)}-tuned")
-    artefact.check_destination(final, force=False)
+    own = {what: path for what, path in reads.items() if path.parent.resolve() != folder.resolve()}
+    in_place = final.resolve() == folder.resolve()
+    check_folder(final, artefact.FILES, own if in_place else reads, force=force)
     checkpoint = Path(f"{os.path.normpath(final)}.checkpoint.safetensors")
+    if not force:
+        refuse_read(checkpoint, "the checkpoint", reads)
     check_file(checkpoint)
     if checkpoint.exists() and not resume:
         raise OctifyError(

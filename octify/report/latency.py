@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from octify.printable import Printable
 from octify.report.latency_rows import timing_cells
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def render(result: BenchResult) -> Iterator[RenderableType]:
 
 def as_text(result: BenchResult) -> str:
     """The tables as plain text of at most 140 columns."""
-    console = Console(file=io.StringIO(), width=140, color_system=None)
-    console.print(result)
+    console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
+    console.print(Printable(result))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

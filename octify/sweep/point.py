@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from octify.documents import parse_json, read_text
 from octify.files import write_text
 from octify.report import Report
 
@@ -24,6 +25,8 @@ class Point:
         without calibration.
     milliseconds, speedup:
         Measured latency per call, and the original's over it; None where nothing was timed.
+    rules_digest:
+        Tells rule files of one name apart; empty for a built-in rule set.
     """
 
     rules: str
@@ -41,18 +44,26 @@ class Point:
     agreement: float | None = None
     milliseconds: float | None = None
     speedup: float | None = None
+    rules_digest: str = ""
 
     @property
     def name(self) -> str:
-        """``default-0.5``: unique within a sweep, fit for a folder."""
-        return f"{Path(self.rules).stem}-{self.alpha:g}"
+        """``default-0.5``, ``mine-1f00d5e2-0.5``: unique within a sweep, fit for a folder."""
+        return point_name(self.rules, self.rules_digest, self.alpha)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return {"name": self.name} | asdict(self)
 
 
-def point_of(report: Report, rules: str) -> Point:
+def point_name(rules: str, digest: str, alpha: float) -> str:
+    """The name of a point; two alphas, however close, have two names."""
+    short = f"{alpha:g}"
+    written = short if float(short) == alpha else repr(alpha)
+    return "-".join(part for part in (Path(rules).stem, digest, written) if part)
+
+
+def point_of(report: Report, rules: str, rules_digest: str = "") -> Point:
     """The point of a conversion under the rules named ``rules``."""
     totals, calibration = report.totals, report.calibration
     assert report.alpha is not None
@@ -70,6 +81,7 @@ def point_of(report: Report, rules: str) -> Point:
         calibration.before.relative_error if calibration else None,
         calibration.after.relative_error if calibration else None,
         calibration.after.agreement if calibration else None,
+        rules_digest=rules_digest,
     )
 
 
@@ -91,7 +103,7 @@ def _bytes() -> Any:
 def finished(folder: Path, key: str) -> Point | None:
     """The point that an earlier run left in ``folder`` under the same key; None if there is none."""
     try:
-        document = json.loads((folder / POINT).read_text(encoding="utf-8"))
+        document = parse_json(read_text(folder / POINT))
         if document["key"] != key:
             return None
         known = {field.name for field in fields(Point)}
