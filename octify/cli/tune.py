@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ from octify.files import check_file, staged_directory
 from octify.tune.options import Options
 
 if TYPE_CHECKING:
+    from octify.report.tuning import TuningRow
     from octify.source import Source
     from octify.tune.data import Samples
 
@@ -202,7 +204,7 @@ def _tune(
     resume: bool,
 ) -> None:
     from octify import api
-    from octify.report.tuning import render_tuning
+    from octify.tune.finished import finished_row, run_digest
     from octify.tune.folder import identity, read_report, tuning_row, write_tuned
     from octify.tune.leave import leave_together
     from octify.tune.loop import tune
@@ -211,18 +213,32 @@ def _tune(
     run.progress(f"loading {folder}")
     student = api.load(folder, source.model)
     run.progress(f"opening {data}")
+    samples = _samples(source, pixels, data)
+    words = identity(folder, source.model)
+    if resume:
+        done = finished_row(read_report(places.folder), words, samples.digest, options, places.checkpoint)
+        if done is not None:
+            _say_finished(run, places, source, done)
+            return
+        if not places.checkpoint.is_file():
+            run.warn(f"there is no checkpoint {places.checkpoint}: the run starts from its beginning")
+            resume = False
     tuned = tune(
         student,
         source.model,
-        _samples(source, pixels, data),
+        samples,
         options,
         checkpoint=places.checkpoint,
         resume=resume,
-        identity=identity(folder, source.model),
+        identity=words,
         progress=run.progress,
         warn=run.warn,
     )
-    row = tuning_row(tuned, options)
+    row = replace(
+        tuning_row(tuned, options),
+        run=run_digest(words, samples.digest, options),
+        began_with=words["weights"],
+    )
     if tuned.main_process:
         run.progress(f"writing {places.folder}")
         with staged_directory(places.folder) as staged:
@@ -230,17 +246,32 @@ def _tune(
             artefact.write_origin(staged, places.folder, origin.target, origin.weights, origin.inputs)
         places.checkpoint.unlink(missing_ok=True)
         _warn_of_exports(run, places.folder)
+    _answer(run, places, source, row, tuned.warnings)
+    leave_together()
+
+
+def _say_finished(run: Session, places: _Places, source: Source, row: TuningRow) -> None:
+    """End a run that was stopped after its result was written: its checkpoint is what is left of it."""
+    if os.environ.get("RANK", "0") == "0":
+        places.checkpoint.unlink(missing_ok=True)
+    message = f"{places.folder} holds the result of this run already; leave --resume out to train further"
+    run.warn(message)
+    _answer(run, places, source, row, (message,))
+
+
+def _answer(run: Session, places: _Places, source: Source, row: TuningRow, warnings: Sequence[str]) -> None:
+    from octify.report.tuning import render_tuning
+
     run.show(*render_tuning(row))
     run.show(f"wrote {places.folder}: plan.json, weights.safetensors, report.json, source.json")
     run.answer(
         {
             "source": describe(source),
             "tuning": row.to_dict(),
-            "warnings": list(tuned.warnings),
+            "warnings": list(warnings),
             "written": {"directory": str(places.folder)},
         }
     )
-    leave_together()
 
 
 def _samples(source: Source, pixels: _Pixels, data: str) -> Samples:
