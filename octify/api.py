@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 from safetensors.torch import save as as_safetensors
 from torch import Tensor, fx, nn
 
+from octify.alpha import check_alpha
 from octify.calibrate.allocate_plans import Plans
 from octify.calibrate.allocate_search import convert_to
 from octify.calibrate.allocate_target import Target
 from octify.calibrate.recipe import Calibrated, calibrate, images_of, order_of
 from octify.calibrate.spectrum import by_frequency, spectra
 from octify.calibrate.synthetic import NO_IMAGES, can_be_made
+from octify.door import check_inputs, check_model
 from octify.errors import OctifyError, PlanError, SourceError
 from octify.export import ExportResult, export_onnx
 from octify.files import staged_directory
@@ -95,7 +97,8 @@ def convert(
     model:
         A CNN, usually trained. It is traced on a deep copy.
     example_inputs:
-        A tensor (N, C, H, W), or a sequence of tensors, on any device; only shapes are used.
+        A tensor (N, C, H, W), or a sequence of tensors, on any device; only shapes are used. Arrays of
+        numpy are taken as tensors.
     alpha:
         Share of low-frequency channels, 0 to 1.
     rules:
@@ -140,6 +143,9 @@ def convert(
     """
     if kernels not in ("paper", "exact"):
         raise OctifyError(f"there are no {kernels!r} kernels", hint="use 'paper' or 'exact'")
+    check_model(model)
+    example_inputs = check_inputs(example_inputs, model)
+    alpha = check_alpha(alpha) if plan is None else alpha
     target = Target.of(target_macs, target_error)
     if target is not None and (calibration is None or plan is not None):
         raise OctifyError(
@@ -293,7 +299,7 @@ def inspect(
 
 def profile(model: nn.Module, example_inputs: Inputs) -> Report:
     """MACs, parameters and activation bytes of ``model`` as it is, layer by layer."""
-    return profile_report(trace(model, example_inputs))
+    return profile_report(trace(check_model(model), check_inputs(example_inputs, model)))
 
 
 def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
@@ -301,7 +307,7 @@ def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module
 
     A conversion with ``kernels="exact"`` equals it to rounding error.
     """
-    traced = trace(model, example_inputs)
+    traced = trace(check_model(model), check_inputs(example_inputs, model))
     return _whole(traced, projected_reference(traced, plan), plan)
 
 
@@ -322,6 +328,7 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
     SourceError
         The weights are missing or do not fit.
     """
+    check_model(model)
     folder = Path(directory)
     plan = Plan.load(folder / "plan.json")
     traced = trace(model, [spec.example() for spec in plan.inputs])

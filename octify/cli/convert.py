@@ -11,6 +11,7 @@ import typer
 
 from octify.cli import artefact
 from octify.cli.calibration import (
+    BgrOption,
     CalibOption,
     CropOption,
     DeviceOption,
@@ -96,7 +97,10 @@ LatencyOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[
-    int, typer.Option("--latency-threads", metavar="N", min=1, help="Threads that --latency times with.")
+    int,
+    typer.Option(
+        "--latency-threads", metavar="N", min=1, max=1024, help="Threads that --latency times with."
+    ),
 ]
 
 _POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude", "latency")
@@ -127,6 +131,7 @@ def convert(
     std: StdOption = None,
     resize: ResizeOption = None,
     crop: CropOption = None,
+    bgr: BgrOption = False,
     max_error: MaxErrorOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
@@ -171,6 +176,7 @@ def convert(
             target_macs,
             target_error,
             device,
+            bgr,
         )
         calibration.check()
         if plan is not None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from octify.cli import errors, signals
+from octify.cli.grouping import grouped
 from octify.errors import OctifyError
 from octify.hold import Terminated
 from octify.printable import Printable, printable
@@ -70,7 +71,7 @@ class Session:
             return
         self.close()
         head = "\x1b[1;33mwarning:\x1b[0m" if errors.wants_color(sys.stderr) else "warning:"
-        for message in messages:
+        for message in grouped(messages):
             errors.say(f"{head} {printable(message)}")
 
     def progress(self, phase: str) -> None:

@@ -13,6 +13,7 @@ import typer
 from octify.cli import artefact
 from octify.cli.bench import ThreadsOption
 from octify.cli.calibration import (
+    BgrOption,
     CalibOption,
     CropOption,
     DeviceOption,
@@ -138,6 +139,7 @@ def sweep(
     std: StdOption = None,
     resize: ResizeOption = None,
     crop: CropOption = None,
+    bgr: BgrOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     kernels: KernelsOption = Kernels.paper,
@@ -163,7 +165,7 @@ def sweep(
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         order = channel_order.value if channel_order else None
         effort = calib_effort.value
-        settings = Settings(calib, effort, order, mean, std, resize, crop, seed, device=device)
+        settings = Settings(calib, effort, order, mean, std, resize, crop, seed, device=device, bgr=bgr)
         settings.check()
         wanted = [(name, share) for name in _names(rules) for share in _shares(alpha)]
         check_model(model, weights, input)

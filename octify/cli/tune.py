@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octify.cli import artefact
-from octify.cli.calibration import CropOption, MeanOption, ResizeOption, StdOption
+from octify.cli.calibration import BgrOption, CropOption, MeanOption, ResizeOption, StdOption
 from octify.cli.converted import check_origin, find_origin
 from octify.cli.loading import describe, load
 from octify.cli.options import DebugOption, JsonOption, OverwriteOption, QuietOption, VerboseOption
@@ -68,6 +68,7 @@ def tune(
     std: StdOption = None,
     resize: ResizeOption = None,
     crop: CropOption = None,
+    bgr: BgrOption = False,
     seed: SeedOption = 0,
     checkpoint_every: EveryOption = Options.checkpoint_every,
     resume: ResumeOption = False,
@@ -114,7 +115,7 @@ def tune(
         _check_data(data)
         reads = used(origin.target, origin.weights, data)
         places = _places(folder, out, reads, resume=resume, force=force)
-        pixels = _Pixels(_numbers(mean, "--mean"), _numbers(std, "--std"), resize, crop)
+        pixels = _Pixels(_numbers(mean, "--mean"), _numbers(std, "--std"), resize, crop, bgr)
         _require_accelerate()
         _mute_others(run)
         source = load(run, origin.target, origin.weights, origin.inputs)
@@ -135,6 +136,7 @@ class _Pixels:
     std: tuple[float, ...] | None
     resize: int | None
     crop: int | None
+    bgr: bool = False
 
 
 def _places(folder: Path, out: Path | None, reads: Used, *, resume: bool, force: bool) -> _Places:
@@ -282,7 +284,15 @@ def _samples(source: Source, pixels: _Pixels, data: str) -> Samples:
     specs = [InputSpec.of(x) for x in source.example_inputs]
     form = None
     if Path(data).is_dir():
-        form = image_format(source.model, specs[0].shape, pixels.mean, pixels.std, pixels.resize, pixels.crop)
+        form = image_format(
+            source.model,
+            specs[0].shape,
+            pixels.mean,
+            pixels.std,
+            pixels.resize,
+            pixels.crop,
+            bgr=pixels.bgr,
+        )
     return open_samples(data, specs, form)
 
 

@@ -145,6 +145,7 @@ def read_image(path: Path, form: ImageFormat) -> Tensor:
     image = image.crop((left, top, left + form.crop[1], top + form.crop[0]))
     pixels = np.asarray(image, dtype=np.float32) / 255
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    pixels = pixels[..., ::-1] if form.bgr else pixels
     normal = (pixels - np.asarray(form.mean, np.float32)) / np.asarray(form.std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))
 

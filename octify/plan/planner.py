@@ -15,8 +15,9 @@ import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from octify.alpha import check_alpha
 from octify.coupling import couple
-from octify.errors import OctifyError, PlanError
+from octify.errors import PlanError
 from octify.kernels import Exchange, Scheme
 from octify.layout import DENSE, ConvNode, Layout, Mask, mask_of
 from octify.nn.groups import is_scattered, needs_no_exchange
@@ -54,12 +55,7 @@ def make_plan(
     Raises OctifyError for an alpha outside [0, 1], RuleError when a path pattern of the rules
     or of ``exclude`` matches no convolution.
     """
-    if not 0 <= alpha <= 1:
-        raise OctifyError(
-            f"alpha is {alpha}",
-            why="it is the share of low-frequency channels",
-            hint="--alpha 0.5 (from 0 to 1)",
-        )
+    check_alpha(alpha)
     counted = costs or MacCosts(rules.settings.boundary_macs_per_element)
     policies = policies_of(traced, rules, exclude)
     unbalanced: dict[str, str] = {}
