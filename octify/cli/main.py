@@ -111,6 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _refused(error: Exception, arguments: Sequence[str]) -> int:
     """Tell of an error outside any command's own session; the exit code."""
     told = _usage_error(error) or errors.of_the_system(error)
+    if isinstance(error, OSError) and error.filename is None and told is None:
+        # Typer's own writing, of the help for one.
+        errors.forget_stdout()
+        told = errors.of_stdout(error)
     told = told or (error if isinstance(error, OctifyError) else errors.internal(error))
     try:
         errors.show(told, debug="--debug" in arguments)
