@@ -12,6 +12,8 @@ from octify.allocate.plans import Plans
 from octify.allocate.target import Target
 from octify.artefact.conversion import load
 from octify.calibrate.recipe import calibrate
+from octify.checks.alpha import check_alpha
+from octify.checks.door import check_inputs, check_model
 from octify.conversion import (
     Inputs,
     Progress,
@@ -66,7 +68,8 @@ def convert(
     model:
         A CNN, usually trained. It is traced on a deep copy.
     example_inputs:
-        A tensor (N, C, H, W), or a sequence of tensors, on any device; only shapes are used.
+        A tensor (N, C, H, W), or a sequence of tensors, on any device; only shapes are used. Arrays of
+        numpy are taken as tensors.
     alpha:
         Share of low-frequency channels, 0 to 1.
     rules:
@@ -111,6 +114,9 @@ def convert(
     """
     if kernels not in ("paper", "exact"):
         raise OctifyError(f"there are no {kernels!r} kernels", hint="use 'paper' or 'exact'")
+    check_model(model)
+    example_inputs = check_inputs(example_inputs, model)
+    alpha = check_alpha(alpha) if plan is None else alpha
     target = Target.of(target_macs, target_error)
     if target is not None and (calibration is None or plan is not None):
         raise OctifyError(
@@ -172,7 +178,7 @@ def inspect(
 
 def profile(model: nn.Module, example_inputs: Inputs) -> Report:
     """MACs, parameters and activation bytes of ``model`` as it is, layer by layer."""
-    return profile_report(trace(model, example_inputs))
+    return profile_report(trace(check_model(model), check_inputs(example_inputs, model)))
 
 
 def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
@@ -180,5 +186,5 @@ def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module
 
     A conversion with ``kernels="exact"`` equals it to rounding error.
     """
-    traced = trace(model, example_inputs)
+    traced = trace(check_model(model), check_inputs(example_inputs, model))
     return as_model(traced, projected_reference(traced, plan), plan)

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from octify.checks.documents import parse_json, read_text
 from octify.errors import PlanError
 from octify.files import staged_file
 from octify.kernels.taps import Exchange, Scheme
@@ -129,7 +130,7 @@ class Plan:
     def load(cls, path: str | Path) -> Plan:
         """Read a plan. Raises PlanError when the file is missing or not a plan."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = parse_json(read_text(Path(path)))
         except OSError as error:
             raise PlanError("the plan cannot be read", where=str(path), why=error.strerror) from None
         except ValueError as error:

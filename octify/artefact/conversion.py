@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from octify.checks.door import check_model
 from octify.errors import PlanError, SourceError
 from octify.passes.rewrite import as_model, rewrite
 from octify.plan import Plan
@@ -33,6 +34,7 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
     SourceError
         The weights are missing or do not fit.
     """
+    check_model(model)
     folder = Path(directory)
     plan = Plan.load(folder / "plan.json")
     traced = trace(model, [spec.example() for spec in plan.inputs])

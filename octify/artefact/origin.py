@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from octify.checks.documents import parse_json, read_text
 from octify.errors import OctifyError, SourceError
 from octify.files import check_directory
 from octify.source import parse_target
 
 PLAN = "plan.json"
 SOURCE = "source.json"
+FILES = (PLAN, "weights.safetensors", "report.json", SOURCE)
+SWEEPS = ("sweep.json", "sweep.svg", "point.json")
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,14 @@ def is_artefact(folder: Path) -> bool:
     return (folder / PLAN).is_file()
 
 
+def is_octifys(folder: Path) -> bool:
+    """True for a folder that octify wrote: a conversion, or a sweep of them."""
+    return is_artefact(folder) or (folder / SWEEPS[0]).is_file()
+
+
 def check_destination(folder: Path, *, force: bool) -> None:
     """Refuse a folder that cannot be written, or that holds something other than an artefact."""
-    check_directory(folder)
+    check_directory(folder, FILES)
     if not folder.is_dir() or is_artefact(folder) or force:
         return
     entries = sorted(entry.name for entry in folder.iterdir())
@@ -66,7 +74,7 @@ def read_origin(folder: Path) -> Origin | None:
     if not path.is_file():
         return None
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(read_text(path))
         target = str(document["target"])
         if document["file"]:
             place = Path(os.path.relpath(folder / document["file"]))
@@ -77,7 +85,7 @@ def read_origin(folder: Path) -> Origin | None:
             tuple(str(text) for text in document["inputs"]),
             Path(os.path.relpath(folder / weights)) if weights else None,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SourceError(
             f"{path} cannot be read",
             why=f"{type(error).__name__}: {error}",

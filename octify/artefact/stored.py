@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from octify.checks.documents import parse_json, read_text
 from octify.errors import SourceError
 from octify.latency.rows import LatencyRows
 from octify.report.report import Report
@@ -71,7 +71,7 @@ def _latency(path: Path) -> LatencyRows | None:
 
 def _object(path: Path) -> Mapping[str, Any]:
     def read() -> Mapping[str, Any]:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(read_text(path))
         if not isinstance(document, dict):
             raise ValueError("it is not a JSON object")
         return document

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import save as as_safetensors
 from torch import nn
 
+from octify.checks.documents import parse_json, read_text
 from octify.errors import OctifyError
 from octify.report.build import UNCALIBRATED
 from octify.report.tuning import TuningRow
@@ -38,7 +39,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(read_text(path))
         if not isinstance(document, dict):
             raise ValueError("it is not an object")
         return document

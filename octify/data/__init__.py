@@ -29,6 +29,9 @@ def check_data(text: str, kind: str = "calibration data") -> None:
     path = Path(place if loader else text)
     if not path.exists():
         raise OctifyError(f"no such {kind}: {text}", hint=f"DATA is {FORMS}")
+    if not path.is_file() and (loader or not path.is_dir()):
+        what = "a folder" if path.is_dir() else "a device or a pipe"
+        raise OctifyError(f"{text} is no {kind}", why=f"{path} is {what}", hint=f"DATA is {FORMS}")
     if path.suffix == ".py" and not (loader and name):
         raise OctifyError(f"which loader in {path}?", hint=f"{path}:loader")
 

@@ -29,6 +29,8 @@ class ImageFormat:
         Subtracted from, and divided into, pixel values in [0, 1]; one for each channel.
     assumed:
         Whether mean and std are a guess.
+    bgr:
+        The channels are blue, green, red (mean and std, too): what OpenCV reads.
     """
 
     channels: int
@@ -37,6 +39,7 @@ class ImageFormat:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     assumed: bool
+    bgr: bool = False
 
 
 @dataclass
@@ -55,6 +58,8 @@ def image_format(
     std: Sequence[float] | None = None,
     resize: int | None = None,
     crop: int | None = None,
+    *,
+    bgr: bool = False,
 ) -> ImageFormat:
     """The format of a model's images; what is not given comes from a timm model's own configuration.
 
@@ -68,12 +73,16 @@ def image_format(
             hint="give a tensor file, or file.py:loader",
         )
     channels, height, width = shape[1:]
+    if bgr and channels != 3:
+        raise OctifyError(f"images of {channels} channels have no blue and red", hint="leave --bgr out")
     config: dict[str, Any] = (
         getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     )
     known = tuple(config.get("mean") or ()), tuple(config.get("std") or ())
     guess = (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
     assumed = (mean is None or std is None) and not all(len(k) == channels for k in known)
+    if bgr:
+        guess = guess[0][::-1], guess[1][::-1]
     base = guess if assumed else (known if all(len(k) == channels for k in known) else guess)
     size = (crop, crop) if crop else (height, width)
     share = float(config.get("crop_pct") or _CROP_SHARE)
@@ -84,6 +93,7 @@ def image_format(
         _per_channel(mean, channels, "--mean") or base[0],
         _per_channel(std, channels, "--std") or base[1],
         assumed,
+        bgr,
     )
 
 

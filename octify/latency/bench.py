@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from octify.checks.door import check_count, check_inputs, check_model
 from octify.errors import OctifyError
 from octify.export import export_onnx
 from octify.latency.memory import peak_of_call, peak_of_file
@@ -65,9 +66,16 @@ def bench(
         An unknown runtime, one that is not available here, a file in a runtime for modules, or inputs
         that a model does not take.
     """
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    if not models:
-        raise OctifyError("there is nothing to time", hint="give at least one model")
+    inputs = check_inputs(example_inputs)
+    if not isinstance(models, Mapping) or not models:
+        raise OctifyError("there is nothing to time", hint='give models by name: {"original": model}')
+    for model in models.values():
+        if not isinstance(model, (str, Path)):
+            check_model(model)
+    check_count("rounds", rounds)
+    check_count("threads", threads)
+    for batch in batches:
+        check_count("the batch size", batch)
     wanted = tuple(runtimes or ("onnxruntime",))
     _check(models, wanted)
     rows: list[Row] = []

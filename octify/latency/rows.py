@@ -11,6 +11,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from octify.checks.printable import Printable
+
 
 @dataclass(frozen=True)
 class Row:
@@ -113,8 +115,8 @@ def render(result: BenchResult) -> Iterator[RenderableType]:
 
 def as_text(result: BenchResult) -> str:
     """The tables as plain text of at most 140 columns."""
-    console = Console(file=io.StringIO(), width=140, color_system=None)
-    console.print(result)
+    console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
+    console.print(Printable(result))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from octify.checks.words import require_known
 from octify.kernels.convolution import path
 from octify.kernels.taps import PATHS, Axis, Exchange, Path, PathName, SameAxis, Scheme
-from octify.kernels.words import require_known
 from octify.nn.channels import last_channels, split_indices
 from octify.nn.eager import add_upsampled, convolved, is_bare, is_plain
 from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from octify.checks.words import require_known
 from octify.errors import PlanError
 from octify.kernels.taps import Exchange, Scheme
-from octify.kernels.words import require_known
 from octify.layout.channels import ConvNode, Layout, Mask, mask_of
 from octify.plan import ConvPlan, Plan
 from octify.trace import Traced

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from octify.errors import OctifyError, PlanError
+from octify.checks.alpha import check_alpha
+from octify.errors import PlanError
 from octify.kernels.taps import Exchange, Scheme
 from octify.layout.channels import DENSE, ConvNode, Layout, Mask, indices, mask_of
 from octify.nn.groups import is_scattered, needs_no_exchange
@@ -66,12 +67,7 @@ def planned(
     Raises OctifyError for an alpha outside [0, 1], RuleError when a path pattern of the rules
     or of ``exclude`` matches no convolution.
     """
-    if not 0 <= alpha <= 1:
-        raise OctifyError(
-            f"alpha is {alpha}",
-            why="it is the share of low-frequency channels",
-            hint="--alpha 0.5 (from 0 to 1)",
-        )
+    check_alpha(alpha)
     counted = costs or MacCosts(rules.settings.boundary_macs_per_element)
     policies = policies_of(traced, rules, exclude)
     unbalanced: dict[str, str] = {}

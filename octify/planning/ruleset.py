@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from octify.checks.documents import read_text
 from octify.errors import RuleError
 
 if sys.version_info >= (3, 11):
@@ -25,7 +26,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_COMPARISON = re.compile(r"^\s*(<=|>=|<|>|==|)\s*(\d+)\s*$")
+_COMPARISON = re.compile(r"^\s*(<=|>=|<|>|==|)\s*(\d{1,18})\s*$")
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def load_rules(name_or_path: str | Path) -> RuleSet:
     is_file = text.endswith(".toml") or isinstance(name_or_path, Path) or "/" in text
     path = Path(name_or_path) if is_file else rules_path(text)
     try:
-        source = path.read_text(encoding="utf-8")
+        source = read_text(path)
     except OSError as error:
         raise RuleError("the rule file cannot be read", where=str(path), why=error.strerror) from None
     except UnicodeDecodeError as error:
@@ -242,6 +243,9 @@ def load_rules(name_or_path: str | Path) -> RuleSet:
         raise RuleError(
             "the rule file is not valid TOML", where=f"{path}:{line[1] if line else 1}", why=str(error)
         ) from None
+    except (RecursionError, ValueError) as error:  # numbers of thousands of digits are a ValueError
+        why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise RuleError("the rule file cannot be read", where=str(path), why=why) from None
     try:
         file = _File.model_validate(data)
     except ValidationError as error:

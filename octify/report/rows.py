@@ -16,6 +16,8 @@ class Point:
         without calibration.
     milliseconds, speedup:
         Measured latency per call, and the original's over it; None where nothing was timed.
+    rules_digest:
+        Tells rule files of one name apart; empty for a built-in rule set.
     """
 
     rules: str
@@ -33,15 +35,23 @@ class Point:
     agreement: float | None = None
     milliseconds: float | None = None
     speedup: float | None = None
+    rules_digest: str = ""
 
     @property
     def name(self) -> str:
-        """``default-0.5``: unique within a sweep, fit for a folder."""
-        return f"{Path(self.rules).stem}-{self.alpha:g}"
+        """``default-0.5``, ``mine-1f00d5e2-0.5``: unique within a sweep, fit for a folder."""
+        return point_name(self.rules, self.rules_digest, self.alpha)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return {"name": self.name} | asdict(self)
+
+
+def point_name(rules: str, digest: str, alpha: float) -> str:
+    """The name of a point; two alphas, however close, have two names."""
+    short = f"{alpha:g}"
+    written = short if float(short) == alpha else repr(alpha)
+    return "-".join(part for part in (Path(rules).stem, digest, written) if part)
 
 
 @dataclass(frozen=True)

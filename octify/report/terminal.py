@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from octify.checks.printable import Printable
 from octify.report.allocation import render_allocation
 from octify.report.calibration import render_calibration
 from octify.report.model import ReportData
@@ -46,8 +47,8 @@ def render(report: ReportData) -> Iterator[RenderableType]:
 
 def as_text(report: ReportData) -> str:
     """The report as plain text of at most 140 columns."""
-    console = Console(file=io.StringIO(), width=140, color_system=None)
-    console.print(report)
+    console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
+    console.print(Printable(report))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from octify.checks.documents import parse_json, read_text
 from octify.files import write_text
 from octify.report import Report
 from octify.report.rows import Point
@@ -16,7 +17,7 @@ from octify.report.rows import Point
 POINT = "point.json"
 
 
-def point_of(report: Report, rules: str) -> Point:
+def point_of(report: Report, rules: str, rules_digest: str = "") -> Point:
     """The point of a conversion under the rules named ``rules``."""
     totals, calibration = report.totals, report.calibration
     assert report.alpha is not None
@@ -34,6 +35,7 @@ def point_of(report: Report, rules: str) -> Point:
         calibration.before.relative_error if calibration else None,
         calibration.after.relative_error if calibration else None,
         calibration.after.agreement if calibration else None,
+        rules_digest=rules_digest,
     )
 
 
@@ -55,7 +57,7 @@ def _bytes() -> Any:
 def finished(folder: Path, key: str) -> Point | None:
     """The point that an earlier run left in ``folder`` under the same key; None if there is none."""
     try:
-        document = json.loads((folder / POINT).read_text(encoding="utf-8"))
+        document = parse_json(read_text(folder / POINT))
         if document["key"] != key:
             return None
         known = {field.name for field in fields(Point)}

@@ -11,6 +11,7 @@ import torch
 
 from octify.calibrate.items import Row, each, rows_of
 from octify.calibrate.streams.sizes import batch_of, chunk_size, live_bytes
+from octify.data.items import LARGEST, usable
 from octify.errors import OctifyError
 from octify.trace import Traced
 
@@ -72,7 +73,7 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
     if not rows:
         raise OctifyError(
             "there are no usable calibration inputs",
-            why=f"all {len(skipped)} had values that are not finite"
+            why=f"all {len(skipped)} had values that are not finite, or larger than {LARGEST:g}"
             if skipped
             else "the data yielded nothing",
             hint="give at least 64 inputs like those the model will see",
@@ -81,8 +82,8 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
     warnings = []
     if skipped:
         warnings.append(
-            f"{len(skipped)} calibration inputs had NaN or infinite values and were left out: numbers"
-            f" {_numbers(skipped)}, counted from 0"
+            f"{len(skipped)} calibration inputs had NaN, infinite or too large values and were left out:"
+            f" numbers {_numbers(skipped)}, counted from 0"
         )
     if more and limit < most:
         warnings.append(
@@ -109,7 +110,7 @@ def _rows(traced: Traced, data: Iterable[Any], limit: int) -> tuple[list[Row], l
         for row in rows_of(traced, item, number):
             if len(rows) == limit:
                 return rows, skipped, True
-            if all(bool(torch.isfinite(x).all()) for x in row if x.is_floating_point()):
+            if all(usable(x) for x in row):
                 rows.append(row)
             else:
                 skipped.append(len(rows) + len(skipped))

@@ -59,13 +59,18 @@ RuntimeOption = Annotated[
         " PyTorch's. Default: onnxruntime, on the CPU.",
     ),
 ]
-ThreadsOption = Annotated[int, typer.Option("--threads", metavar="N", min=1, help="Threads of an operator.")]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", metavar="N", min=1, max=1024, help="Threads of an operator.")
+]
 BatchOption = Annotated[
     list[int] | None,
-    typer.Option("--batch", metavar="N", min=1, help="Batch size; repeatable. Default: that of --input."),
+    typer.Option(
+        "--batch", metavar="N", min=1, max=2**24, help="Batch size; repeatable. Default: that of --input."
+    ),
 ]
 RoundsOption = Annotated[
-    int, typer.Option("--rounds", metavar="N", min=1, help="How often each one is timed, in turn.")
+    int,
+    typer.Option("--rounds", metavar="N", min=1, max=2**31 - 1, help="How often each one is timed, in turn."),
 ]
 ProfileOption = Annotated[
     bool, typer.Option("--profile", help="Show onnxruntime's time by operator type as well.")

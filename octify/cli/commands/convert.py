@@ -14,6 +14,7 @@ from octify.cli.commands.report import HtmlOption, write_page
 from octify.cli.exported import write_onnx
 from octify.cli.loading import check_model, check_policy, describe, load
 from octify.cli.options.calibration import (
+    BgrOption,
     CalibOption,
     CropOption,
     DeviceOption,
@@ -47,9 +48,10 @@ from octify.cli.options.shared import (
     WeightsOption,
 )
 from octify.cli.outcome import require_converted
+from octify.cli.outputs import Used, check_files, check_folder, used
 from octify.cli.session import Session, session
 from octify.errors import OctifyError
-from octify.files import check_file, staged_directory
+from octify.files import staged_directory
 from octify.source import parse_target
 
 if TYPE_CHECKING:
@@ -78,7 +80,11 @@ PlanOption = Annotated[
     ),
 ]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Write into a folder that holds other files; they are kept.")
+    bool,
+    typer.Option(
+        "--force",
+        help="Write into a folder that holds other files, which are kept; overwrite a file the run reads.",
+    ),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Convert and report, but write nothing.")]
 
@@ -91,7 +97,10 @@ LatencyOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[
-    int, typer.Option("--latency-threads", metavar="N", min=1, help="Threads that --latency times with.")
+    int,
+    typer.Option(
+        "--latency-threads", metavar="N", min=1, max=1024, help="Threads that --latency times with."
+    ),
 ]
 
 _POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude", "latency")
@@ -122,6 +131,7 @@ def convert(
     std: StdOption = None,
     resize: ResizeOption = None,
     crop: CropOption = None,
+    bgr: BgrOption = False,
     max_error: MaxErrorOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
@@ -166,6 +176,7 @@ def convert(
             target_macs,
             target_error,
             device,
+            bgr,
         )
         calibration.check()
         if plan is not None:
@@ -178,7 +189,8 @@ def convert(
             _refuse(context, ("latency",), target, "a target chooses by MACs and errors, not by time")
         check_model(model, weights, input)
         check_policy(alpha, None if plan else rules)
-        outputs = _outputs(model, out, onnx, html, dry_run=dry_run, force=force)
+        reads = used(model, weights, calib, () if plan else (rules,), plan)
+        outputs = _outputs(model, out, onnx, html, reads, dry_run=dry_run, force=force)
         replayed = _read_plan(plan)
         source = load(run, model, weights, input)
 
@@ -231,7 +243,14 @@ def _refuse(context: typer.Context, options: Sequence[str], beside: str, why: st
 
 
 def _outputs(
-    model: str, out: Path | None, onnx: Path | None, html: Path | None, *, dry_run: bool, force: bool
+    model: str,
+    out: Path | None,
+    onnx: Path | None,
+    html: Path | None,
+    reads: Used,
+    *,
+    dry_run: bool,
+    force: bool,
 ) -> Outputs:
     """Decide where to write, and find out now, not after the long work, whether that is possible."""
     if dry_run:
@@ -239,10 +258,8 @@ def _outputs(
     if out is None and onnx is None:
         out = Path(f"{parse_target(model).short_name}-octave")
     if out is not None:
-        artefact.check_destination(out, force=force)
-    for file in (onnx, html):
-        if file is not None:
-            check_file(file)
+        check_folder(out, artefact.FILES, reads, force=force)
+    check_files({"--onnx": onnx, "--html": html}, reads, force=force, folder=out)
     return Outputs(out, onnx, html)
 
 

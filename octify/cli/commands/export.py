@@ -15,12 +15,13 @@ from octify.cli.options.shared import (
     DebugOption,
     InputOption,
     JsonOption,
+    OverwriteOption,
     QuietOption,
     VerboseOption,
     WeightsOption,
 )
+from octify.cli.outputs import check_files, used
 from octify.cli.session import session
-from octify.files import check_file
 
 WhatArgument = Annotated[
     str,
@@ -56,6 +57,7 @@ def export(
     weights: WeightsOption = None,
     input: InputOption = None,
     static_batch: StaticBatchOption = False,
+    force: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -74,8 +76,9 @@ def export(
       octify export model.py dense.onnx
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
-        check_file(file)
-        if Path(what).is_dir():
+        is_folder = Path(what).is_dir()
+        check_files({"FILE": file}, used(model if is_folder else what, weights), force=force)
+        if is_folder:
             loaded, source = load_converted(run, Path(what), model, weights, input)
         else:
             check_model(what, weights, input)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from octify.artefact import origin as artefact
-from octify.cli.options.shared import DebugOption, JsonOption, QuietOption, VerboseOption
+from octify.cli.options.shared import DebugOption, JsonOption, OverwriteOption, QuietOption, VerboseOption
+from octify.cli.outputs import check_files
 from octify.cli.session import Session, session
-from octify.files import check_file, write_text
+from octify.files import write_text
 
 if TYPE_CHECKING:
     from octify.artefact.stored import StoredConversion, StoredSweep
@@ -36,6 +37,7 @@ HtmlOption = Annotated[
 def report(
     folder: FolderArgument,
     html: HtmlOption = None,
+    force: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -61,7 +63,7 @@ def report(
             run.show(*_renderables(stored))
             run.answer(dict(stored.document))
             return
-        check_file(html)
+        check_files({"--html": html}, {}, force=force)
         write_page(run, html, _page(folder, stored))
         run.answer(dict(stored.document) | {"written": {"html": str(html)}})
 

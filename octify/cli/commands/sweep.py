@@ -15,6 +15,7 @@ from octify.cli.commands.bench import ThreadsOption
 from octify.cli.commands.report import HtmlOption, write_page
 from octify.cli.loading import check_model, check_policy, describe, load
 from octify.cli.options.calibration import (
+    BgrOption,
     CalibOption,
     CropOption,
     DeviceOption,
@@ -37,14 +38,16 @@ from octify.cli.options.shared import (
     Kernels,
     KernelsOption,
     ModelArgument,
+    OverwriteOption,
     QuietOption,
     VerboseOption,
     WeightsOption,
 )
 from octify.cli.outcome import require_converted
+from octify.cli.outputs import Used, check_files, check_folder, refuse_read, used
 from octify.cli.session import Session, session
 from octify.errors import OctifyError
-from octify.files import check_directory, check_file, staged_directory, write_text
+from octify.files import check_directory, staged_directory, write_text
 from octify.source import parse_target
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
     from octify.report.rows import Point
     from octify.source import Source
 
-SWEEP = "sweep.json"
+SWEEP, POINT = "sweep.json", "point.json"
 
 AlphasOption = Annotated[
     str, typer.Option("--alpha", metavar="SHARE[,SHARE...]", help="The alphas, with commas between.")
@@ -85,7 +88,7 @@ BenchOption = Annotated[
 
 @dataclass(frozen=True)
 class _Sweep:
-    """What one run was asked, and where its results go."""
+    """What one run was asked, and where its results go; ``data`` is a digest of the calibration inputs."""
 
     source: Source
     calibration: Settings
@@ -94,23 +97,28 @@ class _Sweep:
     folder: Path
     weights: Path | None
     inputs: list[str] | None
+    data: str
 
     def key(self, rules: str, alpha: float) -> str:
         """Under which a finished point is known again."""
         from octify import __version__
-        from octify.planning.ruleset import load_rules
+        from octify.sweep.content import file_digest, rules_content
         from octify.sweep.run import fingerprint
 
         calibration = asdict(self.calibration)
-        del calibration["device"]  # a point is the same wherever it is calibrated
+        # A point is the same wherever it is calibrated, and wherever its data lies.
+        del calibration["device"], calibration["data"]
         asked = {
             "version": __version__,
-            "rules": repr(load_rules(rules)),
-            "alpha": alpha,
+            "rules": rules_content(rules),
+            "alpha": repr(alpha),
             "kernels": self.kernels,
             "exclude": self.exclude,
             "inputs": describe(self.source)["inputs"],
             "calibration": {name: str(value) for name, value in calibration.items()},
+            "data": self.data,
+            "model": repr(self.source.model),
+            "code": file_digest(self.source.file),
         }
         return fingerprint(asked, self.source.model.state_dict())
 
@@ -131,12 +139,14 @@ def sweep(
     std: StdOption = None,
     resize: ResizeOption = None,
     crop: CropOption = None,
+    bgr: BgrOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     kernels: KernelsOption = Kernels.paper,
     exclude: ExcludeOption = None,
     weights: WeightsOption = None,
     input: InputOption = None,
+    force: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -155,18 +165,21 @@ def sweep(
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         order = channel_order.value if channel_order else None
         effort = calib_effort.value
-        settings = Settings(calib, effort, order, mean, std, resize, crop, seed, device=device)
+        settings = Settings(calib, effort, order, mean, std, resize, crop, seed, device=device, bgr=bgr)
         settings.check()
         wanted = [(name, share) for name in _names(rules) for share in _shares(alpha)]
         check_model(model, weights, input)
         for name, share in wanted:
             check_policy(share, name)
         folder = out or Path(f"{parse_target(model).short_name}-sweep")
-        drawn = _check_outputs(folder, plot)
-        if html is not None:
-            check_file(html)
+        reads = used(model, weights, calib, _names(rules))
+        drawn = _check_outputs(folder, plot, html, [_place(*each) for each in wanted], reads, force=force)
         source = load(run, model, weights, input)
-        asked = _Sweep(source, settings, kernels.value, tuple(exclude or ()), folder, weights, input)
+
+        from octify.sweep.content import data_digest
+
+        digest = data_digest(calib)
+        asked = _Sweep(source, settings, kernels.value, tuple(exclude or ()), folder, weights, input, digest)
         points = [_point(run, asked, name, share) for name, share in wanted]
         if bench:
             points = _timed(run, asked, points, threads)
@@ -192,18 +205,34 @@ def _shares(text: str) -> list[float]:
     return list(dict.fromkeys(shares))
 
 
-def _check_outputs(folder: Path, plot: Path | None) -> Path | None:
+def _place(rules: str, alpha: float) -> str:
+    """The name of a point's folder."""
+    from octify.report.rows import point_name
+    from octify.sweep.content import rules_digest
+
+    return point_name(rules, rules_digest(rules), alpha)
+
+
+def _check_outputs(
+    folder: Path, plot: Path | None, html: Path | None, places: Sequence[str], reads: Used, *, force: bool
+) -> Path | None:
     """Where the plot goes; None, where nobody asked for one by name and it cannot be drawn."""
     from octify.sweep.plot import check_plot
 
-    check_directory(folder)
+    check_directory(folder, artefact.SWEEPS)
     foreign = folder.is_dir() and not any(
         (entry / artefact.PLAN).is_file() or entry.name == SWEEP for entry in folder.iterdir()
     )
-    if foreign and any(folder.iterdir()):
+    if foreign and not force and any(folder.iterdir()):
         raise OctifyError(
-            f"{folder} is not empty, and not the folder of a sweep", hint="another folder: -o DIR"
+            f"{folder} is not empty, and not the folder of a sweep",
+            hint="another folder: -o DIR, or --force to write into it (its other files are kept)",
         )
+    for place in places:
+        check_folder(folder / place, (*artefact.FILES, POINT), reads, force=force)
+    for name in () if force else artefact.SWEEPS:
+        refuse_read(folder / name, "-o", reads)
+    check_files({"--plot": plot, "--html": html}, reads, force=force)
     chosen = plot or folder / "sweep.svg"
     try:
         check_plot(chosen)
@@ -211,22 +240,21 @@ def _check_outputs(folder: Path, plot: Path | None) -> Path | None:
         if plot is not None:
             raise
         return None
-    if plot is not None:
-        check_file(plot)
     return chosen
 
 
 def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
     """Convert at one point and write it, or take what an earlier run wrote."""
     from octify import api
+    from octify.sweep.content import rules_digest
     from octify.sweep.run import finished, point_of, write_point
 
-    name = f"{Path(rules).stem}-{alpha:g}"
+    name = _place(rules, alpha)
     place, key = asked.folder / name, asked.key(rules, alpha)
     known = finished(place, key)
     if known is not None:
         run.progress(f"{name} is done already")
-        return known
+        return replace(known, rules=rules)
     data = asked.calibration.open(run, asked.source)
     result = asked.calibration.on_device(
         asked.source,
@@ -248,11 +276,12 @@ def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
     if data is not None and result.report.calibration is None:
         run.warn(*result.report.warnings)
     require_converted(result.report)
+    point = point_of(result.report, rules, rules_digest(rules))
     with staged_directory(place) as staged:
         result.save(staged)
         artefact.write_origin(staged, place, asked.source.target, asked.weights, asked.inputs)
-    point = point_of(result.report, rules)
-    write_point(place, key, point)
+        # With the rest: an older one beside newer weights would be taken for theirs.
+        write_point(staged, key, point)
     return point
 
 

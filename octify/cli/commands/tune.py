@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octify.artefact import origin as artefact
 from octify.cli.converted import check_origin, find_origin
 from octify.cli.loading import describe, load
-from octify.cli.options.calibration import CropOption, MeanOption, ResizeOption, StdOption
-from octify.cli.options.shared import DebugOption, JsonOption, QuietOption, VerboseOption
+from octify.cli.options.calibration import BgrOption, CropOption, MeanOption, ResizeOption, StdOption
+from octify.cli.options.shared import DebugOption, JsonOption, OverwriteOption, QuietOption, VerboseOption
 from octify.cli.options.tuning import (
     Augment,
     AugmentOption,
@@ -36,12 +37,14 @@ from octify.cli.options.tuning import (
     WeightOption,
     WeightsOption,
 )
+from octify.cli.outputs import Used, check_folder, refuse_read, used
 from octify.cli.session import Session, session
 from octify.errors import OctifyError
 from octify.files import check_file, staged_directory
 from octify.tune.options import Options
 
 if TYPE_CHECKING:
+    from octify.report.tuning import TuningRow
     from octify.source import Source
     from octify.tune.data import Samples
 
@@ -65,9 +68,11 @@ def tune(
     std: StdOption = None,
     resize: ResizeOption = None,
     crop: CropOption = None,
+    bgr: BgrOption = False,
     seed: SeedOption = 0,
     checkpoint_every: EveryOption = Options.checkpoint_every,
     resume: ResumeOption = False,
+    force: OverwriteOption = False,
     model: ModelOption = None,
     weights: WeightsOption = None,
     json: JsonOption = False,
@@ -107,9 +112,10 @@ def tune(
         again = f"octify tune {folder} ... --model MODEL --weights FILE"
         origin = find_origin(folder, model, weights, again)
         check_origin(origin, None if model or weights else f"{again}, as they are now")
-        places = _places(folder, out, resume=resume)
-        pixels = _Pixels(_numbers(mean, "--mean"), _numbers(std, "--std"), resize, crop)
         _check_data(data)
+        reads = used(origin.target, origin.weights, data)
+        places = _places(folder, out, reads, resume=resume, force=force)
+        pixels = _Pixels(_numbers(mean, "--mean"), _numbers(std, "--std"), resize, crop, bgr)
         _require_accelerate()
         _mute_others(run)
         source = load(run, origin.target, origin.weights, origin.inputs)
@@ -130,12 +136,17 @@ class _Pixels:
     std: tuple[float, ...] | None
     resize: int | None
     crop: int | None
+    bgr: bool = False
 
 
-def _places(folder: Path, out: Path | None, *, resume: bool) -> _Places:
+def _places(folder: Path, out: Path | None, reads: Used, *, resume: bool, force: bool) -> _Places:
     final = out or Path(f"{os.path.normpath(folder)}-tuned")
-    artefact.check_destination(final, force=False)
+    own = {what: path for what, path in reads.items() if path.parent.resolve() != folder.resolve()}
+    in_place = final.resolve() == folder.resolve()
+    check_folder(final, artefact.FILES, own if in_place else reads, force=force)
     checkpoint = Path(f"{os.path.normpath(final)}.checkpoint.safetensors")
+    if not force:
+        refuse_read(checkpoint, "the checkpoint", reads)
     check_file(checkpoint)
     if checkpoint.exists() and not resume:
         raise OctifyError(
@@ -196,7 +207,7 @@ def _tune(
 ) -> None:
     from octify import api
     from octify.artefact.tuned import identity, read_report, write_tuned
-    from octify.report.tuning import render_tuning
+    from octify.tune.finished import finished_row, run_digest
     from octify.tune.leave import leave_together
     from octify.tune.loop import tune, tuning_row
 
@@ -204,18 +215,32 @@ def _tune(
     run.progress(f"loading {folder}")
     student = api.load(folder, source.model)
     run.progress(f"opening {data}")
+    samples = _samples(source, pixels, data)
+    words = identity(folder, source.model)
+    if resume:
+        done = finished_row(read_report(places.folder), words, samples.digest, options, places.checkpoint)
+        if done is not None:
+            _say_finished(run, places, source, done)
+            return
+        if not places.checkpoint.is_file():
+            run.warn(f"there is no checkpoint {places.checkpoint}: the run starts from its beginning")
+            resume = False
     tuned = tune(
         student,
         source.model,
-        _samples(source, pixels, data),
+        samples,
         options,
         checkpoint=places.checkpoint,
         resume=resume,
-        identity=identity(folder, source.model),
+        identity=words,
         progress=run.progress,
         warn=run.warn,
     )
-    row = tuning_row(tuned, options)
+    row = replace(
+        tuning_row(tuned, options),
+        run=run_digest(words, samples.digest, options),
+        began_with=words["weights"],
+    )
     if tuned.main_process:
         run.progress(f"writing {places.folder}")
         with staged_directory(places.folder) as staged:
@@ -223,17 +248,32 @@ def _tune(
             artefact.write_origin(staged, places.folder, origin.target, origin.weights, origin.inputs)
         places.checkpoint.unlink(missing_ok=True)
         _warn_of_exports(run, places.folder)
+    _answer(run, places, source, row, tuned.warnings)
+    leave_together()
+
+
+def _say_finished(run: Session, places: _Places, source: Source, row: TuningRow) -> None:
+    """End a run that was stopped after its result was written: its checkpoint is what is left of it."""
+    if os.environ.get("RANK", "0") == "0":
+        places.checkpoint.unlink(missing_ok=True)
+    message = f"{places.folder} holds the result of this run already; leave --resume out to train further"
+    run.warn(message)
+    _answer(run, places, source, row, (message,))
+
+
+def _answer(run: Session, places: _Places, source: Source, row: TuningRow, warnings: Sequence[str]) -> None:
+    from octify.report.tuning import render_tuning
+
     run.show(*render_tuning(row))
     run.show(f"wrote {places.folder}: plan.json, weights.safetensors, report.json, source.json")
     run.answer(
         {
             "source": describe(source),
             "tuning": row.to_dict(),
-            "warnings": list(tuned.warnings),
+            "warnings": list(warnings),
             "written": {"directory": str(places.folder)},
         }
     )
-    leave_together()
 
 
 def _samples(source: Source, pixels: _Pixels, data: str) -> Samples:
@@ -244,7 +284,15 @@ def _samples(source: Source, pixels: _Pixels, data: str) -> Samples:
     specs = [InputSpec.of(x) for x in source.example_inputs]
     form = None
     if Path(data).is_dir():
-        form = image_format(source.model, specs[0].shape, pixels.mean, pixels.std, pixels.resize, pixels.crop)
+        form = image_format(
+            source.model,
+            specs[0].shape,
+            pixels.mean,
+            pixels.std,
+            pixels.resize,
+            pixels.crop,
+            bgr=pixels.bgr,
+        )
     return open_samples(data, specs, form)
 
 

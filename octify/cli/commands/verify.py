@@ -176,15 +176,19 @@ def _can_be_exported(source: Source, file: Path) -> bool:
 
 def _table(checks: list[Check]) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("check", "dtype", "maximum error", "allowed", "result")
     for each in checks:
-        result = {True: "passed", False: "[bold red]FAILED[/]", None: "does not apply"}[each.passed]
+        result = {True: "passed", False: "FAILED", None: "does not apply"}[each.passed]
         table.add_row(
             each.name,
             each.dtype,
             f"{each.max_abs_error:.3g}",
             f"{each.allowed:.3g}",
-            f"{result}: {each.note}" if each.note else result,
+            Text(
+                f"{result}: {each.note}" if each.note else result,
+                style="bold red" if each.passed is False else "",
+            ),
         )
     return table

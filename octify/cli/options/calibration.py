@@ -72,11 +72,15 @@ StdOption = Annotated[
 ]
 ResizeOption = Annotated[
     int | None,
-    typer.Option("--resize", metavar="PIXELS", help="Shorter side of image files before the crop."),
+    typer.Option(
+        "--resize", metavar="PIXELS", min=1, max=2**15, help="Shorter side of image files before the crop."
+    ),
 ]
 CropOption = Annotated[
     int | None,
-    typer.Option("--crop", metavar="PIXELS", help="Side of the centre crop. Default: the input size."),
+    typer.Option(
+        "--crop", metavar="PIXELS", min=1, max=2**15, help="Side of the centre crop. Default: the input size."
+    ),
 ]
 DeviceOption = Annotated[
     str | None,
@@ -87,7 +91,16 @@ DeviceOption = Annotated[
         " on. What is written can be read on any machine.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Of calibration's random choices.")]
+SeedOption = Annotated[
+    int,
+    typer.Option("--seed", metavar="N", min=-(2**63), max=2**63 - 1, help="Of calibration's random choices."),
+]
+BgrOption = Annotated[
+    bool,
+    typer.Option(
+        "--bgr", help="The model takes blue first, as OpenCV reads images; --mean and --std are in its order."
+    ),
+]
 MaxErrorOption = Annotated[
     float | None,
     typer.Option(
@@ -132,6 +145,7 @@ class Settings:
     target_macs: float | None = None
     target_error: float | None = None
     device: str | None = None
+    bgr: bool = False
 
     def check(self) -> None:
         """Refuse, before torch is imported, options that cannot be right."""
@@ -193,6 +207,7 @@ class Settings:
                 numbers(self.std, "--std"),
                 self.resize,
                 self.crop,
+                bgr=self.bgr,
             )
         run.progress(f"opening {self.data}")
         return open_data(self.data, source.model, shape, form)

@@ -67,6 +67,10 @@ ExcludeOption = Annotated[
         help="Leave the layers whose path matches dense, such as 'layer4.*'; repeatable.",
     ),
 ]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option("--force", help="Overwrite a file that the run reads, or that is of another kind."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings, no tables.")]
 VerboseOption = Annotated[

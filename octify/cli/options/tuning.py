@@ -121,7 +121,9 @@ EvalOption = Annotated[
     float,
     typer.Option("--eval", metavar="SHARE", help="Kept from training to measure on, at most 2000 inputs."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Of all random choices.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", metavar="N", min=-(2**63), max=2**63 - 1, help="Of all random choices.")
+]
 EveryOption = Annotated[
     int,
     typer.Option(
