@@ -3,6 +3,9 @@
 Adam on the coordinates of ``directions``, over images that are moved and blended at random, a cosine
 from the first rate to 0. The rate is a share of the error to be repaired: where little is wrong, large
 steps would only add noise.
+
+It is looked at on the way, on images kept aside: the best of what was seen stays, and where nothing gets
+better it ends early. ``Distilled`` says what became of it.
 """
 
 from __future__ import annotations
@@ -15,15 +18,14 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from octify.calibrate.augment import alteration, blended
-from octify.calibrate.compare import Output, compare, outputs, typical_ratio
+from octify.calibrate.compare import Output
 from octify.calibrate.directions import Directions, directions
 from octify.calibrate.execution import out_of_place
 from octify.calibrate.features import Compared, compared
 from octify.calibrate.images import Images, gradient_batch
-from octify.calibrate.items import Row
+from octify.calibrate.judge import Clock, Distilled, Judge
 from octify.calibrate.observe import tensors_of
 from octify.calibrate.repair import Repaired
-from octify.calibrate.work import of_run
 from octify.rewrite import Rewritten
 from octify.trace import Traced
 
@@ -32,9 +34,10 @@ CLIP = 5.0
 RATE = 4e-3  # of an output's root mean square, for each unit of relative error at the start
 _MOST_ERROR = 0.4  # beyond it, larger steps lose more than they find
 MAPS = 3.0  # weight of the inner maps' loss; 1 to 10 are alike
-PASSES = 24  # over the images, however large the model
-AFFORDABLE = 24e12  # multiply-accumulates that are not worth saving: about 4 minutes of two cores
-_RUNS = 4  # of the original, that a step on an image costs: its own, and the student's three
+LOOKS = 8  # on the way, evenly spaced
+_PATIENCE = 3  # looks in a row that find nothing better than before
+_TIMED = 3  # steps, from which the time of all is told
+_LEAST_STEPS = 24  # fewer are not worth their time
 _HALF = (torch.float16, torch.bfloat16)  # whose gradients overflow or vanish: trained in float32
 Progress = Callable[[str, int, int], None]
 
@@ -48,9 +51,10 @@ def distill(
     wanted: Sequence[Output],
     *,
     steps: int,
+    seconds: float = math.inf,
     seed: int = 0,
     progress: Progress = lambda what, done, of: None,
-) -> None:
+) -> Distilled | None:
     """Train the fitted branches of ``rewritten`` in place, in eval mode throughout.
 
     Parameters
@@ -60,23 +64,37 @@ def distill(
     wanted:
         The original's ``outputs`` for ``images.held_out``: where the error there is not smaller for the
         training, nothing is changed. Without such images it is kept.
+    steps, seconds:
+        At most so many steps, and no more than take so long (``Clock``).
+
+    Returns None where there is nothing to train.
     """
     models = compared(original, rewritten, repaired.sites)
     trained = directions(models.student, repaired.sites, repaired.fits)
     if not trained:
-        return
+        return None
     if any(parameter.dtype in _HALF for parameter in models.teacher.parameters()):
         models.teacher.float()
+    judge, clock = Judge(rewritten.module, images.held_out, wanted), Clock(models.student)
     with out_of_place(models.teacher), out_of_place(models.student):
-        learned = _learned(models, trained, _batches(traced, images, steps, seed), steps, progress)
-    _keep(rewritten.module, learned, images.held_out, wanted)
+        training = Training(models, trained, _batches(traced, images, steps, seed))
+        planned, taken = steps, 0
+        while taken < planned and judge.in_vain < _PATIENCE:
+            progress("distilling", taken, planned)
+            training.step(taken, planned)
+            taken += 1
+            if taken == min(_TIMED, steps):
+                planned = _affordable(steps, seconds / (clock.seconds() / taken))
+            if taken % max(1, planned // LOOKS) == 0 or taken == planned:
+                judge.look(taken, training.values())
+    return judge.kept(taken, planned, clock.seconds())
 
 
-def affordable(traced: Traced, images: int, steps: int) -> int:
-    """At most ``steps``, for which every image is seen `PASSES` times, or `AFFORDABLE` is spent."""
-    once = _RUNS * of_run(traced, 1)
-    seen = max(PASSES * images, AFFORDABLE / max(1, once))
-    return min(steps, math.ceil(seen / _batch(traced, images)))
+def _affordable(steps: int, affordable: float) -> int:
+    """``steps``, or as many as are affordable; 0 where those are too few to be of use."""
+    if affordable >= steps:
+        return steps
+    return 0 if affordable < _LEAST_STEPS else int(affordable)
 
 
 def _batch(traced: Traced, images: int) -> int:
@@ -118,40 +136,45 @@ def _epoch(
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-@torch.enable_grad()
-def _learned(
-    models: Compared,
-    trained: Sequence[Directions],
-    batches: Iterator[list[Tensor]],
-    steps: int,
-    progress: Progress,
-) -> dict[str, Tensor]:
-    """The parameters of the student that training changes, by name."""
-    student = models.student
-    own = {name: _wide(parameter.detach().clone()) for name, parameter in student.named_parameters()}
-    held = own | {name: _wide(buffer) for name, buffer in student.named_buffers()}
-    free = [part.start() for part in trained]
-    parameters = [t.requires_grad_() for pair in free for t in pair]
-    optimizer, warm = torch.optim.Adam(parameters), max(1, steps // 20)
-    rate = 0.0
-    for step, batch in enumerate(batches):
-        progress("distilling", step, steps)
+class Training:
+    """Adam on the directions' coordinates, step by step."""
+
+    def __init__(
+        self, models: Compared, trained: Sequence[Directions], batches: Iterator[list[Tensor]]
+    ) -> None:
+        self.models, self.trained, self.batches = models, trained, batches
+        student = models.student
+        self.own = {name: _wide(parameter.detach().clone()) for name, parameter in student.named_parameters()}
+        self.held = self.own | {name: _wide(buffer) for name, buffer in student.named_buffers()}
+        self.free = [part.start() for part in trained]
+        self.parameters = [t.requires_grad_() for pair in self.free for t in pair]
+        self.optimizer = torch.optim.Adam(self.parameters)
+        self.rate = 0.0
+
+    @torch.enable_grad()
+    def step(self, step: int, steps: int) -> None:
+        """Step number ``step`` of ``steps``."""
+        batch = next(self.batches)
         with torch.no_grad():
-            result, maps = models.teacher(*batch)
-        changed = _changed(trained, free, own)
-        given, made = functional_call(student, held | changed, tuple(batch))
+            result, maps = self.models.teacher(*batch)
+        changed = _changed(self.trained, self.free, self.own)
+        given, made = functional_call(self.models.student, self.held | changed, tuple(batch))
         wanted = tensors_of(result)
         loss = relative_loss(tensors_of(given), wanted)
         if step == 0:
-            rate = RATE * min(_MOST_ERROR, math.sqrt(float(loss.detach()) / 10 / len(wanted)))
+            self.rate = RATE * min(_MOST_ERROR, math.sqrt(float(loss.detach()) / 10 / len(wanted)))
+        warm = max(1, steps // 20)
         fraction = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        optimizer.param_groups[0]["lr"] = rate * fraction
-        optimizer.zero_grad()
-        torch.autograd.backward(loss + MAPS * models.loss(made, maps))
-        nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-    with torch.no_grad():
-        return _changed(trained, free, own)
+        self.optimizer.param_groups[0]["lr"] = self.rate * fraction
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss + MAPS * self.models.loss(made, maps))
+        nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def values(self) -> dict[str, Tensor]:
+        """The student's parameters that training changes, as they are now, by name."""
+        return _changed(self.trained, self.free, self.own)
 
 
 def _changed(
@@ -161,35 +184,6 @@ def _changed(
     for part, (v, offset) in zip(trained, free, strict=True):
         part.add_to(changed, own, v, offset)
     return changed
-
-
-@torch.no_grad()
-def _keep(
-    student: nn.Module, learned: Mapping[str, Tensor], held_out: Sequence[Row], wanted: Sequence[Output]
-) -> None:
-    """Write ``learned`` into the student, unless the images kept aside speak against it.
-
-    They do if neither their error as a whole nor what is typical of one of them has fallen: of eight, one
-    bad one is most of the whole. (It once undid a training that took test images from .31 to .20.)
-    """
-    if not held_out:
-        _write(student, learned)
-        return
-
-    def error(found: Sequence[Output]) -> float:
-        return compare(wanted, found, held_out=True).relative_error
-
-    before = outputs(student, held_out)
-    old = {name: student.get_parameter(name).clone() for name in learned}
-    _write(student, learned)
-    after = outputs(student, held_out)
-    if not (error(after) < error(before) or typical_ratio(wanted, before, after) < 1):
-        _write(student, old)
-
-
-def _write(student: nn.Module, values: Mapping[str, Tensor]) -> None:
-    for name, value in values.items():
-        student.get_parameter(name).copy_(value)
 
 
 def _wide(values: Tensor) -> Tensor:

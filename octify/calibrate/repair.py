@@ -97,8 +97,8 @@ def repair(
             steps(site.path, work[done])
             generator = torch.Generator().manual_seed(seed * 100_003 + done)
             for branch in ("high", "low"):
-                sampler = Sampler(site, teacher, student, rows, generator)
-                found = _fit_branch(site, branch, sampler, images - copies, refits)
+                sampler = Sampler(site, teacher, student, rows, generator, images - copies)
+                found = _fit_branch(site, branch, sampler, refits)
                 if isinstance(found, str):
                     left.setdefault(site.path, found)
                 elif found is not None:
@@ -134,7 +134,7 @@ def _release(site: Site, teacher: Stream, student: Stream) -> None:
 
 
 def _fit_branch(
-    site: Site, branch: str, sampler: Sampler, images: int, refits: int
+    site: Site, branch: str, sampler: Sampler, refits: int
 ) -> tuple[LayerError, list[tuple[Block, Fit]]] | str | None:
     """Fit and write one branch; a reason where that cannot be, None where there is nothing to fit."""
     parts = blocks(site.conv, branch)
@@ -149,9 +149,9 @@ def _fit_branch(
         if not bool(torch.isfinite(system.x).all() & torch.isfinite(system.target).all()):
             return "its values are not finite"
         start = initial(site, branch, block).to(system.x)
-        ridge = cautious_ridge(system.x, system.target, system.skip, start, images)
+        ridge = cautious_ridge(system.x, system.target, system.skip, start, system.source)
         if ridge is None:
-            return "there are too few inputs to improve on its weights"
+            return "on images kept aside no fit was better than its weights"
         fit = solve(system.x, system.target, system.skip, start, system.activation, refits, ridge)
         if not bool(torch.isfinite(fit.weights).all()):
             return "its fit is not finite"

@@ -9,7 +9,22 @@ from torch import Tensor, nn
 from tests.benchmarks.real.measures import regions
 from tests.benchmarks.real.networks.model import Network, file_of, from_onnx
 
-_WORDS = ["open", "exit", "bakery", "street", "24", "hours", "menu", "welcome", "no", "parking", "library", "sale", "station", "1987"]
+_WORDS = [
+    "open",
+    "exit",
+    "bakery",
+    "street",
+    "24",
+    "hours",
+    "menu",
+    "welcome",
+    "no",
+    "parking",
+    "library",
+    "sale",
+    "station",
+    "1987",
+]
 
 
 def build() -> nn.Module:
