@@ -34,8 +34,8 @@ def least_ridge(images: int) -> float:
 
 def cautious_ridge(
     x: Tensor, target: Tensor, skip: Tensor | None, initial: Tensor, source: Tensor
-) -> float | None:
-    """The ridge for ``solve`` with these arguments; None to keep ``initial``.
+) -> tuple[float | None, Tensor | None]:
+    """The ridge for ``solve`` with these arguments, None to keep ``initial``; and ``x' x``, if it came about.
 
     ``source`` is the number of the image that each row is of, (R,); of an altered copy, that of the image
     which it is a copy of.
@@ -43,17 +43,17 @@ def cautious_ridge(
     unknowns, images = x.shape[2] - 1, int(source.max()) + 1
     seen = _seen(source, images)
     if bool(seen.all()):
-        return None
+        return None, None
     lacking = target - x @ initial - (0.0 if skip is None else skip)
     if int(seen.sum()) < unknowns:
-        error = _dual(x[:, seen], x[:, ~seen], lacking[:, seen], lacking[:, ~seen])
+        error, gram = _dual(x[:, seen], x[:, ~seen], lacking[:, seen], lacking[:, ~seen]), None
     else:
-        error = _primal(x, lacking, seen)
+        error, gram = _primal(x, lacking, seen)
     best, least = None, float(lacking[:, ~seen].double().square().sum())
     for ridge in (least_ridge(images) * times for times in _TIMES):
         if (found := error(ridge)) < least:
             best, least = ridge, found
-    return best
+    return best, gram
 
 
 def _seen(source: Tensor, images: int) -> Tensor:
@@ -74,7 +74,7 @@ def _penalties(diagonal: Tensor, ridge: float, rows: int) -> Tensor:
     return torch.stack([mean, torch.full_like(mean, LEAST * rows)], 1)
 
 
-def _primal(x: Tensor, lacking: Tensor, seen: Tensor) -> Error:
+def _primal(x: Tensor, lacking: Tensor, seen: Tensor) -> tuple[Error, Tensor]:
     gram, right = _moments(x, lacking, seen)
     other, wanted = _moments(x, lacking, ~seen)
     whole = float(lacking[:, ~seen].double().square().sum())
@@ -88,7 +88,7 @@ def _primal(x: Tensor, lacking: Tensor, seen: Tensor) -> Error:
         added = torch.cholesky_solve(right, factor)
         return whole + float(((other @ added - 2 * wanted) * added).sum())
 
-    return error
+    return error, gram + other
 
 
 def _moments(x: Tensor, y: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from octify.calibrate.few import joined_by_made
 from octify.calibrate.greedy import by_greedy
 from octify.calibrate.images import MOST_IMAGES, Images, count_of, gather
 from octify.calibrate.judge import Distilled
-from octify.calibrate.renorm import reestimate
+from octify.calibrate.match import match_norms
 from octify.calibrate.repair import LayerError, Repaired, repair
 from octify.calibrate.solve import REFITS
 from octify.calibrate.spectrum import by_frequency, spectra
@@ -244,7 +244,7 @@ def _repair(
     keep_fits: bool = False,
 ) -> Repaired:
     if effort == "norm":
-        reestimate(rewritten.module, images.chunks)
+        match_norms(traced, rewritten, images.chunks)
         return Repaired((), {})
     chunks = enlarged(traced, images, seed)
     return repair(

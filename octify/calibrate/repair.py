@@ -146,13 +146,13 @@ def _fit_branch(
     written: list[Unfolded] = []
     for block in parts:
         system = sampler.system(samples, branch, block)
-        if not bool(torch.isfinite(system.x).all() & torch.isfinite(system.target).all()):
+        if not (_is_finite(system.x) and _is_finite(system.target)):
             return "its values are not finite"
         start = initial(site, branch, block).to(system.x)
-        ridge = cautious_ridge(system.x, system.target, system.skip, start, system.source)
+        ridge, gram = cautious_ridge(system.x, system.target, system.skip, start, system.source)
         if ridge is None:
             return "on images kept aside no fit was better than its weights"
-        fit = solve(system.x, system.target, system.skip, start, system.activation, refits, ridge)
+        fit = solve(system.x, system.target, system.skip, start, system.activation, refits, ridge, gram)
         if not bool(torch.isfinite(fit.weights).all()):
             return "its fit is not finite"
         errors.add(system, start, fit.weights, block)
@@ -160,6 +160,11 @@ def _fit_branch(
         written.append(unfolded(site, branch, block, fit.weights, system.x))
     write_branch(site, branch, written)
     return errors.of(site.path, branch), fits
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Whether all values are; in one pass that makes no mask."""
+    return bool(torch.stack(x.aminmax()).isfinite().all()) if x.numel() else True
 
 
 class _Errors:

@@ -85,3 +85,20 @@ METHODS: dict[str, Method] = {
     "thorough": _calibrated("thorough"),
     "synthetic": lambda case: _converted(case, calibration="synthetic", effort="standard"),
 }
+
+
+def _peer(name: str) -> Method:
+    def method(case: Case) -> tuple[nn.Module, float]:
+        from tests.benchmarks.real import peers
+
+        made: tuple[nn.Module, float] = getattr(peers, name)(case.model, case.calibration, case.macs_share)
+        return made
+
+    return method
+
+
+METHODS |= {
+    "pruned": _peer("pruned"),
+    "pruned inside, refitted": _peer("pruned_inside"),
+    "low rank, refitted": _peer("low_rank"),
+}
