@@ -165,6 +165,7 @@ def with_calibration(report: Report, calibrated: Calibrated) -> Report:
         _output(calibrated.after),
         tuple(BranchError(e.path, e.branch, e.before, e.after) for e in calibrated.layers),
         tuple(sorted(calibrated.left.items())),
+        None if calibrated.distilled is None else calibrated.distilled.sentence(),
     )
     warnings = tuple(w for w in report.warnings if w != UNCALIBRATED)
     told = (*warnings, *calibrated.warnings)

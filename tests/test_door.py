@@ -106,7 +106,7 @@ ITEMS = {
 
 @pytest.mark.parametrize("form", ITEMS)
 def test_calibration_and_tuning_read_the_same_items(form: str) -> None:
-    from octify.calibrate.items import rows_of
+    from octify.calibrate.inputs.items import rows_of
 
     x, y = torch.randn(4, 3, 16, 16), torch.arange(4)
     item = ITEMS[form](x, y)
@@ -125,7 +125,7 @@ def test_calibration_and_tuning_read_the_same_items(form: str) -> None:
     "item", [None, 3, "x", (), {}, {"a": X, "b": X}, torch.zeros(3), np.array(["x"]), X[:0]]
 )
 def test_items_that_are_none_are_told_alike(item: Any) -> None:
-    from octify.calibrate.items import rows_of
+    from octify.calibrate.inputs.items import rows_of
     from octify.tune.parse import parse_item as for_tuning
 
     said = []

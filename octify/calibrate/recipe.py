@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,8 +13,9 @@ import torch
 from octify.calibrate.channels.energy import by_energy
 from octify.calibrate.channels.greedy import by_greedy
 from octify.calibrate.device import require_doubles
-from octify.calibrate.distill.distill import affordable, distill
-from octify.calibrate.fit.renorm import reestimate
+from octify.calibrate.distill.distill import distill
+from octify.calibrate.distill.judge import Distilled
+from octify.calibrate.fit.match import match_norms
 from octify.calibrate.fit.repair import LayerError, Repaired, repair
 from octify.calibrate.fit.solve import REFITS
 from octify.calibrate.inputs.augment import enlarged
@@ -39,6 +41,7 @@ _ORDER_OF: Mapping[str, ChannelOrder] = {
     "thorough": "greedy",
 }
 STEPS: Mapping[str, int] = {"standard": 300, "thorough": 900}  # of distillation
+SECONDS: Mapping[str, float] = {"standard": 240.0}  # that it may take, of two cores
 _MADE = 2  # times as many steps of ``standard`` where images are made, in which more errors are left
 Progress = Callable[[str, int, int], None]
 
@@ -53,6 +56,8 @@ class Calibrated:
         Converted convolutions that keep their closed-form weights, with reasons.
     spectrum:
         Frequencies of the original's feature maps; None where they were not measured.
+    distilled:
+        What became of the distillation; None where there was none.
     """
 
     plan: Plan
@@ -67,6 +72,7 @@ class Calibrated:
     left: Mapping[str, str]
     warnings: tuple[str, ...]
     spectrum: SpectrumRow | None = None
+    distilled: Distilled | None = None
 
 
 def calibrate(
@@ -139,11 +145,12 @@ def calibrate_on(
     chosen = _choose(traced, plan, images, order, seed, progress)
     rewritten = rewrite(traced, chosen)
     training = rewritten.module.training
-    steps = _steps(traced, images, effort)
+    steps = _steps(images, effort)
     original = copy.deepcopy(traced.module) if steps else traced.module  # before the fits write to it
     repaired = _repair(traced, rewritten, images, effort, seed, progress, keep_fits=steps > 0)
+    distilled: Distilled | None = None
     if steps:
-        distill(
+        distilled = distill(
             traced,
             original,
             rewritten,
@@ -151,6 +158,7 @@ def calibrate_on(
             images,
             wanted,
             steps=steps,
+            seconds=SECONDS.get(effort, math.inf),
             seed=seed,
             progress=progress,
         )
@@ -168,6 +176,7 @@ def calibrate_on(
         repaired.layers,
         repaired.left,
         images.warnings,
+        distilled=distilled,
     )
 
 
@@ -214,14 +223,14 @@ def _choose(traced: Traced, plan: Plan, images: Images, order: str, seed: int, p
     return plan
 
 
-def _steps(traced: Traced, images: Images, effort: str) -> int:
-    """Steps of distillation: of ``standard``, no more than take minutes, and none that nothing can judge."""
+def _steps(images: Images, effort: str) -> int:
+    """Steps of distillation at most: of ``standard`` none that nothing can judge."""
     steps = STEPS.get(effort, 0)
     if effort != "standard":
         return steps
     if not images.held_out:
         return 0
-    return affordable(traced, images.count, _MADE * steps if images.made else steps)
+    return _MADE * steps if images.made else steps
 
 
 def _repair(
@@ -235,7 +244,7 @@ def _repair(
     keep_fits: bool = False,
 ) -> Repaired:
     if effort == "norm":
-        reestimate(rewritten.module, images.chunks)
+        match_norms(traced, rewritten, images.chunks)
         return Repaired((), {})
     chunks = enlarged(traced, images, seed)
     return repair(

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octify.data.items import IGNORED
 from octify.errors import OctifyError
-from octify.tune.parse import IGNORED
 
 Total = Callable[[Tensor], Tensor]
 
@@ -58,10 +58,15 @@ def relative_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     total: Tensor | None = None
     for a, b in zip(given, wanted, strict=True):
         logits = b.ndim == 2 and b.shape[1] > 1  # one number for each input is its own mean
-        difference, target = a - b, b - b.mean(1 if logits else 0, keepdim=True)
+        difference, target = a - b, _centred(b, 1 if logits else 0)
         if logits:
             difference = difference - difference.mean(1, keepdim=True)
         part = 10 * difference.square().sum() / target.square().sum().clamp_min(1e-12)
         total = part if total is None else total + part
     assert total is not None
     return total
+
+
+def _centred(values: Tensor, dim: int) -> Tensor:
+    """``values`` without their mean over ``dim``; a single value there is its own mean, and stays."""
+    return values - values.mean(dim, keepdim=True) if values.shape[dim] > 1 else values

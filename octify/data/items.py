@@ -17,6 +17,7 @@ from torch import Tensor
 from octify.errors import OctifyError
 from octify.trace.facts import InputSpec
 
+IGNORED = -100  # a label that does not count, as in torch's cross entropy
 LARGEST = 1e12  # of an input's values: the squares of larger ones, added up, leave float32
 LABELS = ("labels", "label", "targets", "target", "y", "class")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 _WORST = 8
 
@@ -44,6 +45,8 @@ class CalibrationRow:
         Whether those inputs were kept from calibration.
     uncalibrated:
         Converted convolutions that keep their closed-form weights, with reasons.
+    distillation:
+        A sentence on what became of it; None where there was none.
     """
 
     effort: str
@@ -56,6 +59,7 @@ class CalibrationRow:
     after: OutputError
     layers: tuple[BranchError, ...]
     uncalibrated: tuple[tuple[str, str], ...]
+    distillation: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -84,6 +88,8 @@ def render_calibration(row: CalibrationRow) -> Iterator[RenderableType]:
             "same answer as the original", f"{row.before.agreement:.1%}", f"{row.after.agreement:.1%}"
         )
     yield table
+    if row.distillation is not None:
+        yield Text(row.distillation)
     worst = sorted(row.layers, key=lambda layer: -layer.after)[:_WORST]
     if worst:
         errors = Table(

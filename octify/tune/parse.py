@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from octify.data import items
+from octify.data.items import IGNORED
 from octify.data.items import Item as Row
 from octify.errors import OctifyError
 from octify.trace.facts import InputSpec
 
 __all__ = ["IGNORED", "Row", "parse_item", "require_finite", "require_range"]
-
-IGNORED = -100  # a label that does not count, as in torch's cross entropy
 
 
 def parse_item(item: Any, specs: Sequence[InputSpec], number: int) -> Row:

@@ -151,7 +151,7 @@ def measure(
     with meter.phase("rewrite, outputs") as tell:
         rewritten = rewrite(traced, chosen)
         tell(error(rewritten.module))
-    steps = recipe._steps(traced, inputs, effort)
+    steps = recipe._steps(inputs, effort)
     original = copy.deepcopy(traced.module)
     with meter.phase("repair, outputs") as tell:
         repaired = recipe._repair(traced, rewritten, inputs, effort, seed, _show, keep_fits=steps > 0)

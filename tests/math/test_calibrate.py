@@ -8,11 +8,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from octify.calibrate.fit import caution
 from octify.calibrate.fit.activation import Activation
 from octify.calibrate.fit.affine import scale_and_shift, unscaling, write_norm
-from octify.calibrate.fit.caution import cautious_ridge
+from octify.calibrate.fit.caution import cautious_ridge, least_ridge
 from octify.calibrate.fit.order import repair_order
 from octify.calibrate.fit.renorm import reestimate
 from octify.calibrate.fit.repair import repair
@@ -88,12 +91,56 @@ def test_centring_leaves_alone_what_has_the_mean() -> None:
     assert float(centring(target, target.flip(1), relu).abs().max()) < 1e-6  # the sum's rounding
 
 
-@pytest.mark.parametrize(("images", "share"), [(1, 1.0), (4, 0.25), (100, 1e-2), (400, 1e-2)])
+@pytest.mark.parametrize(("images", "share"), [(4, 0.25), (100, 1e-2), (400, 1e-2)])
 def test_the_start_counts_as_one_image_while_images_are_few(images: int, share: float) -> None:
+    """Where the images agree, that is all the ridge there is."""
     torch.manual_seed(0)
-    x = with_bias(torch.randn(1, 200, 4))
-    start = torch.zeros(1, 5, 2)
-    assert cautious_ridge(x, torch.randn(1, 200, 2), None, start, images) == share
+    x = with_bias(torch.randn(1, 400, 4))
+    target = x @ torch.randn(1, 5, 2)
+    source = torch.arange(400) * images // 400
+    assert cautious_ridge(x, target, None, torch.zeros(1, 5, 2), source)[0] == share
+
+
+@given(seed=st.integers(0, 2**31 - 1), wide=st.booleans())
+def test_what_only_some_images_show_is_not_learned_from_their_many_rows(seed: int, wide: bool) -> None:
+    """Rows in plenty of images that each have a law of their own: the weights stay nearer to the start than
+    for rows of one law, however many rows an image has."""
+    generator = torch.Generator().manual_seed(seed)
+    images, each, unknowns = 32, 40, 60 if wide else 6
+    x = with_bias(torch.randn(1, images * each, unknowns, generator=generator))
+    laws = torch.randn(images, unknowns + 1, 3, generator=generator)
+    source = torch.arange(images).repeat_interleave(each)
+    own = torch.einsum("rd,rdo->ro", x[0], laws[source])[None]
+    start = torch.zeros(1, unknowns + 1, 3)
+    ridges = [cautious_ridge(x, target, None, start, source)[0] for target in (own, x @ laws[:1])]
+    assert ridges[1] == least_ridge(images)
+    assert ridges[0] is None or ridges[0] >= 100 * least_ridge(images)
+
+
+@given(seed=st.integers(0, 2**31 - 1), images=st.integers(1, 60), rows=st.integers(8, 90))
+def test_the_ridge_is_the_one_with_the_least_error_on_unseen_images(
+    seed: int, images: int, rows: int
+) -> None:
+    """In both forms: with more rows than unknowns, and with fewer."""
+    generator = torch.Generator().manual_seed(seed)
+    x = with_bias(torch.randn(2, rows, 12, generator=generator))
+    target = torch.randn(2, rows, 3, generator=generator) + x[:, :, :3]
+    source = torch.arange(rows) * images // rows
+    start = torch.zeros(2, 13, 3)
+    chosen, gram = cautious_ridge(x, target, None, start, source)
+    seen = caution._seen(source, int(source.max()) + 1)
+    assert 0 < int(seen.sum()) <= rows
+    if not bool((~seen).any()):
+        assert chosen is None
+        return
+    errors = {None: float(target[:, ~seen].square().sum())}
+    for times in caution._TIMES:
+        ridge = times * least_ridge(int(source.max()) + 1)
+        fit = solve(x[:, seen], target[:, seen], None, start, None, 0, ridge)
+        errors[ridge] = float((target[:, ~seen] - x[:, ~seen] @ fit.weights).square().sum())
+    assert errors[chosen] <= min(errors.values()) * (1 + 1e-3)
+    if gram is not None:
+        torch.testing.assert_close(gram, (x.mT @ x).double(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("images", [1, 3, 40])

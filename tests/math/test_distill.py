@@ -7,7 +7,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ import octify
 from octify.calibrate import recipe
 from octify.calibrate.distill import directions, distill
 from octify.calibrate.distill.features import compared
+from octify.calibrate.distill.judge import Judge
 from octify.calibrate.fit.linear_form import blocks
 from octify.calibrate.fit.order import repair_order
 from octify.calibrate.fit.sites import sites
@@ -188,8 +188,35 @@ def test_what_is_learned_is_kept_unless_the_inputs_kept_aside_speak_against_it(
 ) -> None:
     student, inputs = PerInput([1.0] * 8), [(torch.arange(8.0),)]
     wanted = [torch.stack([torch.arange(8.0)] * 2, dim=1)]
-    distill._keep(student, {"errors": torch.tensor(learned)}, inputs, wanted)
+    judge = Judge(student, inputs, wanted)
+    judge.look(5, {"errors": torch.tensor(learned)})
+    assert torch.equal(student.errors, torch.ones(8))  # not before the end
+    told = judge.kept(5, 5, 1.0)
     assert torch.equal(student.errors, torch.tensor(learned if kept else [1.0] * 8))
+    assert told.kept == (5 if kept else 0) and ("undone" in told.sentence()) == (not kept)
+
+
+@given(errors=st.lists(st.floats(0.1, 3.0), min_size=1, max_size=8))
+def test_the_best_of_all_looks_stays(errors: list[float]) -> None:
+    student, inputs = PerInput([1.0] * 8), [(torch.arange(8.0),)]
+    wanted = [torch.stack([torch.arange(8.0)] * 2, dim=1)]
+    judge = Judge(student, inputs, wanted)
+    for step, error in enumerate(errors, 1):
+        judge.look(step, {"errors": torch.full((8,), error)})
+    told = judge.kept(len(errors), 10, 1.0)
+    best = min(1.0, *errors)
+    torch.testing.assert_close(student.errors, torch.full((8,), best))
+    assert told.kept == 0 or errors[told.kept - 1] == best
+    rest = errors[told.kept :] if told.kept else errors
+    assert judge.in_vain == len(rest)
+
+
+def test_without_inputs_kept_aside_the_last_step_stays() -> None:
+    student = PerInput([1.0] * 8)
+    judge = Judge(student, [], [])
+    judge.look(1, {"errors": torch.full((8,), 7.0)})
+    assert "no inputs were kept aside" in judge.kept(1, 1, 1.0).sentence()
+    assert torch.equal(student.errors, torch.full((8,), 7.0))
 
 
 @pytest.mark.usefixtures("short_calibration")
@@ -266,18 +293,29 @@ def test_every_image_is_seen_once_an_epoch(net: nn.Module) -> None:
     assert sorted(len(picked) for _, picked in batches) == [9, 32, 32]
 
 
-@given(macs=st.integers(10**6, 10**12), images=st.integers(1, 5000), steps=st.integers(1, 2000))
-def test_standard_distils_as_much_as_takes_minutes(macs: int, images: int, steps: int) -> None:
-    facts = {"conv": SimpleNamespace(macs=macs, new_bytes=1000)}
-    traced: Any = SimpleNamespace(facts=facts, inputs=(SimpleNamespace(shape=(1, 3, 8, 8)),))
-    found = distill.affordable(traced, images, steps)
-    batch = min(distill.BATCH, images)
-    assert 1 <= found <= steps
-    if found < steps:
-        assert found * batch >= distill.PASSES * images  # every image so often
-        assert found * batch * 4 * macs >= distill.AFFORDABLE
-        spent = (found - 1) * batch
-        assert spent <= max(distill.PASSES * images, distill.AFFORDABLE / (4 * macs))
+@pytest.mark.usefixtures("short_calibration")
+@pytest.mark.parametrize(("seconds", "planned"), [(math.inf, 40), (0.0, 0)])
+def test_a_distillation_has_a_budget_in_seconds_and_is_told(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch, seconds: float, planned: int
+) -> None:
+    monkeypatch.setattr(recipe, "STEPS", {"standard": 40})
+    monkeypatch.setattr(recipe, "SECONDS", {"standard": seconds})
+    row = octify.convert(net, smooth(1), 0.5, "everywhere", calibration=[smooth(96, 7)]).report.calibration
+    assert row is not None and row.distillation is not None
+    assert row.to_dict()["distillation"] == row.distillation
+    if planned:
+        assert f"of {planned} steps" in row.distillation
+    else:
+        assert row.distillation.startswith("no distillation")
+
+
+@given(steps=st.integers(1, 2000), affordable=st.floats(0, 5000))
+def test_no_more_steps_than_are_affordable_and_none_where_they_are_too_few(
+    steps: int, affordable: float
+) -> None:
+    found = distill._affordable(steps, affordable)
+    assert found in (0, steps) or distill._LEAST_STEPS <= found <= affordable
+    assert found <= steps and (found == steps) == (affordable >= steps)
 
 
 def test_the_first_rate_is_a_share_of_the_error(net: nn.Module) -> None:

@@ -1,12 +1,12 @@
-"""How far a fit may move when there are few rows: decided on rows that it does not see.
+"""How far a fit may move: decided on images that it does not see.
 
-With hardly more rows than unknowns least squares learns the rows by heart, and gives nonsense for
-other images. A late layer has few positions in an image, a squeeze-and-excitation layer one. There
-the ridge is chosen by the error on a quarter of the rows, those of other images, after a fit to
-the rest; where no ridge is better than the weights as they are, they stay.
+Least squares learns its rows by heart, and gives nonsense for other images. Rows in plenty do not help:
+neighbouring positions are alike, and so are neighbouring images (crops of one photograph, frames of one
+film). So the ridge is chosen by the error on blocks of neighbouring images, a quarter of them all, after a
+fit to the rest; where no ridge is better than the weights as they are, they stay.
 
-With few images there may be rows in plenty, but neighbouring positions are alike and all are of the same
-scenes: there the closed-form weights count as much as one image's rows do (``least_ridge``).
+The least ridge to choose from makes the closed-form weights count as much as one image's rows do
+(``least_ridge``).
 
 With fewer rows than unknowns the fit is made in its dual form, whose matrix has the rows' number:
 
@@ -20,50 +20,52 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from octify.calibrate.fit.gram import gram as gram_of
 from octify.calibrate.fit.solve import LEAST, RIDGE
 
-ENOUGH = 3.0  # rows for each unknown: the ridge is then left alone
-_TIMES = (1, 10, 100, 1000)  # the least ridge
+_TIMES = (1, 3, 10, 30, 100, 300, 1000)  # the least ridge
+_BLOCKS = 16  # of neighbouring images, every fourth of which is not seen
 
 
 def least_ridge(images: int) -> float:
-    """The ridge, of the mean diagonal of a Gram matrix over ``images``: of a hundred and more, `RIDGE`."""
+    """The least ridge, of the mean diagonal of a Gram matrix: of a hundred images and more, `RIDGE`."""
     return max(RIDGE, 1 / images)
 
 
 def cautious_ridge(
-    x: Tensor, target: Tensor, skip: Tensor | None, initial: Tensor, images: int
-) -> float | None:
-    """The ridge for ``solve`` with these arguments; None to keep ``initial``.
+    x: Tensor, target: Tensor, skip: Tensor | None, initial: Tensor, source: Tensor
+) -> tuple[float | None, Tensor | None]:
+    """The ridge for ``solve`` with these arguments, None to keep ``initial``; and ``x' x``, if it came about.
 
-    Rows are those of one image after another's, at each call of the convolution; ``images`` is how many
-    images they are of, not counting altered copies.
+    ``source`` is the number of the image that each row is of, (R,); of an altered copy, that of the image
+    which it is a copy of.
     """
-    rows, unknowns = x.shape[1], x.shape[2] - 1
-    if rows >= ENOUGH * unknowns:
-        return least_ridge(images)
-    seen = _seen(rows, x.device)
+    unknowns, images = x.shape[2] - 1, int(source.max()) + 1
+    seen = _seen(source, images)
     if bool(seen.all()):
-        return None
+        return None, None
     lacking = target - x @ initial - (0.0 if skip is None else skip)
-    correction = (_dual if int(seen.sum()) < unknowns else _primal)(x[:, seen], x[:, ~seen], lacking[:, seen])
-    unseen = lacking[:, ~seen]
-    best, least = None, float(unseen.square().mean())
+    if int(seen.sum()) < unknowns:
+        error, gram = _dual(x[:, seen], x[:, ~seen], lacking[:, seen], lacking[:, ~seen]), None
+    else:
+        error, gram = _primal(x, lacking, seen)
+    best, least = None, float(lacking[:, ~seen].double().square().sum())
     for ridge in (least_ridge(images) * times for times in _TIMES):
-        found = float((unseen - correction(ridge)).square().mean())
-        if found < least:
+        if (found := error(ridge)) < least:
             best, least = ridge, found
-    return best
+    return best, gram
 
 
-def _seen(rows: int, device: torch.device) -> Tensor:
-    """All rows but every fourth stretch of a sixteenth of them."""
-    stretch = max(1, rows // 16)
-    return torch.arange(rows, device=device) // stretch % 4 != 3
+def _seen(source: Tensor, images: int) -> Tensor:
+    """The rows of all blocks of images but every fourth; with very few images, stretches of rows instead."""
+    if images < 4:
+        rows = len(source)
+        return torch.arange(rows, device=source.device) // max(1, rows // _BLOCKS) % 4 != 3
+    return source * min(_BLOCKS, images) // images % 4 != 3
 
 
-Correction = Callable[[float], Tensor]
-"""From a ridge to what the fit adds to the prediction on other rows, (groups, rows, O)."""
+Error = Callable[[float], float]
+"""From a ridge to the squared error that a fit with it has on other rows, less what none changes."""
 
 
 def _penalties(diagonal: Tensor, ridge: float, rows: int) -> Tensor:
@@ -72,32 +74,48 @@ def _penalties(diagonal: Tensor, ridge: float, rows: int) -> Tensor:
     return torch.stack([mean, torch.full_like(mean, LEAST * rows)], 1)
 
 
-def _primal(x: Tensor, other: Tensor, lacking: Tensor) -> Correction:
-    gram = (x.transpose(1, 2) @ x).double()
-    right = (x.transpose(1, 2) @ lacking).double()
-    unknowns = x.shape[2] - 1
+def _primal(x: Tensor, lacking: Tensor, seen: Tensor) -> tuple[Error, Tensor]:
+    gram, right = _moments(x, lacking, seen)
+    other, wanted = _moments(x, lacking, ~seen)
+    whole = float(lacking[:, ~seen].double().square().sum())
+    rows, unknowns = int(seen.sum()), x.shape[2] - 1
     mean = gram.diagonal(dim1=1, dim2=2)[:, :unknowns].mean(1)
 
-    def correction(ridge: float) -> Tensor:
-        weight, bias = torch.split(_penalties(mean, ridge, x.shape[1]), 1, 1)
+    def error(ridge: float) -> float:
+        weight, bias = torch.split(_penalties(mean, ridge, rows), 1, 1)
         penalty = torch.cat([weight.expand(-1, unknowns), bias], 1)
         factor = torch.linalg.cholesky(gram + torch.diag_embed(penalty))
-        return other @ torch.cholesky_solve(right, factor).to(other)
+        added = torch.cholesky_solve(right, factor)
+        return whole + float(((other @ added - 2 * wanted) * added).sum())
 
-    return correction
+    return error, gram + other
 
 
-def _dual(x: Tensor, other: Tensor, lacking: Tensor) -> Correction:
+def _moments(x: Tensor, y: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """``x' x`` and ``x' y`` over the chosen rows, which lie in a few stretches: none is copied."""
+    gram = x.new_zeros(x.shape[0], x.shape[2], x.shape[2], dtype=torch.double)
+    cross = x.new_zeros(x.shape[0], x.shape[2], y.shape[2], dtype=torch.double)
+    runs, lengths = torch.unique_consecutive(chosen, return_counts=True)
+    sizes = lengths.tolist()
+    for is_chosen, part, its in zip(
+        runs.tolist(), torch.split(x, sizes, 1), torch.split(y, sizes, 1), strict=True
+    ):
+        if is_chosen:
+            gram += gram_of(part)
+            cross += part.mT @ its
+    return gram, cross
+
+
+def _dual(x: Tensor, other: Tensor, lacking: Tensor, unseen: Tensor) -> Error:
     features, rows = x[:, :, :-1], x.shape[1]
-    own = (features @ features.transpose(1, 2)).double()
-    across = (other[:, :, :-1] @ features.transpose(1, 2)).double()
+    own = (features @ features.mT).double()
+    across = (other[:, :, :-1] @ features.mT).double()
     mean = own.diagonal(dim1=1, dim2=2).sum(1) / features.shape[2]
 
-    def correction(ridge: float) -> Tensor:
+    def error(ridge: float) -> float:
         weight, bias = (1 / p[:, :, None] for p in torch.split(_penalties(mean, ridge, rows), 1, 1))
         kernel = own * weight + bias + torch.eye(rows, dtype=own.dtype, device=own.device)
         solved = torch.cholesky_solve(lacking.double(), torch.linalg.cholesky(kernel))
-        added: Tensor = (across * weight + bias) @ solved
-        return added.to(other)
+        return float((unseen.double() - (across * weight + bias) @ solved).square().sum())
 
-    return correction
+    return error

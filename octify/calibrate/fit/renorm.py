@@ -1,4 +1,4 @@
-"""BatchNorm re-estimation: the lightest repair, new running statistics and nothing else."""
+"""BatchNorm re-estimation: new running statistics and nothing else."""
 
 from __future__ import annotations
 

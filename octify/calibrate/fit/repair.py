@@ -103,8 +103,8 @@ def repair(
             steps(site.path, work[done])
             generator = torch.Generator().manual_seed(seed * 100_003 + done)
             for branch in ("high", "low"):
-                sampler = Sampler(site, teacher, student, rows, generator)
-                found = _fit_branch(site, branch, sampler, images - copies, refits)
+                sampler = Sampler(site, teacher, student, rows, generator, images - copies)
+                found = _fit_branch(site, branch, sampler, refits)
                 if isinstance(found, str):
                     left.setdefault(site.path, found)
                 elif found is not None:
@@ -140,7 +140,7 @@ def _release(site: Site, teacher: Stream, student: Stream) -> None:
 
 
 def _fit_branch(
-    site: Site, branch: str, sampler: Sampler, images: int, refits: int
+    site: Site, branch: str, sampler: Sampler, refits: int
 ) -> tuple[LayerError, list[tuple[Block, Fit]]] | str | None:
     """Fit and write one branch; a reason where that cannot be, None where there is nothing to fit."""
     parts = blocks(site.conv, branch)
@@ -152,13 +152,13 @@ def _fit_branch(
     written: list[Unfolded] = []
     for block in parts:
         system = sampler.system(samples, branch, block)
-        if not bool(torch.isfinite(system.x).all() & torch.isfinite(system.target).all()):
+        if not (_is_finite(system.x) and _is_finite(system.target)):
             return "its values are not finite"
         start = initial(site, branch, block).to(system.x)
-        ridge = cautious_ridge(system.x, system.target, system.skip, start, images)
+        ridge, gram = cautious_ridge(system.x, system.target, system.skip, start, system.source)
         if ridge is None:
-            return "there are too few inputs to improve on its weights"
-        fit = solve(system.x, system.target, system.skip, start, system.activation, refits, ridge)
+            return "on images kept aside no fit was better than its weights"
+        fit = solve(system.x, system.target, system.skip, start, system.activation, refits, ridge, gram)
         if not bool(torch.isfinite(fit.weights).all()):
             return "its fit is not finite"
         errors.add(system, start, fit.weights, block)
@@ -166,6 +166,11 @@ def _fit_branch(
         written.append(unfolded(site, branch, block, fit.weights, system.x))
     write_branch(site, branch, written)
     return errors.of(site.path, branch), fits
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Whether all values are; in one pass that makes no mask."""
+    return bool(torch.stack(x.aminmax()).isfinite().all()) if x.numel() else True
 
 
 class _Errors:

@@ -45,6 +45,7 @@ def solve(
     activation: Activation | Slopes | None,
     refits: int,
     ridge_share: float = RIDGE,
+    gram: Tensor | None = None,
 ) -> Fit:
     """Fit ``x @ W + skip`` to ``target``.
 
@@ -58,8 +59,10 @@ def solve(
         (groups, D + 1, O), where the ridge pulls.
     ridge_share:
         The ridge, of the mean diagonal of the Gram matrix.
+    gram:
+        That matrix, ``x' x`` (groups, D + 1, D + 1), if it is there already.
     """
-    gram = gram_of(x)
+    gram = gram_of(x) if gram is None else gram
     rows, unknowns = x.shape[1], x.shape[2] - 1
     mean = gram.diagonal(dim1=1, dim2=2)[:, :unknowns].mean(1).double()
     ridge = (ridge_share * mean).clamp_min(LEAST * rows)[:, None].expand(-1, unknowns + 1).clone()
@@ -82,7 +85,7 @@ def solve(
             weights = following
     if activation is not None and not activation.identity:
         weights[:, -1:] += centring(target, x @ weights + fixed, activation)
-    return Fit(weights, gram[:, :unknowns, :unknowns] / rows)
+    return Fit(weights, (gram[:, :unknowns, :unknowns] / rows).to(weights))
 
 
 def hinge(target: Tensor, predicted: Tensor, activation: Activation | Slopes) -> Tensor:

@@ -38,12 +38,15 @@ class System:
 
     activation:
         That of the block's outputs; None if there is none.
+    source:
+        The number of the image that each row is of, (R,).
     """
 
     x: Tensor
     target: Tensor
     skip: Tensor | None
     activation: Activation | Slopes | None
+    source: Tensor
 
     def error(self, weights: Tensor) -> tuple[float, float]:
         """Mean squared error behind the activation, and the variance there of what it should be."""
@@ -68,6 +71,8 @@ class Samples:
 
     target, skip:
         (R, channels of the branch).
+    source:
+        The number of each one's image, (R,).
     """
 
     reading: Reading
@@ -75,6 +80,7 @@ class Samples:
     where: Positions
     target: Tensor
     skip: Tensor | None
+    source: Tensor
 
     def rows(self, block: Block) -> Tensor:
         """What the block reads, with a constant column: (groups, R, unknowns + 1)."""
@@ -85,10 +91,10 @@ class Sampler:
     """Takes samples of a site from original and converted model, which must not have passed it yet."""
 
     def __init__(
-        self, site: Site, teacher: Stream, student: Stream, most: int, generator: torch.Generator
+        self, site: Site, teacher: Stream, student: Stream, most: int, generator: torch.Generator, images: int
     ) -> None:
         self.site, self.teacher, self.student = site, teacher, student
-        self.most, self.generator = most, generator
+        self.most, self.generator, self.images = most, generator, images  # those after are copies of them
         self._readings: dict[tuple[object, ...], Reading] = {}
 
     def samples(self, branch: str, parts: Sequence[Block]) -> list[Samples]:
@@ -110,7 +116,8 @@ class Sampler:
         act = self.site.activation
         if act is not None:
             act = act.channels(self.site.channels(branch)[block.channels])
-        return System(x, target, joined(skips) if skips else None, act)
+        source = torch.cat([s.source for s in samples])
+        return System(x, target, joined(skips) if skips else None, act, source)
 
     def _inputs(self, use: Use) -> Iterator[Branches]:
         """What the call reads, by chunk: the converted model's branches, or the original's value split."""
@@ -136,7 +143,9 @@ class Sampler:
         target, skip = self._target(use, branch, z, where), self._skip(use, branch, chunk, where)
         if not self.site.alike:
             target, skip = _alone(target, skip, use, self.site.channels(branch)), None
-        return Samples(self._reading(size, need), inputs, where, target, skip)
+        before = count_of(self.student.chunks[:chunk])
+        source = (before + where.image) % self.images
+        return Samples(self._reading(size, need), inputs, where, target, skip, source)
 
     def _reading(self, size: tuple[int, ...], need: tuple[int, ...]) -> Reading:
         if (size, need) not in self._readings:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from octify.calibrate.items import Row, each, rows_of
+from octify.calibrate.inputs.items import Row, each, rows_of
 from octify.calibrate.streams.sizes import batch_of, chunk_size, live_bytes
 from octify.data.items import LARGEST, usable
 from octify.errors import OctifyError
@@ -19,6 +19,8 @@ MOST_IMAGES = 512
 VALUES = 16 * 2**30  # bytes for the values of original and converted model, in memory and files
 INPUTS = 2 * 2**30  # bytes for the inputs themselves, in memory
 _HELD_OUT = 8  # one in so many, at most _MOST_HELD_OUT
+_HELD_OUT_BLOCKS = 4  # of neighbouring inputs
+_LEAST_BLOCK = 2
 _MOST_HELD_OUT = 64
 _LEAST = 16  # inputs that are taken however large they are
 _FEW = 32  # inputs that are too few to keep some aside
@@ -54,7 +56,10 @@ def count_of(chunks: Sequence[Row]) -> int:
 
 
 def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, device: torch.device) -> Images:
-    """The first ``most`` inputs of ``data``, every eighth kept aside if there are 32.
+    """The first ``most`` inputs of ``data``, an eighth kept aside if there are 32.
+
+    Those kept aside are blocks of neighbours: crops of one photograph and frames of one film, whose files
+    have neighbouring names, are alike, and would tell too little of others.
 
     Parameters
     ----------
@@ -94,12 +99,23 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
         warnings.append(
             f"{len(rows)} calibration input(s) are few: the fit stays near its start; 256 are enough"
         )
-    kept = min(_MOST_HELD_OUT, len(rows) // _HELD_OUT) if len(rows) >= _FEW else 0
-    aside = set(range(_HELD_OUT - 1, _HELD_OUT * kept, _HELD_OUT))
+    aside = _aside(len(rows))
     size = chunk_size(traced)
     used = [row for i, row in enumerate(rows) if i not in aside]
     rest = [row for i, row in enumerate(rows) if i in aside]
     return Images(_chunks(used, size, device), _chunks(rest, size, device), tuple(warnings))
+
+
+def _aside(count: int) -> set[int]:
+    """Which of ``count`` inputs are kept aside: a few blocks of neighbours, spread over all."""
+    kept = min(_MOST_HELD_OUT, count // _HELD_OUT) if count >= _FEW else 0
+    blocks = min(_HELD_OUT_BLOCKS, kept // _LEAST_BLOCK)
+    aside: set[int] = set()
+    for block in range(blocks):
+        length = kept * (block + 1) // blocks - kept * block // blocks
+        middle = count * (2 * block + 1) // (2 * blocks)
+        aside |= set(range(middle - length // 2, middle - length // 2 + length))
+    return aside
 
 
 def _rows(traced: Traced, data: Iterable[Any], limit: int) -> tuple[list[Row], list[int], bool]:

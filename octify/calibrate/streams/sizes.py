@@ -14,7 +14,7 @@ def of_run(traced: Traced, images: int) -> int:
 
 
 _CHUNK = 64 * 2**20  # bytes of the largest value of a chunk
-_FOR_GRADIENTS = 2 * 2**30  # bytes of the original's values: what training keeps is up to three times as much
+_FOR_GRADIENTS = 2**29  # bytes of the original's values: what training keeps is up to three times as much
 
 
 def batch_of(traced: Traced) -> int:
