@@ -32,6 +32,7 @@ from octify.report import Report
 from octify.report.build import build_report, profile_report
 from octify.report.calibrated import with_allocation, with_calibration
 from octify.rewrite import Rewritten, rewrite
+from octify.rotate import in_basis
 from octify.ruleset import RuleSet, load_rules
 from octify.trace import Traced, trace
 from octify.trace.parts import assemble, measure_nodes
@@ -236,8 +237,9 @@ def _to_target(
     images = images_of(plans.traced, calibration, effort, seed=seed, progress=progress)
     made, allocation = convert_to(target, plans, images, effort, channel_order, seed=seed, progress=progress)
     synthetic, inputs = isinstance(calibration, str), images.given
-    measured = spectra(plans.traced, made.plan, images.chunks)
-    spectrum = by_frequency(plans.traced, made.plan, measured, inputs, synthetic=synthetic)
+    based = in_basis(plans.traced, made.plan)
+    measured = spectra(based, made.plan, images.chunks)
+    spectrum = by_frequency(based, made.plan, measured, inputs, synthetic=synthetic)
     result = _calibrated(plans.traced, replace(made, synthetic=synthetic, spectrum=spectrum), tell)
     return replace(result, report=with_allocation(result.report, allocation))
 
@@ -263,7 +265,7 @@ def _silent(phase: str) -> None:
 
 def _apply(traced: Traced, plan: Plan, tell: Progress) -> Result:
     tell("rewriting")
-    rewritten = rewrite(traced, plan)
+    rewritten = rewrite(in_basis(traced, plan), plan)
     tell("reporting")
     report = _report(traced, plan, rewritten)
     return Result(_whole(traced, rewritten.module, plan), plan, report)
@@ -302,7 +304,7 @@ def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module
     A conversion with ``kernels="exact"`` equals it to rounding error.
     """
     traced = trace(model, example_inputs)
-    return _whole(traced, projected_reference(traced, plan), plan)
+    return _whole(traced, projected_reference(in_basis(traced, plan), plan), plan)
 
 
 def load(directory: str | Path, model: nn.Module) -> nn.Module:

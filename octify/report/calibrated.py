@@ -7,9 +7,10 @@ from dataclasses import replace
 from octify.calibrate.allocate_target import Allocation, Rival
 from octify.calibrate.compare import Agreement
 from octify.calibrate.recipe import Calibrated
+from octify.plan.rotation import Rotation
 from octify.report.allocation import AllocationRow, RivalRow, SetRow
 from octify.report.build import UNCALIBRATED
-from octify.report.calibration import BranchError, CalibrationRow, OutputError
+from octify.report.calibration import BranchError, CalibrationRow, OutputError, RotationRow
 from octify.report.model import Report
 
 
@@ -26,6 +27,7 @@ def with_calibration(report: Report, calibrated: Calibrated) -> Report:
         _output(calibrated.after),
         tuple(BranchError(e.path, e.branch, e.before, e.after) for e in calibrated.layers),
         tuple(sorted(calibrated.left.items())),
+        tuple(_rotation(rotation) for rotation in calibrated.plan.rotations),
     )
     warnings = tuple(w for w in report.warnings if w != UNCALIBRATED)
     told = (*warnings, *calibrated.warnings)
@@ -53,6 +55,11 @@ def with_allocation(report: Report, allocation: Allocation) -> Report:
 
 def _rival(rival: Rival) -> RivalRow:
     return RivalRow(rival.macs_ratio, rival.relative_error)
+
+
+def _rotation(rotation: Rotation) -> RotationRow:
+    writers = tuple(writer.path for writer in rotation.writers)
+    return RotationRow(writers, rotation.channels, rotation.low, rotation.lost_before, rotation.lost)
 
 
 def _output(agreement: Agreement) -> OutputError:

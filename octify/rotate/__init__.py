@@ -5,9 +5,9 @@ same function::
 
     W_read W_write x = (W_read R^-1) (R W_write) x
 
-``streams`` finds such values in a traced graph, ``choose`` takes from calibration inputs the basis whose last
-directions lose least at half resolution, ``apply`` multiplies it into the weights on both sides. The graph and
-its modules stay what they are, so nothing is paid at run time. The basis is part of the plan
+``streams`` finds such values in a traced graph, ``choose`` takes from calibration inputs the basis whose
+last directions lose least at half resolution, ``apply`` multiplies it into the weights on both sides. The
+graph and its modules stay what they are, so nothing is paid at run time. The basis is part of the plan
 (``octify.plan.rotation``), because a plan's channel numbers count in it.
 
 The same freedom serves transformers: SliceGPT (arXiv 2401.15024).

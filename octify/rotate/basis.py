@@ -18,7 +18,9 @@ from torch import Tensor
 
 from octify.rotate.moments import ReadMoments
 
-_FLATTEST = 1e-2  # least eigenvalue of M over the largest: R's condition number is at most ten times a scaling
+_FLATTEST = (
+    1e-2  # least eigenvalue of M over the largest: R's condition number is at most ten times a scaling
+)
 
 
 def low_basis(readers: Sequence[ReadMoments]) -> Tensor:
@@ -33,11 +35,12 @@ def low_basis(readers: Sequence[ReadMoments]) -> Tensor:
     matrix = directions.flip(1).T @ root
     matrix = matrix / matrix.norm(dim=1, keepdim=True)
     largest = matrix.gather(1, matrix.abs().argmax(1, keepdim=True))
-    return matrix * largest.sign()  # an eigenvector's sign is chance
+    signed: Tensor = matrix * largest.sign()  # an eigenvector's own sign is chance
+    return signed
 
 
 def lost(readers: Sequence[ReadMoments], matrix: Tensor, low: Sequence[int]) -> float:
-    """Share of the readers' weighed high-frequency energy that is lost with the channels ``low`` of ``R x``."""
+    """Share of the readers' weighed high-frequency energy lost with the channels ``low`` of ``R x``."""
     chosen = list(low)
     projection = torch.linalg.inv(matrix)[:, chosen] @ matrix[chosen]
     taken = sum(float((r.weighing @ projection @ r.high * projection).sum()) for r in readers)
@@ -54,7 +57,5 @@ def best_unrotated(readers: Sequence[ReadMoments], count: int) -> list[int]:
 def best_rotated(readers: Sequence[ReadMoments], matrix: Tensor, count: int) -> list[int]:
     """As ``best_unrotated``, of the channels of ``R x``."""
     inverse = torch.linalg.inv(matrix)
-    turned = [
-        ReadMoments(inverse.T @ r.weighing @ inverse, matrix @ r.high @ matrix.T) for r in readers
-    ]
+    turned = [ReadMoments(inverse.T @ r.weighing @ inverse, matrix @ r.high @ matrix.T) for r in readers]
     return best_unrotated(turned, count)

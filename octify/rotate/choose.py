@@ -51,7 +51,9 @@ def _low(plan: Plan, stream: Stream) -> int:
 
 def _rotation(stream: Stream, low: int, known: Moments) -> Rotation | None:
     """The rotation of a stream; None where it does not help."""
-    finite = all(bool(torch.isfinite(r.weighing).all() and torch.isfinite(r.high).all()) for r in known.readers)
+    finite = all(
+        bool(torch.isfinite(r.weighing).all() and torch.isfinite(r.high).all()) for r in known.readers
+    )
     whole = sum(float((r.weighing * r.high).sum()) for r in known.readers) if finite else 0.0
     if not finite or not whole > 0 or low >= stream.channels:
         return None
@@ -67,8 +69,8 @@ def _rotation(stream: Stream, low: int, known: Moments) -> Rotation | None:
         rotation,
         writers=tuple(RotatedWriter(w.path, w.norm, _spread(known, w.norm, matrix)) for w in stream.writers),
         readers=tuple(reader.path for reader in stream.readers),
-        lost_before=before,
-        lost=after,
+        lost_before=max(0.0, before),
+        lost=max(0.0, after),  # rounding may take it below
     )
 
 

@@ -92,7 +92,9 @@ def moments(
     return tuple(
         Moments(
             tuple(
-                ReadMoments(_weighing(traced, reader, made[reader.path].variance()), high[reader.path].moment())
+                ReadMoments(
+                    _weighing(traced, reader, made[reader.path].variance()), high[reader.path].moment()
+                )
                 for reader in stream.readers
             ),
             {w.norm: written[w.norm].covariance() for w in stream.writers if w.norm is not None},
@@ -150,7 +152,9 @@ def _weighing(traced: Traced, reader: Reader, variance: Tensor) -> Tensor:
     weight = layer.get_parameter("weight").detach().double().cpu()
     if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
         weight = weight.transpose(0, 1)
-    taps = weight.reshape(len(weight), -1, math.prod(reader.flat) if reader.flat else math.prod(weight.shape[2:]))
+    taps = weight.reshape(
+        len(weight), -1, math.prod(reader.flat) if reader.flat else math.prod(weight.shape[2:])
+    )
     # An output that is constant says nothing, and must not outweigh the others by being divided by nothing.
     floor = max(_LEAST, 1e-6 * float(variance.mean()))
     scaled = taps / variance.clamp_min(floor).sqrt()[:, None, None]

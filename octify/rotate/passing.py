@@ -139,7 +139,7 @@ def _number(call: _Call) -> Channels | None:
 def _padded(call: _Call) -> Channels | None:
     widths, mode, value = (operand(call.node, i, n) for i, n in ((1, "pad"), (2, "mode"), (3, "value")))
     spatial = isinstance(widths, (tuple, list)) and len(widths) <= 2 * (len(call.before) - 2)
-    if not spatial or not (mode in (None, "constant", "reflect", "replicate", "circular")):
+    if not spatial or (mode not in (None, "constant", "reflect", "replicate", "circular")):
         return None
     return _spatial(call) if value in (None, 0) or mode not in (None, "constant") else None
 
@@ -186,7 +186,7 @@ def _permuted(call: _Call) -> Channels | None:
     rank = len(call.before)
     if call.known.flat or len(dims) != rank or not all(isinstance(d, int) for d in dims):
         return None
-    places = [int(d) % rank for d in dims]
+    places = [d % rank for d in dims if isinstance(d, int)]
     return Channels(places.index(call.known.dim)) if places[0] == 0 else None
 
 

@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from octify.export.fold import is_linear_in_weight
 from octify.export.norm import norm_of
-from octify.ops import table
 from octify.ops.base import operand
+from octify.rotate.ownership import Ownership
 from octify.rotate.passing import Channels, passed
+from octify.rotate.reasons import called, why_not, why_unmixed
+from octify.rotate.values import Group, Values
 from octify.trace import Traced
 
-Mixing = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
-_MIXING = (_ConvNd, nn.Linear)
 _SUMS = (operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub)
 _SUM_METHODS = ("add", "add_", "sub", "sub_")
-_SIZES = ("size", "dim", "ndimension", "numel")
 
 
 @dataclass(frozen=True)
@@ -75,288 +73,167 @@ def streams(traced: Traced) -> tuple[Stream, ...]:
     return walk.found()
 
 
-@dataclass
-class _Group:
-    """A stream in the making; ``reasons`` in order of execution."""
-
-    channels: int
-    writers: list[tuple[str, fx.Node]] = field(default_factory=list)
-    readers: list[tuple[str, fx.Node, Channels]] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-
-
 class _Walk:
-    """The walk over the graph; values are united as they turn out to have one basis."""
+    """The walk over the graph, node by node.
+
+    ``norms`` are those behind a layer, by its path; ``odd`` says of a path why none of its calls can change.
+    """
 
     def __init__(self, traced: Traced) -> None:
         self.traced = traced
-        self._where: dict[fx.Node, Channels] = {}
-        self._parent: dict[fx.Node, fx.Node] = {}
-        self._groups: dict[fx.Node, _Group] = {}
-        self._norms: dict[str, set[str | None]] = {}  # behind a layer
-        self._first_in: dict[str, fx.Node] = {}
-        self._first_out: dict[str, fx.Node] = {}
-        self._owners = _owners(traced)
-
-    # What is said about values. -----------------------------------------------------------------------------
-
-    def _root(self, node: fx.Node) -> fx.Node:
-        while self._parent.get(node, node) is not node:
-            node = self._parent[node]
-        return node
-
-    def _group(self, node: fx.Node) -> _Group:
-        return self._groups[self._root(node)]
-
-    def _known(self, node: object) -> bool:
-        return isinstance(node, fx.Node) and node in self._where
-
-    def _begin(self, node: fx.Node, where: Channels) -> None:
-        shape = self.traced.shape(node) or ()
-        channels = shape[where.dim] if len(shape) > where.dim else 0
-        self._where[node] = where
-        self._groups[node] = _Group(channels)
-
-    def _refuse(self, node: fx.Node, reason: str) -> None:
-        if node in self._where:
-            self._group(node).reasons.append(reason)
-
-    def _tie(self, a: fx.Node, b: fx.Node) -> None:
-        first, other = self._root(a), self._root(b)
-        if first is other:
-            return
-        mine, theirs = self._groups[first], self._groups.pop(other)
-        if mine.channels != theirs.channels:
-            mine.reasons.append("a module is called with different numbers of channels")
-        mine.writers += theirs.writers
-        mine.readers += theirs.readers
-        mine.reasons += theirs.reasons
-        self._parent[other] = first
-
-    # The rules, one for each kind of node. --------------------------------------------------------------------
+        self.values = Values(traced)
+        self.owners = Ownership(traced)
+        self.norms: dict[str, set[str]] = {}
+        self.odd: dict[str, str] = {}
+        self._first_read: dict[str, fx.Node] = {}
+        self._first_written: dict[str, fx.Node] = {}
 
     def visit(self, node: fx.Node) -> None:
         """Take in one node, whose operands were taken in before."""
         module = self.traced.submodule(node)
         if node.op == "output":
             for source in node.all_input_nodes:
-                self._refuse(source, "the model returns it")
-        elif isinstance(module, _MIXING):
+                self.values.refuse(source, "the model returns it")
+        elif isinstance(module, (_ConvNd, nn.Linear)):
             self._layer(node, module)
-        elif (before := self._normalised(node)) is not None:
-            self._where[node] = self._where[before]
-            self._parent[node] = before
-        elif node.op == "call_function" and node.target in _SUMS:
-            self._sum(node)
-        elif node.op == "call_method" and node.target in _SUM_METHODS:
-            self._sum(node)
-        elif not self._passes(node):
+        elif not (self._normalised(node, module) or self._summed(node) or self._passes(node)):
             self._stop(node)
 
-    def _layer(self, node: fx.Node, module: nn.Module) -> None:
-        path, source = str(node.target), operand(node)
-        reason = self._no_mixing(node, module)
+    def _layer(self, node: fx.Node, layer: _ConvNd | nn.Linear) -> None:
+        path, source, values = str(node.target), operand(node), self.values
+        shape, where = self.traced.shape(node) or (), values.where(source)
+        values.begin(node, Channels(len(shape) - 1 if isinstance(layer, nn.Linear) else 1))
         for other in node.all_input_nodes:
             if other is not source:
-                self._refuse(other, f"{path} computes with it")
-        where = self._where.get(source) if isinstance(source, fx.Node) else None
-        out = Channels((len(self.traced.shape(node) or ()) - 1) if isinstance(module, nn.Linear) else 1)
-        self._begin(node, out)
-        self._norms.setdefault(path, set())
-        if reason is not None:
-            self._refuse(node, reason)
-            if where is not None:
-                self._refuse(source, reason)
+                values.refuse(other, f"{path} computes with it")
+        reason = why_unmixed(self.traced, self.owners, node, layer)
+        if reason is None and (where is None or not self._reads_all(layer, source, where)):
+            reason = f"{path} does not read it as channels"
+        if reason is not None or where is None:
+            self.odd[path] = reason or ""
+            for value in (node, *node.all_input_nodes):
+                values.refuse(value, reason or "")
             return
-        self._group(node).writers.append((path, node))
-        self._tie(self._first_out.setdefault(path, node), node)
-        if where is None:
-            return
-        if not self._reads_all(node, module, source, where):
-            self._refuse(source, f"{path} does not read it as channels")
-            return
-        self._group(source).readers.append((path, node, where))
-        first = self._first_in.setdefault(path, source)
-        if self._where[first].flat != where.flat:
-            self._refuse(source, f"{path} is called with different sizes")
-        self._tie(first, source)
+        values.group(node).writers.append((path, node))
+        values.tie(self._first_written.setdefault(path, node), node)
+        values.group(source).readers.append((path, node, where))
+        first = self._first_read.setdefault(path, source)
+        if values.where(first) != where:
+            values.refuse(source, f"{path} reads values of different sizes as channels")
+        values.tie(first, source)
 
-    def _no_mixing(self, node: fx.Node, module: nn.Module) -> str | None:
-        """Why a layer does not mix all its channels by a weight of its own; None if it does."""
-        path = str(node.target)
-        if isinstance(module, _ConvNd) and module.groups > 1:
-            alone = module.groups == module.in_channels
-            kind = "depthwise: it computes each channel from itself" if alone else "grouped"
-            return f"{path} is {kind}"
-        if not is_linear_in_weight(module):
-            return f"{path} computes its weight, or has hooks"
-        if not self._owners.alone(module):
-            return f"{path} shares its weights, or is used by code that was not traced"
-        shape = self.traced.shape(node) or ()
-        if isinstance(module, _ConvNd) and len(shape) != len(module.kernel_size) + 2:
-            return f"{path} reads a value without a batch dimension"
-        return None if node.args and len(shape) > 1 else f"{path} is called in a way that octify does not follow"
-
-    def _reads_all(self, node: fx.Node, module: nn.Module, source: fx.Node, where: Channels) -> bool:
+    def _reads_all(self, layer: _ConvNd | nn.Linear, source: fx.Node, where: Channels) -> bool:
+        """Whether a layer reads the channels of ``source`` where they are."""
         shape = self.traced.shape(source) or ()
-        if isinstance(module, nn.Linear):
-            return where.dim == len(shape) - 1 and module.in_features == shape[where.dim]
-        return where == Channels() and module.in_channels == shape[1]
+        if isinstance(layer, nn.Linear):
+            return where.dim == len(shape) - 1 and layer.in_features == shape[where.dim]
+        return where == Channels() and layer.in_channels == shape[1]
 
-    def _normalised(self, node: fx.Node) -> fx.Node | None:
-        """The call of a layer that ``node`` is the BatchNorm of; None if it is none, or has other operands."""
-        module, source = self.traced.submodule(node), operand(node)
+    def _normalised(self, node: fx.Node, module: nn.Module | None) -> bool:
+        """A BatchNorm that alone reads what a layer writes is a part of the layer."""
+        source = operand(node)
         norm = None if module is None else norm_of(module)
-        if norm is None or module is None or not self._known(source) or list(source.users) != [node]:
-            return None
-        writers = [path for path, call in self._group(source).writers if call is source]
-        plain = not norm.tail and all(
-            isinstance(getattr(module, name, None), torch.Tensor) for name in ("weight", "bias")
-        )
-        if not writers or not plain or self._where[source].dim != 1 or not self._owners.alone(module):
-            return None
-        self._norms[writers[0]].add(str(node.target))
-        return source
+        if norm is None or module is None or source not in self.values or list(source.users) != [node]:
+            return False
+        writers = [path for path, call in self.values.group(source).writers if call is source]
+        stored = (getattr(module, name, None) for name in ("weight", "bias"))
+        plain = not norm.tail and all(isinstance(tensor, Tensor) for tensor in stored)
+        where = self.values.where(source)
+        if not writers or not plain or where != Channels() or not self.owners.alone(module):
+            return False
+        self.norms.setdefault(writers[0], set()).add(str(node.target))
+        self.values.follow(node, source, where)
+        return True
 
-    def _sum(self, node: fx.Node) -> None:
-        operands = [a for a in node.args if not isinstance(a, (int, float)) or a != 0]
-        shapes = [self.traced.shape(a) if isinstance(a, fx.Node) else None for a in operands]
-        after = self.traced.shape(node)
-        fitting = [s is not None and after is not None and _fits(s, after) for s in shapes]
-        tied = [a for a in operands if isinstance(a, fx.Node) and a in self._where]
-        ends = [len(s) - self._where[a].dim for s, a in zip(shapes, operands, strict=True) if a in tied and s]
-        if len(tied) != len(operands) or not all(fitting) or len(set(ends)) != 1 or not after:
-            for source in node.all_input_nodes:
-                self._refuse(source, "something that is no sum of linear maps is added to it")
-            self._stop(node)
-            return
-        first = next(a for a, s in zip(tied, shapes, strict=True) if s is not None and len(s) == len(after))
-        where = self._where[first]
-        if any(self._where[a].flat != where.flat or not _all_channels(s, after, where) for a, s in zip(tied, shapes, strict=True)):
-            self._stop(node)
-            return
-        self._where[node], self._parent[node] = where, first
-        for other in tied:
-            self._tie(first, other)
+    def _summed(self, node: fx.Node) -> bool:
+        """A sum of values with the same channels; of one of them with 0, too, as ``sum`` begins."""
+        if node.target not in (_SUMS if node.op == "call_function" else _SUM_METHODS):
+            return False
+        terms = [a for a in node.args if not (isinstance(a, (int, float)) and a == 0)]
+        after = self.traced.shape(node) or ()
+        places = [self._place(term, after) for term in terms]
+        if not terms or None in places or len(set(places)) != 1:
+            return False
+        first = next((t for t in node.all_input_nodes if self.traced.shape(t) == after), None)
+        where = self.values.where(first)
+        if first is None or where is None:
+            return False
+        self.values.follow(node, first, where)
+        for term in node.all_input_nodes:
+            self.values.tie(first, term)
+        return True
+
+    def _place(self, term: object, after: Sequence[int]) -> tuple[int, tuple[int, ...]] | None:
+        """Where the channels of a term are in the sum, of shape ``after``; None if it is no such term."""
+        where = self.values.where(term)
+        shape = self.traced.shape(term) if isinstance(term, fx.Node) else None
+        if where is None or shape is None or len(shape) > len(after):
+            return None
+        place = len(after) - len(shape) + where.dim
+        fits = all(n in (1, m) for n, m in zip(reversed(shape), reversed(after), strict=False))
+        return (place, where.flat) if fits and shape[where.dim] == after[place] else None
 
     def _passes(self, node: fx.Node) -> bool:
+        """An operation that mixtures of its first operand pass through."""
+        candidates = [n for n in node.all_input_nodes if n in self.values]
         source = operand(node)
-        candidates = [n for n in node.all_input_nodes if n in self._where]
-        if not candidates:
+        source = source if source in candidates else next(iter(candidates), None)  # 2 * x
+        known = self.values.where(source)
+        if source is None or known is None or self.traced.shape(node) is None:
             return False
-        if not self._known(source):
-            source = candidates[0]  # 2 * x
-        where = passed(self.traced, node, source, self._where[source])
-        if where is None or self.traced.shape(node) is None:
+        where = passed(self.traced, node, source, known)
+        if where is None:
             return False
         for other in candidates:
             if other is not source:
-                self._refuse(other, f"{_called(self.traced, node)} multiplies by it")
-        self._where[node], self._parent[node] = where, source
+                self.values.refuse(other, f"{called(self.traced, node)} computes with it")
+        self.values.follow(node, source, where)
         return True
 
     def _stop(self, node: fx.Node) -> None:
         """Nothing is known to pass through ``node``."""
-        asks = node.op == "call_method" and node.target in _SIZES
-        if asks or (node.target is getattr and node.args[1:2] in (("shape",), ("ndim",), ("dtype",), ("device",))):
+        if _asks(node):
             return
+        why = "it is an input of the model" if node.op == "placeholder" else why_not(self.traced, node)
         for source in node.all_input_nodes:
-            self._refuse(source, _why_not(self.traced, node))
+            self.values.refuse(source, why)
         shape = self.traced.shape(node)
-        if shape is not None and len(shape) > 1 and node not in self._where:
-            self._begin(node, Channels())
-            self._refuse(node, "it is an input of the model" if node.op == "placeholder" else _why_not(self.traced, node))
-
-    # The result. --------------------------------------------------------------------------------------------
+        if shape is not None and len(shape) > 1:
+            self.values.begin(node, Channels())
+            self.values.refuse(node, why)
 
     def found(self) -> tuple[Stream, ...]:
         """The streams that layers write."""
-        return tuple(self._stream(group) for group in self._groups.values() if group.writers)
+        return tuple(self._stream(group) for group in self.values.groups() if group.writers)
 
-    def _stream(self, group: _Group) -> Stream:
-        paths = list(dict.fromkeys(path for path, _ in group.writers))
-        norms = {path: self._norms[path] for path in paths}
-        calls = Counter(path for path, _ in group.writers)
-        reasons = list(group.reasons)
-        for path, behind in norms.items():
-            called = sum(len(self.traced.calls(norm)) for norm in behind if norm is not None)
-            if behind and (len(behind) > 1 or called != calls[path]):
-                reasons.append(f"{path} is called at several places, with different norms behind it")
-        if group.channels < 2:
-            reasons.append("it has a single channel")
-        if not group.readers:
-            reasons.append("no layer reads it")
+    def _stream(self, group: Group) -> Stream:
+        writers = tuple(
+            Writer(path, next(iter(self.norms.get(path, ())), None))
+            for path in dict.fromkeys(path for path, _ in group.writers)
+        )
         readers: dict[str, Reader] = {}
         for path, node, where in group.readers:
             earlier = readers.get(path, Reader(path, ()))
             readers[path] = Reader(path, (*earlier.calls, node.name), where.flat)
-        return Stream(
-            group.channels,
-            tuple(Writer(path, next(iter(norms[path]), None)) for path in paths),
-            tuple(readers.values()),
-            reasons[0] if reasons else None,
-        )
+        reasons = [*group.reasons, *self._against(group, writers, readers)]
+        return Stream(group.channels, writers, tuple(readers.values()), reasons[0] if reasons else None)
+
+    def _against(self, group: Group, writers: Sequence[Writer], readers: Mapping[str, Reader]) -> list[str]:
+        """What speaks against rotating a group once all of it is known."""
+        found = [self.odd[path] for path in (*(w.path for w in writers), *readers) if path in self.odd]
+        calls = Counter(path for path, _ in group.writers)
+        for path in calls:
+            norms = self.norms.get(path, set())
+            times = sum(len(self.traced.calls(norm)) for norm in norms)
+            if norms and (len(norms) > 1 or times != calls[path]):
+                found.append(f"{path} or the norm behind it is called at several places that are not alike")
+        if not readers:
+            found.append("no layer reads it")
+        return found if group.channels > 1 else ["it has a single channel"]
 
 
-def _fits(shape: Sequence[int], after: Sequence[int]) -> bool:
-    """Whether a tensor of ``shape`` is broadcast, if at all, to ``after``."""
-    return len(shape) <= len(after) and all(
-        n in (1, m) for n, m in zip(reversed(shape), reversed(after), strict=False)
-    )
-
-
-def _all_channels(shape: Sequence[int] | None, after: Sequence[int], where: Channels) -> bool:
-    """Whether an operand has all channels of the result."""
-    place = where.dim - len(after) + len(shape or ())
-    return shape is not None and place >= 0 and shape[place] == after[where.dim]
-
-
-def _called(traced: Traced, node: fx.Node) -> str:
-    """An operation, as it is named to the user."""
-    module = traced.submodule(node)
-    if module is not None:
-        return f"{node.target} ({type(module).__name__})"
-    return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target))
-
-
-_ALONE = ("elementwise", "BatchNorm", "PReLU", "norm over positions", "PReLU of given slopes", "pointwise")
-
-
-def _why_not(traced: Traced, node: fx.Node) -> str:
-    """Why mixtures of channels do not pass through ``node``."""
-    op = table().find(traced, node)
-    name = _called(traced, node)
-    if op is None:
-        return f"{name} is no linear map that octify knows"
-    if op.name in _ALONE:
-        return f"{name} acts on each channel by itself"
-    return f"{name} ({op.name}) does not treat all channels alike"
-
-
-class _owners:
-    """Which modules' parameters nobody else holds or reads."""
-
-    def __init__(self, traced: Traced) -> None:
-        graph = traced.module.graph
-        called = {str(n.target): traced.submodule(n) for n in graph.find_nodes(op="call_module")}
-        distinct = {id(m): m for m in called.values() if m is not None}.values()
-        self._holders = Counter(id(part) for module in distinct for part in module.modules())
-        self._tensors = Counter(
-            id(tensor)
-            for module in traced.whole.modules()
-            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        )
-        self._read: set[int] = set()
-        for node in graph.find_nodes(op="get_attr"):
-            value = operator.attrgetter(str(node.target))(traced.module)
-            owned = value.modules() if isinstance(value, nn.Module) else ()
-            self._read |= {id(value), *(id(t) for m in owned for t in (*m.parameters(), *m.buffers()))}
-
-    def alone(self, module: nn.Module) -> bool:
-        """Whether ``module``'s tensors are its own, and only the graph's calls use it."""
-        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        return self._holders[id(module)] == 1 and all(
-            self._tensors[id(t)] == 1 and id(t) not in self._read for t in tensors
-        )
-
-
+def _asks(node: fx.Node) -> bool:
+    """Whether an operation asks for a value's shape or type only."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim", "ndimension", "numel")
+    return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")

@@ -15,7 +15,7 @@ _LEAST = 1e-12
 
 @torch.no_grad()
 def mix_inputs(layer: nn.Module, matrix: Tensor) -> None:
-    """Make ``layer`` compute ``layer(matrix x)``; matrix (C, C) float64, x may have positions flattened in."""
+    """Make ``layer`` compute ``layer(matrix x)``; matrix (C, C) float64; ``x`` may be flattened."""
     weight = layer.get_parameter("weight")
     own = weight.detach().double().cpu()
     if isinstance(layer, _TRANSPOSED):
