@@ -6,7 +6,10 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from octify.export.fold import is_linear_in_weight
+from octify.export.norm import has_hooks
 from octify.ops import table
+from octify.ops.base import operand
+from octify.ops.conv_variants import reads_own_weight
 from octify.rotate.ownership import Ownership
 from octify.trace import Traced
 
@@ -39,11 +42,21 @@ def why_unmixed(traced: Traced, owners: Ownership, node: fx.Node, layer: nn.Modu
     if isinstance(layer, _ConvNd) and layer.groups > 1:
         alone = layer.groups == layer.in_channels
         return f"{path} is {'depthwise: it computes each channel from itself' if alone else 'grouped'}"
-    if not is_linear_in_weight(layer) or not layer.get_parameter("weight").is_floating_point():
+    if not (is_linear_in_weight(layer) or _padded(traced, node, layer)):
         return f"{path} computes its weight, or has hooks"
+    if not layer.get_parameter("weight").is_floating_point():
+        return f"{path} does not compute with real numbers"
     if not owners.alone(layer):
         return f"{path} shares its weights, or is used by code that was not traced"
     shape = traced.shape(node) or ()
     if isinstance(layer, _ConvNd) and len(shape) != len(layer.kernel_size) + 2:
         return f"{path} reads a value without a batch dimension"
     return None if node.args and len(shape) > 1 else f"{path} is called in a way that octify does not follow"
+
+
+def _padded(traced: Traced, node: fx.Node, layer: nn.Module) -> bool:
+    """Whether a convolution with a forward of its own does no more than pad what it reads."""
+    source = operand(node)
+    shape = traced.shape(source) if isinstance(source, fx.Node) else None
+    plain = isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and not has_hooks(layer)
+    return plain and shape is not None and len(shape) > 2 and reads_own_weight(layer, shape)

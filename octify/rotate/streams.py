@@ -31,7 +31,7 @@ _SUM_METHODS = ("add", "add_", "sub", "sub_")
 
 @dataclass(frozen=True)
 class Writer:
-    """A layer that writes a stream, and the BatchNorm behind it, if there is one; paths."""
+    """A layer that writes a stream, and the BatchNorm that is a part of it, if there is one; paths."""
 
     path: str
     norm: str | None
@@ -66,7 +66,7 @@ class Stream:
 
 
 def streams(traced: Traced) -> tuple[Stream, ...]:
-    """Every stream that a dense convolution or linear layer writes, in order of execution."""
+    """Every stream that a convolution or linear layer writes, in order of execution."""
     walk = _Walk(traced)
     for node in traced.module.graph.nodes:
         walk.visit(node)
@@ -103,6 +103,7 @@ class _Walk:
         path, source, values = str(node.target), operand(node), self.values
         shape, where = self.traced.shape(node) or (), values.where(source)
         values.begin(node, Channels(len(shape) - 1 if isinstance(layer, nn.Linear) else 1))
+        values.group(node).writers.append((path, node))
         for other in node.all_input_nodes:
             if other is not source:
                 values.refuse(other, f"{path} computes with it")
@@ -114,7 +115,6 @@ class _Walk:
             for value in (node, *node.all_input_nodes):
                 values.refuse(value, reason or "")
             return
-        values.group(node).writers.append((path, node))
         values.tie(self._first_written.setdefault(path, node), node)
         values.group(source).readers.append((path, node, where))
         first = self._first_read.setdefault(path, source)
