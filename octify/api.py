@@ -12,6 +12,7 @@ from octify.allocate.plans import Plans
 from octify.allocate.target import Target
 from octify.artefact.conversion import load
 from octify.calibrate.recipe import calibrate
+from octify.calibrate.rotate import in_basis
 from octify.checks.alpha import check_alpha
 from octify.checks.door import check_inputs, check_model
 from octify.conversion import (
@@ -187,4 +188,4 @@ def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module
     A conversion with ``kernels="exact"`` equals it to rounding error.
     """
     traced = trace(check_model(model), check_inputs(example_inputs, model))
-    return as_model(traced, projected_reference(traced, plan), plan)
+    return as_model(traced, projected_reference(in_basis(traced, plan), plan), plan)

@@ -17,18 +17,20 @@ from octify.allocate.search import convert_to
 from octify.allocate.target import Allocation, Rival, Target
 from octify.calibrate.inputs.synthetic import NO_IMAGES, can_be_made
 from octify.calibrate.recipe import Calibrated, images_of, order_of
+from octify.calibrate.rotate import in_basis
 from octify.calibrate.spectrum import by_frequency, spectra
 from octify.compare.outputs import Agreement
 from octify.files import staged_directory
 from octify.kernels.taps import Scheme
 from octify.passes.rewrite import Rewritten, as_model, rewrite
 from octify.plan import Plan
+from octify.plan.rotation import Rotation
 from octify.planning.planner import make_plan
 from octify.planning.ruleset import RuleSet
 from octify.report import Report
 from octify.report.allocation import AllocationRow, RivalRow, SetRow
 from octify.report.build import UNCALIBRATED, build_report
-from octify.report.calibration import BranchError, CalibrationRow, OutputError
+from octify.report.calibration import BranchError, CalibrationRow, OutputError, RotationRow
 from octify.trace import Traced
 from octify.trace.parts import measure_nodes
 
@@ -115,8 +117,9 @@ def to_target(
     images = images_of(plans.traced, calibration, effort, seed=seed, progress=progress)
     made, allocation = convert_to(target, plans, images, effort, channel_order, seed=seed, progress=progress)
     synthetic, inputs = isinstance(calibration, str), images.given
-    measured = spectra(plans.traced, made.plan, images.chunks)
-    spectrum = by_frequency(plans.traced, made.plan, measured, inputs, synthetic=synthetic)
+    based = in_basis(plans.traced, made.plan)
+    measured = spectra(based, made.plan, images.chunks)
+    spectrum = by_frequency(based, made.plan, measured, inputs, synthetic=synthetic)
     result = calibrated_result(plans.traced, replace(made, synthetic=synthetic, spectrum=spectrum), tell)
     return replace(result, report=with_allocation(result.report, allocation))
 
@@ -142,7 +145,7 @@ def silent(phase: str) -> None:
 
 def apply(traced: Traced, plan: Plan, tell: Progress) -> Result:
     tell("rewriting")
-    rewritten = rewrite(traced, plan)
+    rewritten = rewrite(in_basis(traced, plan), plan)
     tell("reporting")
     report = _report(traced, plan, rewritten)
     return Result(as_model(traced, rewritten.module, plan), plan, report)
@@ -166,6 +169,7 @@ def with_calibration(report: Report, calibrated: Calibrated) -> Report:
         tuple(BranchError(e.path, e.branch, e.before, e.after) for e in calibrated.layers),
         tuple(sorted(calibrated.left.items())),
         None if calibrated.distilled is None else calibrated.distilled.sentence(),
+        tuple(_rotation(rotation) for rotation in calibrated.plan.rotations),
     )
     warnings = tuple(w for w in report.warnings if w != UNCALIBRATED)
     told = (*warnings, *calibrated.warnings)
@@ -193,6 +197,11 @@ def with_allocation(report: Report, allocation: Allocation) -> Report:
 
 def _rival(rival: Rival) -> RivalRow:
     return RivalRow(rival.macs_ratio, rival.relative_error)
+
+
+def _rotation(rotation: Rotation) -> RotationRow:
+    writers = tuple(writer.path for writer in rotation.writers)
+    return RotationRow(writers, rotation.channels, rotation.low, rotation.lost_before, rotation.lost)
 
 
 def _output(agreement: Agreement) -> OutputError:

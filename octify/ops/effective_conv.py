@@ -267,3 +267,16 @@ def _parameter(value: Tensor, trained: bool) -> nn.Parameter:
     if isinstance(value, nn.Parameter):
         return value
     return nn.Parameter(value.detach().contiguous(), requires_grad=trained)
+
+
+def reads_own_weight(layer: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether ``layer``, for an input of ``shape``, is one convolution with its very ``weight`` and ``bias``.
+
+    Whoever changes these then changes the convolution in the same way.
+    """
+    try:
+        seen = _watch(layer, shape[1], shape[2:], _dtype(layer))
+    except NotPlainError:
+        return False
+    own = layer._parameters
+    return seen.weight is own.get("weight") and seen.bias is own.get("bias")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -116,6 +117,17 @@ class Traced:
     modes: Mapping[str, bool] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     results: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Traced:
+        """A copy with modules and nodes of its own. What is cached is left out: nodes alone lead to each
+        other, and those of a deep network to the end of the stack.
+        """
+        return replace(
+            self,
+            module=copy.deepcopy(self.module, memo),
+            _modules={path: copy.deepcopy(module, memo) for path, module in self._modules.items()},
+            parts=copy.deepcopy(self.parts, memo),
+        )
 
     @property
     def whole(self) -> nn.Module:
