@@ -13,8 +13,6 @@ from typing import Protocol
 # One thread unless told otherwise, before torch is imported: sums come out the same on every machine, and
 # workers of pytest-xdist do not fight over cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Every graph that a test rewrites is verified (octify/passes/verifier.py), in processes it starts, too.
-os.environ.setdefault("OCTIFY_VERIFY", "1")
 
 import pytest
 import torchvision_quirk

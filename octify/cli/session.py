@@ -110,8 +110,6 @@ def session(*, json: bool, quiet: bool, verbose: bool, debug: bool) -> Iterator[
     """Run a command's body: its errors are shown and become the exit code (a ``typer.Exit``)."""
     if quiet and verbose:
         raise typer.BadParameter("--quiet and --verbose exclude each other")
-    if debug:
-        os.environ.setdefault("OCTIFY_VERIFY", "1")  # read by octify/passes/verifier.py
     running = Session(sys.stdout, json=json, quiet=quiet, verbose=verbose, debug=debug)
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         if not verbose:

@@ -6,7 +6,7 @@ original's shape. An operation that breaks this may still run, for pooling, upsa
 any size: the answer is then wrong, and nothing says so.
 
 The graph runs once on fake tensors for it. ``rewrite`` asks for it where the environment variable
-``OCTIFY_VERIFY`` is set, as it is in octify's own tests and by ``--debug``.
+``OCTIFY_VERIFY`` is set.
 """
 
 from __future__ import annotations

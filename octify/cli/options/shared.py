@@ -76,4 +76,4 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, n
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print each step with its time, and library warnings.")
 ]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks; verify rewritten graphs.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
