@@ -118,7 +118,8 @@ class _Tracer(SizedTracer):
     def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
         if self.computing:
             return forward(*args, **kwargs)
-        if _is_made_in_forward(m, self.root):
+        made_here = m not in (self.submodule_paths or {}) and not [*m.parameters(), *m.buffers()]
+        if made_here:  # nn.AvgPool2d(2)(x) is a function
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
         try:
@@ -138,11 +139,6 @@ class _Tracer(SizedTracer):
         finally:
             self._entered.pop()
             self.module_stack = stack
-
-
-def _is_made_in_forward(m: nn.Module, root: nn.Module) -> bool:
-    """Whether ``m`` is no submodule, and has nothing of its own: ``nn.AvgPool2d(2)(x)`` is a function then."""
-    return not [*m.parameters(), *m.buffers()] and all(each is not m for each in root.modules())
 
 
 def _seen(path: str, module: nn.Module, error: Exception) -> Opaque:
