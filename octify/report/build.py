@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -109,13 +109,20 @@ def _tracing_warnings(traced: Traced) -> list[str]:
         f"{leaf.path} ({leaf.kind}) could not be traced and is run as it is: {leaf.reason}{_at(leaf)}"
         for leaf in traced.opaque
     ]
-    told += [
-        f"{leaf.path or 'the model'} ({leaf.kind}) decides by a size, and is fixed to the decision for the "
-        f"example: `{leaf.reason}`{_at(leaf)}; where another input size decides otherwise, the converted "
-        "model stops with an error"
-        for leaf in traced.fixed_sizes
+    return told + _deciding(traced.fixed_sizes)
+
+
+def _deciding(leaves: Sequence[Opaque]) -> list[str]:
+    """A sentence for every line that decides by a size, whichever modules run it."""
+    by_line: dict[tuple[str, str | None], list[Opaque]] = {}
+    for leaf in leaves:
+        by_line.setdefault((leaf.reason, leaf.where), []).append(leaf)
+    return [
+        f"{first.path or 'the model'} ({first.kind}){f' and {len(rest)} more' if rest else ''} decides by a "
+        f"size, and is fixed to the decision for the example: `{first.reason}`{_at(first)}; where another "
+        "input size decides otherwise, the converted model stops with an error"
+        for first, *rest in by_line.values()
     ]
-    return told
 
 
 def _at(leaf: Opaque) -> str:

@@ -127,6 +127,9 @@ class _Tracer(SizedTracer):
     def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
         if self.computing:
             return forward(*args, **kwargs)
+        made_here = m not in (self.submodule_paths or {}) and not [*m.parameters(), *m.buffers()]
+        if made_here:  # nn.AvgPool2d(2)(x) is a function
+            return forward(*args, **kwargs)
         path = self.path_of_module(m)
         try:
             return self._enter(path, m, forward, args, kwargs)

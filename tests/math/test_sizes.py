@@ -261,6 +261,18 @@ def test_no_stand_in_is_left_behind() -> None:
     assert not {"int", "max", "len"} & set(globals())
 
 
+def test_a_module_made_in_forward() -> None:
+    def pooled(net: Any, x: Tensor) -> Tensor:
+        return net.b(nn.Sequential(nn.AvgPool2d(2), nn.ReLU())(net.a(x)))
+
+    model = nn.Sequential(nn.Identity(), Net(pooled)).double().eval()
+    traced = trace(model, noise(2, 3, 16, 16))
+    assert (traced.opaque, traced.parts) == ((), None)
+    with torch.no_grad():
+        x = noise(1, 3, 12, 20)
+        assert torch.equal(traced.module(x), model(x))
+
+
 class Named(nn.Module):
     def __init__(self) -> None:
         super().__init__()

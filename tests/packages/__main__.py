@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from octify.errors import OctifyError
 from tests.packages.catalogue import ENTRIES, INSTALL
 from tests.packages.check import OTHERS, SIZE, Row, measured
 
@@ -60,7 +61,7 @@ def main() -> None:
             warnings.simplefilter("ignore")
             try:
                 rows.append(measured(entry))
-            except ImportError as error:
+            except (ImportError, OctifyError) as error:
                 print(f"{entry.package} {entry.name}: {error}")
                 continue
         print(rows[-1], flush=True)

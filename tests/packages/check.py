@@ -17,7 +17,7 @@ from tests.math.oracle import noise
 from tests.packages.catalogue import Entry
 
 SIZE = (1, 128, 128)
-OTHERS = ((2, 128, 128), (1, 160, 192), (2, 192, 96))  # the batch, and height and width
+OTHERS = ((2, 128, 128), (1, 160, 192), (2, 192, 128))  # the batch, and height and width
 
 
 @dataclass(frozen=True)
