@@ -23,7 +23,6 @@ from octify.trace.parts import assemble
 from octify.trace.sameness import difference
 from octify.trace.trace import trace
 from octify.trace.tracer import first_line, forward_line
-from octify.trace.training import training_remarks
 from octify.trace.trial import Trial, drawn, of_batch, of_size, run
 
 _ROUNDS = 12  # modules that are run as they are before the model is taken in parts
@@ -49,7 +48,7 @@ def proved(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Trace
             return _with_remarks(traced, [_ON_META])
         verdict = _Comparison(model, traced, inputs).verdict()
         if verdict.difference is None:
-            return _with_remarks(traced, [*verdict.remarks, *training_remarks(model, traced, verdict.inputs)])
+            return _with_remarks(traced, verdict.remarks)
         if traced.parts is not None or "" in leaves:
             raise TraceError(
                 f"{type(model).__name__} cannot be converted",

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx._symbolic_trace import _orig_module_call
 from torch.utils import _pytree as pytree
 
 from octify.errors import TraceError
@@ -103,8 +104,8 @@ class _Tracer(SizedTracer):
 
     def create_arg(self, a: Any) -> Any:
         """As FX does, which would however turn an OrderedDict into a dict."""
-        if type(a) is OrderedDict:
-            return self.create_proxy("call_function", OrderedDict, (list(a.items()),), {}).node
+        if isinstance(a, OrderedDict):
+            return self.create_proxy("call_function", type(a), (list(a.items()),), {}).node
         return super().create_arg(a)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
@@ -116,9 +117,9 @@ class _Tracer(SizedTracer):
         args, kwargs = self.arguments.filled(self.root, placeholders)
 
         def call(root: nn.Module) -> Any:
-            result = root.forward(*args, **kwargs)
             if not self.flat:
-                return result
+                return _orig_module_call(root, *args, **kwargs)  # with its hooks
+            result = root.forward(*args, **kwargs)
             leaves, self.output = pytree.tree_flatten(result)
             return tuple(leaves)
 

@@ -97,7 +97,7 @@ def of_size(examples: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _other(size: int, step: int) -> int:
-    """An even size ``step`` away from ``size`` (or the even one below it), smaller where that is large."""
+    """An even size ``step`` away from ``size`` (or the even one below), smaller where that is large."""
     even = size - size % 2
     return even - step if even >= 3 * step else even + step
 
