@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from octify.trace.aliases import aliases
+
 OUT_OF_PLACE: dict[Any, Any] = {  # by the operator that changes its left operand
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -34,10 +36,14 @@ _VIEWS = frozenset(
         *("getitem", "narrow", "select", "diagonal", "expand", "expand_as"),
         *("view", "view_as", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"),
         *("permute", "transpose", "swapaxes", "swapdims", "movedim", "t"),
-        *("contiguous", "detach"),
+        *("contiguous", "detach", "data", "ravel", "reshape_as", "moveaxis", "hsplit", "vsplit", "dsplit"),
+        # They return their operand itself, or a copy: that depends on its type, device and order.
+        *("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "real", "positive"),
+        *("broadcast_tensors", "broadcast_to", "atleast_1d", "atleast_2d", "atleast_3d", "T", "mT", "conj"),
+        *("adjoint", "as_strided", "unfold", "view_as_real", "view_as_complex", "swapdims", "unsafe_chunk"),
     }
 )
-_IN_PARTS = ("chunk", "split", "tensor_split", "unbind")
+_IN_PARTS = ("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "unsafe_chunk")
 
 
 class InPlaceProxy(fx.Proxy):
@@ -88,11 +94,15 @@ def make_visible(module: nn.Module, graph: fx.Graph) -> None:
         changed = _changed(module, node)
         if changed is None:
             continue
-        relatives = [*_bases(changed), *_views(changed)]
+        same = aliases(module, changed)
+        relatives = {r for alias in same for r in (*_bases(alias), *_views(alias))} - same
         if any(user is not node and user not in relatives for r in relatives for user in later(r, node)):
             raise ValueError(f"it changes a value in place ({node.name}) of which a view is read later")
-        for user in later(changed, node):
-            user.replace_input_with(changed, node)
+        for alias in same:
+            for user in later(alias, node):
+                user.replace_input_with(alias, node)
+        if "out" in node.kwargs:  # the result is a tensor of its own now
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "out"}
     for node in graph.nodes:
         if node.op == "call_function" and node.target in OUT_OF_PLACE:
             node.target = OUT_OF_PLACE[node.target]
@@ -100,6 +110,10 @@ def make_visible(module: nn.Module, graph: fx.Graph) -> None:
 
 def _changed(module: nn.Module, node: fx.Node) -> fx.Node | None:
     """The operand that ``node`` changes in place; None if it changes none."""
+    if node.op == "call_function" and node.kwargs.get("out") is not None:
+        if isinstance(node.kwargs["out"], fx.Node):
+            return node.kwargs["out"]
+        raise ValueError(f"it writes its results ({node.name}) into several tensors")
     first = node.args[0] if node.args else None
     if not isinstance(first, fx.Node) or _is_number(first):
         return None
@@ -148,6 +162,8 @@ def _is_number(node: fx.Node) -> bool:
 
 
 def _name(node: fx.Node) -> str:
+    if node.op == "call_function" and node.target is getattr:
+        return str(node.args[1])
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
