@@ -248,7 +248,9 @@ class Emitter:
 
 def _asks_for_type(view: fx.Node) -> bool:
     """Whether ``x.view(...)`` reads the same bytes as another dtype, which ``reshape`` does not do."""
-    return any(isinstance(a, torch.dtype) for a in (*view.args, *view.kwargs.values())) or "dtype" in view.kwargs
+    return (
+        any(isinstance(a, torch.dtype) for a in (*view.args, *view.kwargs.values())) or "dtype" in view.kwargs
+    )
 
 
 def display_name(node: fx.Node) -> str:

@@ -26,6 +26,7 @@ from octify.cli.calibration import (
     StdOption,
     inputs_of,
     warnings_of,
+    with_data,
 )
 from octify.cli.loading import check_model, check_policy, describe, load
 from octify.cli.options import (
@@ -247,6 +248,7 @@ def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
     run.warn(*warnings_of(data))
     if data is not None and result.report.calibration is None:
         run.warn(*result.report.warnings)
+    result = with_data(result, data)
     require_converted(result.report)
     with staged_directory(place) as staged:
         result.save(staged)

@@ -27,10 +27,13 @@ def output_loss(given: Sequence[Tensor], wanted: Sequence[Tensor], total: Total)
     _require_same(given, wanted)
     found = []
     for a, b in zip(given, wanted, strict=True):
+        known = torch.isfinite(b)  # a class that can never be chosen has nothing to be learned
+        a, b = (torch.where(known, t, torch.zeros_like(t)) for t in (a, b))
         difference = a - b
         if b.ndim == 2 and b.shape[1] > 1:
-            target = b - b.mean(1, keepdim=True)
-            difference = difference - difference.mean(1, keepdim=True)
+            count = known.sum(1, keepdim=True).clamp_min(1)
+            target = torch.where(known, b - b.sum(1, keepdim=True) / count, 0.0)
+            difference = torch.where(known, difference - difference.sum(1, keepdim=True) / count, 0.0)
         else:
             target = b - total(b.sum(0)) / total(b.new_tensor(float(len(b))))
         found.append(10 * difference.square().sum() / total(target.square().sum()).clamp_min(1e-12))

@@ -95,7 +95,9 @@ def test_a_change_is_seen_under_every_name_of_a_tensor(kind: type[Statement], na
 
 @pytest.mark.parametrize("kind", [Statement, Before, Out])
 @pytest.mark.parametrize("name", MAYBE)
-def test_a_change_under_a_name_that_may_be_a_copy_is_right_or_refused(kind: type[Statement], name: str) -> None:
+def test_a_change_under_a_name_that_may_be_a_copy_is_right_or_refused(
+    kind: type[Statement], name: str
+) -> None:
     try:
         check(kind(MAYBE[name]))
     except OctifyError as error:
