@@ -28,6 +28,7 @@ from octify.errors import TraceError
 from octify.trace.arguments import Arguments
 from octify.trace.factories import sizes_as_tuples
 from octify.trace.inplace import make_visible
+from octify.trace.leaked import without_proxies
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Traced
 from octify.trace.sizes import RecordBatch, SizedTracer
@@ -271,7 +272,11 @@ def _attempt(
 ) -> Symbolic:
     tracer = _Tracer(arguments, treatment, mode, flat=flat, explores=explores)
     clean = with_same_tensors(model)
-    with sizes_as_tuples(), contextlib.nullcontext() if mode is None else RecordBatch(tracer):
+    with (
+        without_proxies(clean),
+        sizes_as_tuples(),
+        contextlib.nullcontext() if mode is None else RecordBatch(tracer),
+    ):
         graph = tracer.trace(clean)
     _drop_assertions(graph)
     make_visible(clean, graph)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import octify
 from octify.errors import PlanError
@@ -122,3 +123,46 @@ def test_unknown_words_are_answered_with_the_known_ones(kind: Any, setting: dict
     known = "'paper', 'exact'" if "kernels" in setting else "'full', 'spatial'"
     with pytest.raises(PlanError, match=known):
         kind(4, 4, 3, **setting)
+
+
+class Kept(nn.Module):
+    """A constant that the forward brings to the input's type, and keeps."""
+
+    def __init__(self, buffer: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        mean = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
+        if buffer:
+            self.register_buffer("mean", mean)
+        else:
+            self.mean = mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = self.mean.to(x.device).type_as(x)
+        return self.b(self.a((x - self.mean) * 2))
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+def test_a_constant_that_forward_keeps_anew(buffer: bool) -> None:
+    check(Kept(buffer))
+
+
+PRUNINGS: dict[str, Callable[[nn.Module], Any]] = {
+    "l1": lambda conv: prune.l1_unstructured(conv, "weight", 0.5),
+    "random": lambda conv: prune.random_unstructured(conv, "weight", 0.3),
+    "channels": lambda conv: prune.ln_structured(conv, "weight", 0.5, n=2, dim=0),
+    "custom": lambda conv: prune.custom_from_mask(conv, "weight", torch.ones_like(conv.weight).triu()),
+}
+
+
+@pytest.mark.parametrize("name", PRUNINGS)
+def test_pruned_convolutions_convert_with_their_masks(name: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)).double()
+    with torch.no_grad():  # or the masked weights have a history, and cannot be copied
+        for conv in (net[0], net[2]):
+            PRUNINGS[name](conv)
+        net(noise(1, 3, 8, 8))
+    check(net)
+    report = octify.convert(net.eval(), noise(1, 3, 8, 8), rules="everywhere").report.to_dict()
+    assert report["totals"]["converted"] == 2
