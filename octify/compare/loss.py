@@ -27,10 +27,13 @@ def output_loss(given: Sequence[Tensor], wanted: Sequence[Tensor], total: Total)
     _require_same(given, wanted)
     found = []
     for a, b in zip(given, wanted, strict=True):
+        known = torch.isfinite(b)  # a class that can never be chosen has nothing to be learned
+        a, b = (torch.where(known, t, torch.zeros_like(t)) for t in (a, b))
         difference = a - b
         if b.ndim == 2 and b.shape[1] > 1:
-            target = b - b.mean(1, keepdim=True)
-            difference = difference - difference.mean(1, keepdim=True)
+            count = known.sum(1, keepdim=True).clamp_min(1)
+            target = torch.where(known, b - b.sum(1, keepdim=True) / count, 0.0)
+            difference = torch.where(known, difference - difference.sum(1, keepdim=True) / count, 0.0)
         else:
             target = b - total(b.sum(0)) / total(b.new_tensor(float(len(b))))
         found.append(10 * difference.square().sum() / total(target.square().sum()).clamp_min(1e-12))
@@ -57,6 +60,11 @@ def relative_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     """``10 ||centred difference||^2 / ||centred target||^2``; logits are centred over the classes."""
     total: Tensor | None = None
     for a, b in zip(given, wanted, strict=True):
+        known = torch.isfinite(b)  # a class that can never be chosen has nothing to be learned
+        if not bool(known.all()):
+            columns = known.flatten(1).all(0) if b.ndim > 1 else known
+            kept = b.ndim == 2 and bool((known == columns).all())
+            a, b = (t[:, columns] if kept else torch.where(known, t, torch.zeros_like(t)) for t in (a, b))
         logits = b.ndim == 2 and b.shape[1] > 1  # one number for each input is its own mean
         difference, target = a - b, _centred(b, 1 if logits else 0)
         if logits:

@@ -108,14 +108,17 @@ def distance(these: list[Tensor], those: list[Tensor]) -> float:
     largest = 0.0
     for a, b in zip(these, those, strict=True):
         if a.numel() and not torch.equal(a, b):
-            difference = float((a.double() - b.double()).abs().max())
+            # Equal infinities differ by nothing; any other infinity differs from a number without bounds.
+            apart = torch.where(a == b, 0.0, (a.double() - b.double()).abs())
+            difference = float(apart.max())
             largest = max(largest, math.inf if math.isnan(difference) else difference)
     return largest
 
 
 def largest(outputs: list[Tensor]) -> float:
-    """The largest absolute value in ``outputs``."""
-    return max((float(entry.abs().max()) for entry in outputs if entry.numel()), default=0.0)
+    """The largest finite absolute value in ``outputs``."""
+    finite = [entry[torch.isfinite(entry)] for entry in outputs]
+    return max((float(entry.abs().max()) for entry in finite if entry.numel()), default=0.0)
 
 
 def float32_noise(model: nn.Module, inputs: tuple[Tensor, ...]) -> float:

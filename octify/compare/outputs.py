@@ -70,12 +70,22 @@ def _joined(parts: Sequence[Tensor]) -> Output:
     return joined[0] if len(joined) == 1 else joined
 
 
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """``a - b``; equal infinities (a class that can never be chosen) differ by nothing."""
+    return torch.where(a == b, torch.zeros_like(a), a - b)
+
+
+def finite(a: Tensor) -> Tensor:
+    """``a`` with zeros for infinities."""
+    return torch.where(torch.isfinite(a), a, torch.zeros_like(a))
+
+
 def compare(original: Sequence[Output], converted: Sequence[Output], *, held_out: bool) -> Agreement:
     """The agreement of two models' ``outputs``."""
     ours = [part for output in original for part in _parts(output)]
     theirs = [part for output in converted for part in _parts(output)]
-    error = sum(float((a - b).double().square().sum()) for a, b in zip(ours, theirs, strict=True))
-    spread = sum(float(_centred(a).double().square().sum()) for a in ours)
+    error = sum(float(apart(a, b).double().square().sum()) for a, b in zip(ours, theirs, strict=True))
+    spread = sum(float(_centred(finite(a)).double().square().sum()) for a in ours)
     first = ours[0]
     agreement = None
     if len(ours) == 1 and first.ndim == 2 and first.shape[1] > 1:
@@ -112,7 +122,7 @@ def typical_ratio(original: Sequence[Output], one: Sequence[Output], other: Sequ
 def _by_row(original: Sequence[Output], converted: Sequence[Output]) -> Tensor:
     """Squared errors row by row: of all outputs together if they have as many, else one after another."""
     rows = [
-        _squares(theirs - wanted)
+        _squares(apart(theirs, wanted))
         for output, given in zip(original, converted, strict=True)
         for wanted, theirs in zip(_parts(output), _parts(given), strict=True)
     ]

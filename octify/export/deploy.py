@@ -80,7 +80,7 @@ def make_deployable(model: ir.Model) -> None:
 
 
 def constants_in_order(model: ir.Model) -> None:
-    """Copy constants whose memory is not in row-major order (transposed or channels_last tensors).
+    """Copy constants that are not in row-major order in memory, as those of channels_last weights.
 
     What follows reads them as bytes.
     """

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -53,9 +54,10 @@ def refusal_of(conv: nn.Module, form: Form | str, before: Padding | None, shape:
 
 
 def _has_foreign_hooks(conv: nn.Module) -> bool:
-    """Hooks other than those by which weight and spectral norm compute the weight."""
+    """Hooks other than those by which pruning, weight and spectral norm compute the weight."""
     return bool(conv._forward_hooks) or not all(
-        isinstance(hook, (WeightNorm, SpectralNorm)) for hook in conv._forward_pre_hooks.values()
+        isinstance(hook, (BasePruningMethod, WeightNorm, SpectralNorm))
+        for hook in conv._forward_pre_hooks.values()
     )
 
 

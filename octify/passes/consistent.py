@@ -51,9 +51,8 @@ def require_places(plan: Plan, layout: Layout, traced: Traced) -> None:
     taken = {conv.path for conv in layout.convs}
     lost = next((conv for conv in plan.convs if conv.converted and conv.path not in taken), None)
     if lost is not None:
-        reasons = [
-            layout.refusals[n.name].reason for n in traced.calls(lost.path) if n.name in layout.refusals
-        ]
+        calls = [node.name for node in traced.calls(lost.path)]
+        reasons = [layout.refusals[name].reason for name in calls if name in layout.refusals]
         raise PlanError(
             f"{lost.path} has low channels in the plan, and cannot have any",
             where=lost.path,
@@ -69,9 +68,8 @@ def require_inputs(conv: ConvNode, planned: ConvPlan, layout: Layout, low: Mask)
     if planned.low_in in ((), have):
         return
     own = conv.ids_in[conv.ids_in >= 0]
-    writers = sorted(
-        {w.path for w in layout.convs if np.intersect1d(w.ids_out, own).size and w.path != conv.path}
-    )
+    others = (other for other in layout.convs if other.path != conv.path)
+    writers = sorted({other.path for other in others if np.intersect1d(other.ids_out, own).size})
     raise PlanError(
         f"{conv.path}: its low input channels are not those of its input",
         where=", ".join(writers[:_SHOWN]) or conv.path,

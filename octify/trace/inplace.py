@@ -15,6 +15,7 @@ from typing import Any
 from torch import fx, nn
 
 from octify.nn.assign import assigned
+from octify.trace.aliases import aliases
 
 OUT_OF_PLACE: dict[Any, Any] = {  # by the operator that changes its left operand
     operator.iadd: operator.add,
@@ -36,10 +37,14 @@ _VIEWS = frozenset(
         *("getitem", "narrow", "select", "diagonal", "expand", "expand_as"),
         *("view", "view_as", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"),
         *("permute", "transpose", "swapaxes", "swapdims", "movedim", "t"),
-        *("contiguous", "detach"),
+        *("contiguous", "detach", "data", "ravel", "reshape_as", "moveaxis", "hsplit", "vsplit", "dsplit"),
+        # They return their operand itself, or a copy: that depends on its type, device and order.
+        *("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "real", "positive"),
+        *("broadcast_tensors", "broadcast_to", "atleast_1d", "atleast_2d", "atleast_3d", "T", "mT", "conj"),
+        *("adjoint", "as_strided", "unfold", "view_as_real", "view_as_complex", "swapdims", "unsafe_chunk"),
     }
 )
-_IN_PARTS = ("chunk", "split", "tensor_split", "unbind")
+_IN_PARTS = ("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "unsafe_chunk")
 
 
 class InPlaceProxy(fx.Proxy):
@@ -93,15 +98,19 @@ def make_visible(module: nn.Module, graph: fx.Graph) -> None:
         changed = _changed(module, node)
         if changed is None:
             continue
+        same = aliases(module, changed)
         # A view that is made later is one of the result.
-        earlier = [view for view in _views(changed) if place[view] < place[node]]
-        relatives = [*_bases(changed), *earlier]
+        earlier = [view for alias in same for view in _views(alias) if place[view] < place[node]]
+        relatives = {*earlier, *(base for alias in same for base in _bases(alias))} - same
         readers = {user for r in relatives for user in later(r, node)} - {node, *relatives}
         back = min((place[user] for user in readers if _puts_back(user, node, changed)), default=len(place))
         if any(place[user] < back for user in readers):
             raise ValueError(f"it changes a value in place ({node.name}) of which a view is read later")
-        for user in later(changed, node):
-            user.replace_input_with(changed, node)
+        for alias in same:
+            for user in later(alias, node):
+                user.replace_input_with(alias, node)
+        if "out" in node.kwargs:  # the result is a tensor of its own now
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "out"}
     for node in graph.nodes:
         if node.op == "call_function" and node.target in OUT_OF_PLACE:
             node.target = OUT_OF_PLACE[node.target]
@@ -114,6 +123,10 @@ def _puts_back(user: fx.Node, node: fx.Node, part: fx.Node) -> bool:
 
 def _changed(module: nn.Module, node: fx.Node) -> fx.Node | None:
     """The operand that ``node`` changes in place; None if it changes none."""
+    if node.op == "call_function" and node.kwargs.get("out") is not None:
+        if isinstance(node.kwargs["out"], fx.Node):
+            return node.kwargs["out"]
+        raise ValueError(f"it writes its results ({node.name}) into several tensors")
     first = node.args[0] if node.args else None
     if not isinstance(first, fx.Node) or is_number(first):
         return None
@@ -167,6 +180,8 @@ def is_number(node: fx.Node) -> bool:
 
 
 def _name(node: fx.Node) -> str:
+    if node.op == "call_function" and node.target is getattr:
+        return str(node.args[1])
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 

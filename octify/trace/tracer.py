@@ -31,6 +31,7 @@ from octify.trace.duplicate import sharing_tensors
 from octify.trace.factories import sizes_as_tuples
 from octify.trace.inplace import make_visible
 from octify.trace.keywords import with_any_names
+from octify.trace.leaked import without_proxies
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Traced
 from octify.trace.numbers import numbers_recorded
@@ -290,7 +291,7 @@ def _attempt(
     tracer = _Tracer(arguments, treatment, mode, flat=flat, explores=explores)
     clean = with_same_tensors(model)
     recorded = contextlib.nullcontext() if mode is None else RecordBatch(tracer)
-    with buffers_kept(clean), sizes_as_tuples(), numbers_recorded(clean), recorded:
+    with without_proxies(clean), buffers_kept(clean), sizes_as_tuples(), numbers_recorded(clean), recorded:
         graph = with_any_names(tracer.trace(clean))
     _drop_assertions(graph)
     make_visible(clean, graph)

@@ -29,6 +29,7 @@ from octify.cli.options.calibration import (
     StdOption,
     inputs_of,
     warnings_of,
+    with_data,
 )
 from octify.cli.options.shared import (
     DebugOption,
@@ -275,6 +276,7 @@ def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
     run.warn(*warnings_of(data))
     if data is not None and result.report.calibration is None:
         run.warn(*result.report.warnings)
+    result = with_data(result, data)
     require_converted(result.report)
     point = point_of(result.report, rules, rules_digest(rules))
     with staged_directory(place) as staged:
