@@ -1,4 +1,4 @@
-"""``octify tune`` killed before every change of a file: its folder is whole, and the run goes on."""
+"""``octify tune`` killed before every change of a file: its folder is whole, and the run can go on."""
 
 from __future__ import annotations
 

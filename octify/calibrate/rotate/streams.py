@@ -1,9 +1,9 @@
 """Streams: values of one basis, with all that writes and reads them.
 
 A stream is what must be multiplied by one matrix: the values that sums, shared modules and operations that
-mixtures pass through (``octify.calibrate.rotate.passing``) tie together. It can be rotated if what writes it
-is linear and mixes all its channels (a dense convolution or linear layer, BatchNorm behind it included), and so
-is all that reads it.
+mixtures pass through (``octify.calibrate.rotate.passing``) tie together. It can be rotated if what writes and
+what reads it is linear and mixes all its channels: a dense convolution or linear layer, a BatchNorm behind a
+writer included.
 """
 
 from __future__ import annotations
