@@ -31,6 +31,7 @@ from octify.conversion import (
 from octify.errors import OctifyError
 from octify.export import ExportResult, export_onnx
 from octify.kernels.taps import Scheme
+from octify.passes.consistent import leaves_of
 from octify.passes.reference import reference as projected_reference
 from octify.passes.rewrite import as_model
 from octify.plan import Plan
@@ -133,8 +134,10 @@ def convert(
         )
     tell = progress or silent
     policy = None if plan is not None else load_rules(rules)
+    replayed = plan if plan is None or isinstance(plan, Plan) else Plan.load(plan)
     tell("tracing")
-    traced = proved(model, example_inputs)
+    leaves = {} if replayed is None else leaves_of(replayed, model)
+    traced = proved(model, example_inputs, leaves=leaves)
     if traced.parts is not None and calibration is not None:
         failure = traced.parts.failure
         raise OctifyError(
@@ -154,7 +157,8 @@ def convert(
     elif policy is not None:
         chosen = make_plan(traced, policy, alpha, kernels, exclude)
     else:
-        chosen = plan if isinstance(plan, Plan) else Plan.load(plan)  # type: ignore[arg-type]
+        assert replayed is not None
+        chosen = replayed
     if blind:
         return exact(traced, chosen, tell)
     if calibration is None:
@@ -187,5 +191,6 @@ def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module
 
     A conversion with ``kernels="exact"`` equals it to rounding error.
     """
-    traced = trace(check_model(model), check_inputs(example_inputs, model))
+    leaves = leaves_of(plan, check_model(model))
+    traced = trace(model, check_inputs(example_inputs, model), leaves=leaves)
     return as_model(traced, projected_reference(in_basis(traced, plan), plan), plan)

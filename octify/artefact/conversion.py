@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from octify.checks.door import check_model
 from octify.errors import PlanError, SourceError
+from octify.passes.consistent import leaves_of
 from octify.passes.rewrite import as_model, rewrite
 from octify.plan import Plan
 from octify.trace import trace
@@ -37,7 +38,8 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
     check_model(model)
     folder = Path(directory)
     plan = Plan.load(folder / "plan.json")
-    traced = trace(model, [spec.example() for spec in plan.inputs])
+    inputs = [spec.example() for spec in plan.inputs]
+    traced = trace(model, inputs, leaves=leaves_of(plan, model))
     converted = as_model(traced, rewrite(traced, plan).module, plan)
     weights = folder / "weights.safetensors"
     try:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.compare.rounding import NOISE_FACTOR as NOISE_FACTOR
+from octify.passes.consistent import leaves_of
 from octify.passes.resolve import resolve
 from octify.plan import Plan
 from octify.trace import trace
@@ -55,7 +56,7 @@ def odd_values(model: nn.Module, inputs: tuple[Tensor, ...], plan: Plan) -> str:
     There the last low row or column covers less than a 2x2 block, and the border differs from the
     projected reference.
     """
-    traced = trace(model, inputs)
+    traced = trace(model, inputs, leaves=leaves_of(plan, model))
     resolved = resolve(traced, plan)
     odd = []
     for node in traced.module.graph.nodes:

@@ -8,16 +8,17 @@ A convolution may always read its input dense (``low_in`` empty).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from torch import nn
 
 from octify.checks.words import require_known
 from octify.errors import PlanError
 from octify.kernels.taps import Exchange, Scheme
 from octify.layout.channels import ConvNode, Layout, Mask, mask_of
 from octify.plan import ConvPlan, Plan
-from octify.trace import Traced
+from octify.trace import Opaque, Traced
 
 _SHOWN = 8
 
@@ -33,6 +34,19 @@ def require_sound(plan: Plan) -> None:
         require_known("exchange", conv.exchange, Exchange, conv.path)
         _require_channels(conv, "low_in", conv.low_in, conv.in_channels)
         _require_channels(conv, "low_out", conv.low_out, conv.out_channels)
+
+
+def leaves_of(plan: Plan, model: nn.Module) -> Mapping[str, Opaque]:
+    """The modules of ``model`` that ``plan`` runs as they are, by path; PlanError for one that it lacks."""
+    paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
+    lost = next((leaf.path for leaf in plan.leaves if leaf.path not in paths), None)
+    if lost is not None:
+        raise PlanError(
+            f"the plan runs {lost} as it is, and the model has no such module",
+            where=lost,
+            hint="make a new plan for this model",
+        )
+    return {leaf.path: leaf for leaf in plan.leaves}
 
 
 def _require_channels(conv: ConvPlan, side: str, low: Sequence[int], channels: int) -> None:

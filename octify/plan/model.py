@@ -18,6 +18,7 @@ from octify.files import staged_file
 from octify.kernels.taps import Exchange, Scheme
 from octify.plan.rotation import Rotation, RotationDocument, rotations_of
 from octify.trace.facts import InputSpec
+from octify.trace.model import Opaque
 
 FORMAT = 1
 
@@ -68,6 +69,9 @@ class Plan:
         The example inputs the plan was made for.
     rotations:
         Values whose channels are those of another basis, which their channel numbers count in.
+    leaves:
+        Modules that are run as they are, whether or not they can be traced: the graph of the model is then
+        the one that the plan was made for. A path is empty where the model's own code is.
     """
 
     alpha: float
@@ -76,6 +80,7 @@ class Plan:
     inputs: tuple[InputSpec, ...]
     convs: tuple[ConvPlan, ...]
     rotations: tuple[Rotation, ...] = ()
+    leaves: tuple[Opaque, ...] = ()
 
     @cached_property
     def by_path(self) -> Mapping[str, ConvPlan]:
@@ -113,6 +118,10 @@ class Plan:
                 for conv in self.convs
             ],
             "rotations": [rotation.to_dict() for rotation in self.rotations],
+            "leaves": [
+                {"path": leaf.path, "kind": leaf.kind, "reason": leaf.reason, "where": leaf.where}
+                for leaf in self.leaves
+            ],
         }
 
     @classmethod
@@ -163,6 +172,13 @@ class _Conv(_Strict):
     reason: str | None = None
 
 
+class _Leaf(_Strict):
+    path: str
+    kind: str
+    reason: str
+    where: str | None = None
+
+
 class _Document(_Strict):
     format: int = Field(ge=FORMAT, le=FORMAT)
     alpha: float = Field(ge=0, le=1)
@@ -171,6 +187,7 @@ class _Document(_Strict):
     inputs: list[_Input]
     convolutions: list[_Conv]
     rotations: list[RotationDocument] = []
+    leaves: list[_Leaf] = []
 
     def plan(self, where: str | None) -> Plan:
         for path, count in Counter(conv.path for conv in self.convolutions).items():
@@ -206,4 +223,5 @@ class _Document(_Strict):
                 for c in self.convolutions
             ),
             rotations_of(self.rotations, where),
+            tuple(Opaque(leaf.path, leaf.kind, leaf.reason, leaf.where) for leaf in self.leaves),
         )

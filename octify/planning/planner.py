@@ -142,7 +142,7 @@ def _plan(
         else:
             exchange = policies.exchange.get(path, "full")
             entries[path] = _entry(call, module, scheme, exchange, layout, choice, reasons)
-    plan = Plan(alpha, rules.name, kernels, traced.inputs, tuple(entries.values()))
+    plan = Plan(alpha, rules.name, kernels, traced.inputs, tuple(entries.values()), leaves=traced.leaves)
     if len(plan.by_path) != len(plan.convs):
         raise PlanError("two convolutions have one path")
     return plan

@@ -12,10 +12,11 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from octify.nn.assign import assigned
 from octify.trace.aliases import aliases
+from octify.trace.asked import by_the_model
 
 OUT_OF_PLACE: dict[Any, Any] = {  # by the operator that changes its left operand
     operator.iadd: operator.add,
@@ -48,7 +49,28 @@ _IN_PARTS = ("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "ds
 
 
 class InPlaceProxy(fx.Proxy):
-    """A proxy that records ``x += y`` as what it is: FX makes ``x = x + y`` of it, whatever else is ``x``."""
+    """A proxy that records ``x += y`` as what it is: FX makes ``x = x + y`` of it, whatever else is ``x``.
+
+    What the model's code asks of its type is noted: here nothing is known of it.
+    """
+
+    @property
+    def __class__(self) -> type:
+        self._note()
+        return type(self)
+
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        raise TypeError("a proxy's class cannot be changed")
+
+    def __getattr__(self, name: str) -> Any:
+        if not hasattr(Tensor, name):
+            self._note()
+        return super().__getattr__(name)
+
+    def _note(self) -> None:
+        tracer: Any = self.tracer
+        tracer.asks_types = tracer.asks_types or by_the_model()
 
     def _record(self, target: Any, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", target, (self, other), {})

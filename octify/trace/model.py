@@ -104,6 +104,8 @@ class Traced:
         What the user must be told of the tracing, in sentences.
     results:
         Path and names of the resulting nodes of every call of a module, in the order of their ends.
+    leaves:
+        The modules that were to be run as they are, whether or not they can be traced.
     """
 
     module: fx.GraphModule
@@ -117,6 +119,7 @@ class Traced:
     modes: Mapping[str, bool] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     results: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
+    leaves: tuple[Opaque, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Traced:
         """A copy with modules and nodes of its own. What is cached is left out: nodes alone lead to each

@@ -19,6 +19,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from octify.trace.kinds import Kind, is_callable
+
 _KINDS = ("int", "float")
 _FUNCTIONS = ("max", "min", "len")
 # A module that compares types, or gives one to a function, needs the type itself.
@@ -88,6 +90,8 @@ def _function(name: str) -> Callable[..., Any]:
 _STAND_INS: dict[str, Any] = {
     **{name: _Kind(name, (), {"_own": getattr(builtins, name)}) for name in _KINDS},
     **{name: _function(name) for name in _FUNCTIONS},
+    "type": Kind,
+    "callable": is_callable,
 }
 
 

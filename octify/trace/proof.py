@@ -7,7 +7,7 @@ traced in parts, or it is refused: never is a model converted that would compute
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,18 +22,22 @@ from octify.trace.noise import Nearness, same
 from octify.trace.parts import assemble
 from octify.trace.sameness import difference
 from octify.trace.trace import trace
-from octify.trace.tracer import first_line, forward_line
+from octify.trace.tracer import NO_LEAVES, first_line, forward_line
 from octify.trace.trial import Trial, drawn, of_batch, of_size, run
 
 _ROUNDS = 12  # modules that are run as they are before the model is taken in parts
 
 
-def proved(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced:
+def proved(
+    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, leaves: Mapping[str, Opaque] = NO_LEAVES
+) -> Traced:
     """``trace``, in such a way that the graph computes what ``model`` does (in eval mode).
 
     They are compared on random inputs like the examples, with another batch, and at another even size:
     values, types and form of the result, and buffers. What the model cannot run itself is left out, and
     nothing is compared on the ``meta`` device; ``remarks`` says so.
+
+    ``leaves`` are run as they are from the first try on: those of a plan that is replayed.
 
     Raises
     ------
@@ -41,25 +45,25 @@ def proved(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Trace
         As ``trace``; or no way of tracing gives what the model computes.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    leaves: dict[str, Opaque] = {}
+    chosen = dict(leaves)
     while True:
-        traced = trace(model, inputs, leaves=leaves)
+        traced = trace(model, inputs, leaves=chosen)
         if _is_meta(model, inputs):
             return _with_remarks(traced, [_ON_META])
         verdict = _Comparison(model, traced, inputs).verdict()
         if verdict.difference is None:
             return _with_remarks(traced, verdict.remarks)
-        if traced.parts is not None or "" in leaves:
+        if traced.parts is not None or "" in chosen:
             raise TraceError(
                 f"{type(model).__name__} cannot be converted",
                 where=traced.parts.failure.where if traced.parts else forward_line(model),
                 why=f"traced, it computes something else than the model: {verdict.difference}",
                 hint="convert the part of the model that is a plain CNN (its backbone)",
             )
-        path = blamed(model, traced, verdict.inputs) if len(leaves) < _ROUNDS else ""
+        path = blamed(model, traced, verdict.inputs) if len(chosen) < _ROUNDS else ""
         module = model.get_submodule(path)
         reason = f"cannot be traced: traced, it computes something else ({verdict.difference})"
-        leaves[path] = Opaque(path, type(module).__name__, reason, forward_line(module))
+        chosen[path] = Opaque(path, type(module).__name__, reason, forward_line(module))
 
 
 _ON_META = (

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from octify.nn.assign import assigned
 from octify.nn.guard import holds
+from octify.trace.asked import is_of_types, lacks
 from octify.trace.inplace import InPlaceProxy, is_number
 from octify.trace.twins import Question, Twins, asking_line
 
@@ -73,6 +74,11 @@ class SizedProxy(InPlaceProxy):
     @__class__.setter
     def __class__(self, kind: type) -> None:
         raise TypeError("a proxy's class cannot be changed")
+
+    def __getattr__(self, name: str) -> Any:
+        if lacks(self._known(), name):
+            raise AttributeError(f"'Tensor' object has no attribute '{name}'")
+        return fx.Proxy.__getattr__(self, name)
 
     @property
     def shape(self) -> Any:
@@ -244,6 +250,7 @@ class SizedTracer(fx.Tracer):
         self._twins: Twins | None = None
         self.questions: list[Question] = []
         self.computing = False
+        self.asks_types = False
 
     @property
     def sizes_known(self) -> bool:
@@ -286,7 +293,9 @@ class SizedTracer(fx.Tracer):
         return made
 
     def decide(self, proxy: fx.Proxy, answer: Any) -> None:
-        """Record that the model's code went on with ``answer``."""
+        """Record that the model's code went on with ``answer``, unless no size can change it."""
+        if is_of_types(proxy.node):
+            return
         question = asking_line(self.path_now, answer)
         if question.fixes or not self._is_of_channels(proxy.node):
             self.questions.append(question)

@@ -62,7 +62,8 @@ def trace(
     if failure is not None:
         # Parts may keep the sizes open; a graph for one size alone is for what they do not reach.
         parts = in_parts(own, inputs, failure, training=model.training)
-        parts = None if parts is None else replace(parts, modes=modes_of(model))
+        if parts is not None:
+            parts = replace(parts, modes=modes_of(model), leaves=tuple(leaves.values()))
         if parts is not None and (symbolic is None or _are_better(parts)):
             return parts
         if symbolic is None:
@@ -82,6 +83,7 @@ def trace(
         symbolic.fixed_sizes,
         modes=modes_of(model),
         results=symbolic.results,
+        leaves=tuple(leaves.values()),
     )
 
 

@@ -258,16 +258,17 @@ def symbolic_trace(
     TraceError
         ``forward`` itself cannot be traced, whatever becomes of its submodules.
     """
-    failure: Exception
     try:
-        return _attempt(model, arguments, _Treatment(dict(leaves)), None, flat=flat)
-    except Exception as error:
-        failure = error
+        plain, asks = _attempt(model, arguments, _Treatment(dict(leaves)), None, flat=flat)
+        if sizes == "nowhere" or not asks:
+            return plain
+    except Exception:  # it is told by what fails below, with values known
+        pass
     treatment = _Treatment(dict(leaves))
     mode = None if sizes == "nowhere" else FakeTensorMode(allow_non_fake_inputs=True)
     try:
         _attempt(model, arguments, treatment, mode, flat=flat, explores=True)
-        return _attempt(model, arguments, treatment, mode, flat=flat)
+        return _attempt(model, arguments, treatment, mode, flat=flat)[0]
     except Exception as error:
         failure = error
     raise TraceError(
@@ -287,7 +288,8 @@ def _attempt(
     *,
     flat: bool,
     explores: bool = False,
-) -> Symbolic:
+) -> tuple[Symbolic, bool]:
+    """The graph, and whether the model's code has asked what a value is and got a guess for an answer."""
     tracer = _Tracer(arguments, treatment, mode, flat=flat, explores=explores)
     clean = with_same_tensors(model)
     recorded = contextlib.nullcontext() if mode is None else RecordBatch(tracer)
@@ -298,7 +300,7 @@ def _attempt(
     module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
     module.graph.eliminate_dead_code()
     module.recompile()
-    return Symbolic(
+    made = Symbolic(
         module,
         clean,
         tuple(treatment.opaque.values()),
@@ -306,6 +308,7 @@ def _attempt(
         tracer.output,
         tuple(tracer.results),
     )
+    return made, tracer.asks_types
 
 
 def _deciding(root: nn.Module, questions: Sequence[Question]) -> tuple[Opaque, ...]:
