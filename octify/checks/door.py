@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from octify.errors import OctifyError
 
@@ -16,7 +17,10 @@ from octify.errors import OctifyError
 def check_model(model: object) -> nn.Module:
     """``model``; OctifyError where it is no module: a class of one, a path, a function."""
     if isinstance(model, nn.Module):
+        _require_python(model)
         return model
+    if isinstance(model, torch.export.ExportedProgram):
+        raise _compiled("a torch.export program")
     if isinstance(model, type) and issubclass(model, nn.Module):
         raise OctifyError(
             f"the model is the class {model.__name__}, not an instance of it",
@@ -26,6 +30,32 @@ def check_model(model: object) -> nn.Module:
         f"the model is a {type(model).__name__}, not an nn.Module",
         why="octify converts modules; the command line takes files and names",
         hint="octify.convert(model, example_inputs), or octify convert model.py",
+    )
+
+
+def _require_python(model: nn.Module) -> None:
+    """OctifyError for what was made of a model's code, and for layers that have no size yet."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise _compiled("a TorchScript module (torch.jit.script or torch.jit.trace)")
+    if isinstance(model, fx.GraphModule) and any(
+        isinstance(node.target, torch._ops.OpOverload) for node in model.graph.nodes
+    ):
+        raise _compiled("the module of a torch.export program")
+    lazy = next((name for name, p in (*model.named_parameters(), *model.named_buffers()) if is_lazy(p)), None)
+    if lazy is not None:
+        raise OctifyError(
+            f"the model's {lazy} has no shape yet",
+            where=lazy,
+            why="it belongs to a lazy layer, which learns its sizes from the first input",
+            hint="call the model once on an example input, then convert it",
+        )
+
+
+def _compiled(what: str) -> OctifyError:
+    return OctifyError(
+        f"the model is {what}",
+        why="its layers are compiled into operations that cannot be replaced one by one",
+        hint="give the Python model that it was made from (with the weights of its state_dict())",
     )
 
 

@@ -44,9 +44,14 @@ def by_the_model() -> bool:
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(_OCTIFY) and frame.f_code.co_name not in _FOR_OTHERS:
-            return not file.startswith((_TORCH, "<"))
+            return is_the_models(frame)
         frame = frame.f_back
     return False
+
+
+def is_the_models(frame: FrameType) -> bool:
+    """Whether a frame runs neither PyTorch's code, nor octify's, nor a graph's."""
+    return not frame.f_code.co_filename.startswith((_TORCH, _OCTIFY, "<"))
 
 
 def is_of_types(node: fx.Node) -> bool:

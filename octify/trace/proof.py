@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from octify.errors import TraceError
 from octify.trace.blame import blamed
 from octify.trace.duplicate import sharing_tensors
+from octify.trace.hooked import silenced_hooks
 from octify.trace.model import Opaque, Traced
 from octify.trace.noise import Nearness, same
 from octify.trace.parts import assemble
 from octify.trace.sameness import difference
 from octify.trace.trace import trace
 from octify.trace.tracer import NO_LEAVES, first_line, forward_line
+from octify.trace.training import causes, in_training
 from octify.trace.trial import Trial, drawn, of_batch, of_size, run
 
 _ROUNDS = 12  # modules that are run as they are before the model is taken in parts
@@ -52,17 +54,21 @@ def proved(
             return _with_remarks(traced, [_ON_META])
         verdict = _Comparison(model, traced, inputs).verdict()
         if verdict.difference is None:
-            return _with_remarks(traced, verdict.remarks)
+            trained = in_training(model, runnable(traced), verdict.inputs)
+            hooks = silenced_hooks(model, traced)
+            return _with_remarks(traced, (*verdict.remarks, *hooks, *trained))
+        cause = causes(model, verdict.inputs)
+        shown = f"{verdict.difference}; {cause}" if cause else verdict.difference
         if traced.parts is not None or "" in chosen:
             raise TraceError(
                 f"{type(model).__name__} cannot be converted",
                 where=traced.parts.failure.where if traced.parts else forward_line(model),
-                why=f"traced, it computes something else than the model: {verdict.difference}",
+                why=f"traced, it computes something else than the model: {shown}",
                 hint="convert the part of the model that is a plain CNN (its backbone)",
             )
         path = blamed(model, traced, verdict.inputs) if len(chosen) < _ROUNDS else ""
         module = model.get_submodule(path)
-        reason = f"cannot be traced: traced, it computes something else ({verdict.difference})"
+        reason = f"cannot be traced: traced, it computes something else ({shown})"
         chosen[path] = Opaque(path, type(module).__name__, reason, forward_line(module))
 
 

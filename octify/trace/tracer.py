@@ -8,6 +8,7 @@ named with the user's file and line.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import os
 import textwrap
@@ -105,6 +106,10 @@ class _Tracer(SizedTracer):
 
     def create_arg(self, a: Any) -> Any:
         """As FX does, which would however turn an OrderedDict into a dict."""
+        if isinstance(a, OrderedDict) and dataclasses.is_dataclass(a):  # made of its fields, less those of None
+            own = {field.name: getattr(a, field.name) for field in dataclasses.fields(a) if field.init}
+            kept = {name: value for name, value in own.items() if value is not None}
+            return self.create_proxy("call_function", type(a), (), kept).node
         if isinstance(a, OrderedDict):
             return self.create_proxy("call_function", type(a), (list(a.items()),), {}).node
         return super().create_arg(a)

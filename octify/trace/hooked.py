@@ -1,0 +1,46 @@
+"""Hooks that a graph does not run: told, for what they keep or count is kept and counted no more.
+
+A module that tracing has gone through is no module of the graph. What its hooks do to values is part of the
+graph; what else they do was done once, while it was traced.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from octify.trace.model import Traced
+
+_SHOWN = 4
+
+
+def silenced_hooks(model: nn.Module, traced: Traced) -> tuple[str, ...]:
+    """A sentence on the modules of ``model`` whose hooks the graph does not call; empty where none is."""
+    nodes = {str(node.target) for node in traced.module.graph.find_nodes(op="call_module")}
+    paths = [path for path, module in model.named_modules() if _has_hooks(module)]
+    lost = [path for path in paths if _is_gone_through(path, traced) and not _is_kept(path, nodes)]
+    if not lost:
+        return ()
+    more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
+    names = ", ".join(path or "the model itself" for path in lost[:_SHOWN])
+    return (
+        f"the converted model does not call the hooks of {names}{more}: what they do to values is part of its "
+        "graph, and what else they do (keep features, count calls) is not done. Register them on the "
+        "converted model, on a layer that it still has",
+    )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks))
+
+
+def _is_kept(path: str, nodes: set[str]) -> bool:
+    """Whether the module at ``path`` is a node of the graph, or inside one."""
+    names = path.split(".")
+    return any(".".join(names[:end]) in nodes for end in range(1, len(names) + 1))
+
+
+def _is_gone_through(path: str, traced: Traced) -> bool:
+    """Whether a graph stands for the module at ``path``: of a model in parts, what is inside a part."""
+    if traced.parts is None:
+        return True
+    return any(path.startswith(f"{part.path}.") for part in traced.parts.members if not part.alone)
