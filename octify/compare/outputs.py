@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.errors import OctifyError
+from octify.trace.opened import opened
 
 
 @dataclass(frozen=True)
@@ -147,4 +148,4 @@ def tensors_of(output: Any) -> list[Tensor]:
     """The floating point tensors of a model's output."""
     from torch.utils._pytree import tree_leaves
 
-    return [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+    return [t for t in tree_leaves(opened(output)) if isinstance(t, Tensor) and t.is_floating_point()]

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from octify.trace.opened import opened
+
 NOISE_FACTOR = 8.0  # two float32 computations in another order or of other shapes, against the noise of one
 FLOOR_ULPS = 16.0  # of the largest output: for outputs that happen to have (almost) no noise
 _EPS = torch.finfo(torch.float32).eps
@@ -73,7 +75,7 @@ def run(model: nn.Module, inputs: Sequence[Any]) -> dict[str, Tensor]:
     """The tensors in ``model``'s output (a tensor, or any nesting of tuples, lists and dicts), by name."""
     own = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))  # a first layer may work in place
     with torch.no_grad():
-        leaves, _ = pytree.tree_flatten_with_path(model(*own))
+        leaves, _ = pytree.tree_flatten_with_path(opened(model(*own)))
     tensors = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
     if len(tensors) == 1 and not tensors[0][0]:
         return {"output": tensors[0][1]}

@@ -38,6 +38,7 @@ from octify.export.calls import (
 )
 from octify.export.deploy import make_deployable
 from octify.export.fold import fold_batchnorm
+from octify.export.plain import plain
 from octify.export.result import ExportResult
 from octify.export.split import split_by_convolution
 from octify.files import check_file, staged_file
@@ -85,7 +86,7 @@ def export_onnx(
     with quiet():
         checks = expected_outputs(reference, inputs, dynamic_batch)
         ready = fold_batchnorm(split_by_convolution(copy.deepcopy(reference)), inputs)
-        program = _to_onnx(ready, inputs, dynamic_batch, opset)
+        program = _to_onnx(plain(ready, inputs), inputs, dynamic_batch, opset)
         make_deployable(program)
     del reference  # models can be large, and writing one copies it more than once
     _name_outputs(program.graph, next(iter(checks.values()))[1].names)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from octify.trace.sameness import tensors_of
-
-_PLAIN = (tuple, list, dict)
+from octify.trace.opened import is_closed, opened
 
 
 class Plain(nn.Module):
@@ -22,12 +22,14 @@ class Plain(nn.Module):
 
         @functools.wraps(model.forward)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return tuple(tensors_of(model(*args, **kwargs)))
+            leaves = pytree.tree_leaves(opened(model(*args, **kwargs)))
+            return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
         self.forward = forward
 
 
-def plain(model: nn.Module, result: Any) -> nn.Module:
-    """``model``, or a ``Plain`` of it where ``result``, what it returns, holds objects of unknown classes."""
-    leaves = pytree.tree_leaves(result)
-    return Plain(model) if any(tensors_of(each) and not hasattr(each, "shape") for each in leaves) else model
+def plain(model: nn.Module, inputs: Sequence[Any]) -> nn.Module:
+    """``model``; or a ``Plain`` of it where its result holds tensors in objects that exporters cannot open."""
+    own = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))
+    with torch.no_grad():
+        return Plain(model) if is_closed(model(*own)) else model

@@ -36,6 +36,7 @@ from octify.export.calls import (
 )
 from octify.export.fold import fold_batchnorm
 from octify.export.merge import merge_low_paths
+from octify.export.plain import plain
 from octify.export.result import ProgramResult
 from octify.files import check_file, staged_file
 from octify.trace.tracer import user_line
@@ -78,7 +79,7 @@ def export_program(
     with quiet():
         checks = expected_outputs(reference, inputs, dynamic_batch)
         ready = merge_low_paths(fold_batchnorm(reference, inputs))
-        program = captured(ready, inputs, dynamic_batch)
+        program = captured(plain(ready, inputs), inputs, dynamic_batch)
         with staged_file(path) as staged:
             with staged.open("wb") as file:
                 torch.export.save(program, file)

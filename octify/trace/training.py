@@ -25,6 +25,8 @@ from octify.trace.sameness import difference, tensors_of
 from octify.trace.trial import Trial, of_batch, run
 
 _CONTEXTS = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)
+# Functions of torch's that enter a context for the code that calls them: decorators, and derived contexts.
+_ON_BEHALF = ("decorate_context", "decorate_autocast", "__enter__")
 _SHOWN = 4
 
 
@@ -178,6 +180,8 @@ def _noting(enter: Any, note: Any) -> Any:
 def _line() -> tuple[str, str] | None:
     """The line of the model's code that runs now; None where PyTorch's own code asks for itself."""
     frame: FrameType | None = sys._getframe(3)
+    while frame is not None and frame.f_code.co_name in _ON_BEHALF:
+        frame = frame.f_back
     if frame is None or not is_the_models(frame):
         return None
     file, number = frame.f_code.co_filename, frame.f_lineno

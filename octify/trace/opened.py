@@ -1,0 +1,39 @@
+"""Results of classes that PyTorch's trees do not know, as dicts: dataclasses, and mappings of a class of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+def opened(result: Any) -> Any:
+    """``result`` with dicts in the place of objects that ``pytree`` takes for leaves and that hold others."""
+    return pytree.tree_map(_entries, result)
+
+
+def is_closed(result: Any) -> bool:
+    """Whether ``result`` holds tensors in an object that ``pytree`` takes for a leaf, or cannot write to a file."""
+    leaves = pytree.tree_leaves(result, is_leaf=_is_named)
+    return any(map(_is_named, leaves)) or any(any(isinstance(t, Tensor) for t in pytree.tree_leaves(_entries(x))) for x in leaves if _holds(x))
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+def _holds(leaf: Any) -> bool:
+    if isinstance(leaf, Tensor):
+        return False
+    return isinstance(leaf, Mapping) or (dataclasses.is_dataclass(leaf) and not isinstance(leaf, type))
+
+
+def _entries(leaf: Any) -> Any:
+    if not _holds(leaf):
+        return leaf
+    if isinstance(leaf, Mapping):
+        return {key: opened(value) for key, value in leaf.items()}
+    return {field.name: opened(getattr(leaf, field.name)) for field in dataclasses.fields(leaf)}

@@ -1,0 +1,188 @@
+"""What a converted model does otherwise in training is said, with the line of the model's code."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import octify
+
+X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class Base(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 16, 3, padding=1)
+        self.b = nn.Conv2d(16, 16, 3, padding=1)
+        self.bn = nn.BatchNorm2d(16)
+        self.drop = nn.Dropout()
+        self.h = nn.Linear(16, 3)
+        self.register_buffer("centre", torch.zeros(16))
+
+
+class Drop(Base):
+    def forward(self, x: Tensor) -> Any:
+        return self.h(F.dropout(self.b(F.relu(self.a(x))).mean((2, 3)), 0.5, training=self.training))  # here
+
+
+class Norm(Base):
+    def forward(self, x: Tensor) -> Any:
+        y = self.b(self.a(x))
+        own = self.bn
+        y = F.batch_norm(y, own.running_mean, own.running_var, own.weight, own.bias, self.training)  # here
+        return self.h(y.mean((2, 3)))
+
+
+class Auxiliary(Base):
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x)
+        z = self.h(self.b(y).mean((2, 3)))
+        return (z, self.h(y.mean((2, 3)))) if self.training else z  # here
+
+
+class NoGrad(Base):
+    def forward(self, x: Tensor) -> Any:
+        with torch.no_grad():  # here
+            y = self.bn(self.a(x))
+        return self.h(self.b(y).mean((2, 3)))
+
+
+class Average(Base):
+    def forward(self, x: Tensor) -> Any:
+        y = self.b(self.a(x)).mean((2, 3))
+        if self.training:  # here
+            self.centre.mul_(0.9).add_(y.detach().mean(0), alpha=0.1)
+        return self.h(y - self.centre)
+
+
+class Decorated(Base):
+    @torch.no_grad()  # here
+    def features(self, x: Tensor) -> Any:
+        return self.a(x)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.h(self.b(self.features(x)).mean((2, 3)))  # or here
+
+
+class Layers(Base):
+    """All that depends on the mode are layers, which are kept."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.h(self.drop(self.bn(self.b(self.a(x)))).mean((2, 3)))
+
+
+class Detached(Base):
+    def forward(self, x: Tensor) -> Any:
+        return self.h(self.b(self.a(x).detach()).mean((2, 3)))
+
+
+class Asked(Base):
+    """It asks, and does the same."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = F.dropout(self.a(x), 0.0, self.training)
+        return self.h(self.b(y).mean((2, 3)))
+
+
+class Thaws(Base):
+    """Its norm stays frozen in training."""
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        self.bn.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Any:
+        return self.h(self.bn(self.b(self.a(x))).mean((2, 3)))
+
+
+def told(kind: Any, *, training: bool) -> list[str]:
+    torch.manual_seed(0)
+    model = kind().train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    warnings = octify.convert(model, X, rules="everywhere").report.warnings
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters()) and model.training is training
+    return [each for each in warnings if "in training" in each or "train()" in each]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", [Drop, Norm, Auxiliary, NoGrad, Average, Decorated])
+def test_code_that_goes_by_the_mode_is_named(kind: Any, training: bool) -> None:
+    lines, start = inspect.getsourcelines(kind)
+    (sentence,) = told(kind, training=training)
+    places = [f"{__file__}:{start + n}" for n, line in enumerate(lines) if line.rstrip().endswith("here")]
+    assert any(f"({place})" in sentence for place in places)
+
+
+@pytest.mark.parametrize("kind", [Layers, Detached, Asked])
+def test_what_is_the_same_in_training_is_not_spoken_of(kind: Any) -> None:
+    assert told(kind, training=True) == []
+
+
+@pytest.mark.parametrize("kind", [Layers, Detached, Asked])
+def test_and_it_is_the_same(kind: Any) -> None:
+    torch.manual_seed(0)
+    model = kind().train()
+    made = octify.convert(model, X, alpha=0.0, rules="everywhere").model
+    results = []
+    for each in (model, made):
+        torch.manual_seed(1)
+        y = each(X)
+        y.sum().backward()
+        results.append(y.detach())
+    assert torch.equal(*results)
+    grads = dict(made.named_parameters())
+    for name, parameter in model.named_parameters():
+        if name in grads:
+            assert (parameter.grad is None) == (grads[name].grad is None)
+    buffers = dict(made.named_buffers())
+    assert all(torch.equal(b, buffers[name]) for name, b in model.named_buffers() if name in buffers)
+
+
+def test_a_norm_that_the_models_own_train_freezes_is_named() -> None:
+    (sentence,) = told(Thaws, training=True)
+    assert "bn" in sentence
+
+
+class Autocast(Base):
+    def forward(self, x: Tensor) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = self.b(self.a(x))
+        return self.h(y.float().mean((2, 3)))
+
+
+class Counts(Base):
+    def forward(self, x: Tensor) -> Any:
+        self.centre += 1
+        return self.h(self.b(self.a(x)).mean((2, 3)) * self.centre)
+
+
+@pytest.mark.parametrize(("kind", "cause"), [(Autocast, "torch.autocast"), (Counts, "buffers centre")])
+def test_a_refusal_names_the_cause(kind: Any, cause: str) -> None:
+    with pytest.raises(octify.OctifyError, match=cause):
+        octify.convert(kind().eval(), X, rules="everywhere")
+
+
+def test_hooks_that_only_keep_are_spoken_of() -> None:
+    block = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), block, nn.Conv2d(16, 16, 3, padding=1)).eval()
+    kept: list[Tensor] = []
+    block.register_forward_hook(lambda module, args, y: kept.append(y))
+    model[2].register_forward_hook(lambda module, args, y: kept.append(y))
+    warnings = octify.convert(model, X, rules="everywhere").report.warnings
+    (sentence,) = [each for each in warnings if "hooks" in each]
+    assert "hooks of 1:" in sentence  # the last convolution has them still
+
+
+def test_no_hooks_no_sentence() -> None:
+    warnings = octify.convert(Layers().eval(), X, rules="everywhere").report.warnings
+    assert not any("hooks" in each for each in warnings)
