@@ -29,7 +29,7 @@ class Plain(nn.Module):
 
 
 def plain(model: nn.Module, inputs: Sequence[Any]) -> nn.Module:
-    """``model``; or a ``Plain`` of it where its result holds tensors in objects that exporters cannot open."""
+    """``model``; or a ``Plain`` of it where its result has tensors in objects that exporters cannot open."""
     own = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))
     with torch.no_grad():
         return Plain(model) if is_closed(model(*own)) else model

@@ -23,8 +23,8 @@ def silenced_hooks(model: nn.Module, traced: Traced) -> tuple[str, ...]:
     more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
     names = ", ".join(path or "the model itself" for path in lost[:_SHOWN])
     return (
-        f"the converted model does not call the hooks of {names}{more}: what they do to values is part of its "
-        "graph, and what else they do (keep features, count calls) is not done. Register them on the "
+        f"the converted model does not call the hooks of {names}{more}: what they do to values is part of "
+        "its graph, and what else they do (keep features, count calls) is not done. Register them on the "
         "converted model, on a layer that it still has",
     )
 

@@ -1,4 +1,4 @@
-"""Results of classes that PyTorch's trees do not know, as dicts: dataclasses, and mappings of a class of their own."""
+"""Results of classes that PyTorch's trees do not know, as dicts: dataclasses, other mappings."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ def opened(result: Any) -> Any:
 
 
 def is_closed(result: Any) -> bool:
-    """Whether ``result`` holds tensors in an object that ``pytree`` takes for a leaf, or cannot write to a file."""
+    """Whether ``result`` holds tensors in an object that ``pytree`` takes for a leaf, or cannot store."""
     leaves = pytree.tree_leaves(result, is_leaf=_is_named)
-    return any(map(_is_named, leaves)) or any(any(isinstance(t, Tensor) for t in pytree.tree_leaves(_entries(x))) for x in leaves if _holds(x))
+    return any(map(_is_named, leaves)) or any(
+        any(isinstance(t, Tensor) for t in pytree.tree_leaves(_entries(x))) for x in leaves if _holds(x)
+    )
 
 
 def _is_named(value: Any) -> bool:

@@ -67,6 +67,7 @@ def proved(
                 hint="convert the part of the model that is a plain CNN (its backbone)",
             )
         path = blamed(model, traced, verdict.inputs) if len(chosen) < _ROUNDS else ""
+        path = "" if path in chosen or path in {leaf.path for leaf in traced.opaque} else path  # it is a leaf
         module = model.get_submodule(path)
         reason = f"cannot be traced: traced, it computes something else ({shown})"
         chosen[path] = Opaque(path, type(module).__name__, reason, forward_line(module))

@@ -41,7 +41,11 @@ def in_training(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]) ->
     original: nn.Module = duplicate(model).train()
     own: nn.Module = duplicate(graph).train()
     expected, actual = run(original, batch, grad=True), run(own, batch, grad=True)
-    found = [*_results(expected, actual), *_gradients(original, expected, own, actual), *_buffers(original, own)]
+    found = [
+        *_results(expected, actual),
+        *_gradients(original, expected, own, actual),
+        *_buffers(original, own),
+    ]
     if not found:
         return told
     return (
@@ -52,7 +56,7 @@ def in_training(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]) ->
 
 
 def causes(model: nn.Module, inputs: Sequence[Tensor]) -> str:
-    """What a graph cannot hold of ``model``'s code in eval mode: contexts, and buffers written; may be empty."""
+    """What a graph cannot hold of ``model``'s code in eval mode: contexts, buffers that are written."""
     own: nn.Module = duplicate(model).eval()
     before = {name: b.clone() for name, b in own.named_buffers()}
     with noted(modes=False) as lines:
@@ -65,7 +69,9 @@ def causes(model: nn.Module, inputs: Sequence[Tensor]) -> str:
 
 def _modes(model: nn.Module, graph: nn.Module) -> tuple[str, ...]:
     """A model with a ``train`` of its own may hold layers in eval mode: the graph's ``train`` does not."""
-    if type(model).train is nn.Module.train and all(type(m).train is nn.Module.train for m in model.modules()):
+    if type(model).train is nn.Module.train and all(
+        type(m).train is nn.Module.train for m in model.modules()
+    ):
         return ()
     kept = dict(graph.named_modules())
     copied: nn.Module = duplicate(model).train()
@@ -106,7 +112,7 @@ def _trained(module: nn.Module, result: Any) -> set[str]:
     if not ends or not named:
         return set()
     try:
-        grads = torch.autograd.grad(sum(t.abs().sum() for t in ends), list(named.values()), allow_unused=True)
+        grads = torch.autograd.grad([t.abs().sum() for t in ends], list(named.values()), allow_unused=True)
     except RuntimeError:  # what has no derivative cannot be trained
         return set()
     return {name for name, grad in zip(named, grads, strict=True) if grad is not None}

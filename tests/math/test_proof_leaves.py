@@ -83,7 +83,9 @@ def test_a_plan_names_what_is_run_as_it_is_and_is_followed(make: Any, path: str,
         y = made.model(X)
         assert same(loaded(X), y) and same(replayed.model(X), y)
         # Exact kernels are the reference to rounding error.
-        assert torch.allclose(projected(X), y, rtol=0, atol=64 * torch.finfo(y.dtype).eps * float(y.abs().max()))
+        assert torch.allclose(
+            projected(X), y, rtol=0, atol=64 * torch.finfo(y.dtype).eps * float(y.abs().max())
+        )
     assert replayed.plan == made.plan
 
 

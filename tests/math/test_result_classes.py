@@ -17,7 +17,7 @@ from octify.export.program import export_program
 from octify.trace.noise import Nearness
 from octify.trace.sameness import difference
 
-Pair = namedtuple("Pair", "logits maps")  # noqa: PYI024
+Pair = namedtuple("Pair", "logits maps")
 
 
 class Typed(NamedTuple):
