@@ -106,9 +106,10 @@ class _Tracer(SizedTracer):
 
     def create_arg(self, a: Any) -> Any:
         """As FX does, which would however turn an OrderedDict into a dict."""
-        if isinstance(a, OrderedDict) and dataclasses.is_dataclass(type(a)):
+        kind: Any = type(a)
+        if issubclass(kind, OrderedDict) and dataclasses.is_dataclass(kind):
             # It is made of its fields, less those of None.
-            own = {field.name: getattr(a, field.name) for field in dataclasses.fields(a) if field.init}
+            own = {field.name: getattr(a, field.name) for field in dataclasses.fields(kind) if field.init}
             kept = {name: value for name, value in own.items() if value is not None}
             return self.create_proxy("call_function", type(a), (), kept).node
         if isinstance(a, OrderedDict):
