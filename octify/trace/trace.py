@@ -11,6 +11,7 @@ from octify.errors import TraceError
 from octify.nn.settled import settle
 from octify.trace.duplicate import duplicate
 from octify.trace.facts import MeasureError, measure
+from octify.trace.inner import with_inner
 from octify.trace.model import Opaque, Traced
 from octify.trace.modes import modes_of
 from octify.trace.parts import in_parts, share_in_parts
@@ -64,7 +65,7 @@ def trace(
         parts = in_parts(own, inputs, failure, training=model.training)
         parts = None if parts is None else replace(parts, modes=modes_of(model))
         if parts is not None and (symbolic is None or _are_better(parts)):
-            return parts
+            return with_inner(own, inputs, parts)
         if symbolic is None:
             raise failure
     assert symbolic is not None
@@ -72,7 +73,7 @@ def trace(
         facts = measure(symbolic.module, inputs)
     except MeasureError as error:
         raise _rejected(symbolic.module, inputs, error) from error
-    return Traced(
+    traced = Traced(
         symbolic.module,
         arguments.inputs,
         facts,
@@ -83,6 +84,7 @@ def trace(
         modes=modes_of(model),
         results=symbolic.results,
     )
+    return with_inner(own, inputs, traced)
 
 
 def _distrusted(root: Opaque) -> TraceError:
