@@ -43,9 +43,7 @@ def with_inner(model: nn.Module, inputs: Sequence[Tensor], traced: Traced) -> Tr
     return replace(traced, inner=with_inner(model, inputs, inner))
 
 
-def _inside(
-    leaf: Opaque, search: Search, calls: Sequence[Call], taken: frozenset[str]
-) -> Iterator[Found]:
+def _inside(leaf: Opaque, search: Search, calls: Sequence[Call], taken: frozenset[str]) -> Iterator[Found]:
     """The parts among the children of ``leaf`` that its code alone calls, and that are right at any size."""
     for part in search.below(leaf.path):
         graph = None if part.symbolic is None else part.symbolic.module

@@ -66,7 +66,7 @@ def in_parts(
 
 
 def together(parts: Parts, found: Sequence[Found], inputs: Sequence[Tensor], *, training: bool) -> Traced:
-    """The graph of ``found`` in ``parts``, which has no members yet; its ``rest_macs`` are of all that ran."""
+    """The graph of ``found`` in ``parts``, which has no members; its ``rest_macs`` are of all that ran."""
     module, parts = _side_by_side(parts, found)
     facts = measure_parts(parts, module)
     counted = sum(known.macs for known in facts.values())
