@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import octify
-from tests.math.oracle import noise
+from tests.oracle import noise
 
 
 class Decides(nn.Module):
