@@ -41,7 +41,7 @@ def _walk(
     traced: Traced, dense_outputs: frozenset[str], left: Mapping[str, str], tied: Mapping[str, str]
 ) -> Walk:
     walk = Walk(traced, dense_outputs, left, tied)
-    alone = _alone(traced)
+    alone = {**_alone(traced), **_in_opaque(traced)}
     for node in traced.module.graph.nodes:
         op = table(walk.reads_view(node)).find(traced, node)
         module = traced.submodule(node)
@@ -84,6 +84,19 @@ def _alone(traced: Traced) -> dict[str, str]:
     where = traced.parts.failure.where
     reason = "it is called by code that cannot be traced" + (f" ({where})" if where else "")
     return {part.path: reason for part in traced.parts.members if part.alone}
+
+
+def _in_opaque(traced: Traced) -> dict[str, str]:
+    """Paths of layers that the graph calls, and code that cannot be traced calls too, with the reason."""
+    inside = {
+        id(each): f"it is also inside {leaf.path}, which is run as it is"
+        for leaf in traced.opaque
+        if leaf.path in traced._modules
+        for each in traced._modules[leaf.path].modules()
+        if each is not traced._modules[leaf.path]
+    }
+    calls = {str(node.target) for node in traced.module.graph.find_nodes(op="call_module")}
+    return {path: inside[id(m)] for path, m in traced._modules.items() if path in calls and id(m) in inside}
 
 
 def _no_rule(traced: Traced, node: fx.Node) -> str:

@@ -22,8 +22,10 @@ from octify.ops.base import operand
 from octify.passes.resolve import resolve
 from octify.plan import ConvPlan, Plan
 from octify.trace import Traced
+from octify.trace.inner import leaves_of, place
 from octify.trace.keywords import with_any_names
 from octify.trace.modes import set_modes
+from octify.trace.parts import assemble
 
 
 def project_channels(x: Tensor, low: Sequence[int]) -> Tensor:
@@ -68,6 +70,10 @@ def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
             low = indices(mask)
             made[node] = graph.call_function(project_view, (made[node], low, roles, sizes(roles, shape, "C")))
     module = fx.GraphModule(traced.module, graph, class_name=f"{type(traced.module).__name__}Reference")
+    if traced.inner is not None:
+        inside = reference(traced.inner, plan)
+        calls = frozenset(str(node.target) for node in inside.graph.find_nodes(op="call_module"))
+        place(module, leaves_of(traced.inner, assemble(traced.inner, inside, calls)))
     set_modes(module, traced.modes)
     return module
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.nn.modules.conv import _ConvNd
@@ -51,6 +51,7 @@ def resolve(traced: Traced, plan: Plan) -> Resolved:
     ties together (a residual add, a depthwise convolution) disagree.
     """
     require_sound(plan)
+    plan = replace(plan, convs=tuple(conv for conv in plan.convs if not traced.is_elsewhere(conv.path)))
     _check_fits(traced, plan)
     dense = frozenset(conv.path for conv in plan.convs if not conv.low_out)
     untouched = {conv.path: conv.reason or "the plan leaves it" for conv in plan.convs if not conv.converted}

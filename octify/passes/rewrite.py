@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx, nn
 
@@ -15,6 +15,7 @@ from octify.passes.resolve import resolve
 from octify.passes.verifier import verify, verifying
 from octify.plan import Plan
 from octify.trace import Traced
+from octify.trace.inner import leaves_of, place
 from octify.trace.modes import set_modes
 from octify.trace.parts import assemble
 
@@ -23,13 +24,15 @@ from octify.trace.parts import assemble
 class Rewritten:
     """The data of the "rewrite" arrow: the new module, its boundaries, the layouts used.
 
-    ``values`` says, by name of an original node, which nodes of the new graph carry its value.
+    ``values`` says, by name of an original node, which nodes of the new graph carry its value; ``inner`` is
+    what became of the graphs inside opaque modules.
     """
 
     module: fx.GraphModule
     boundaries: tuple[Boundary, ...]
     resolved: Resolved
     values: Mapping[str, Value]
+    inner: Rewritten | None = None
 
 
 def rewrite(traced: Traced, plan: Plan, resolved: Resolved | None = None) -> Rewritten:
@@ -49,6 +52,10 @@ def rewrite(traced: Traced, plan: Plan, resolved: Resolved | None = None) -> Rew
         dense = op is None or refused or not octave
         emitter.set(node, Value(emitter.copy(node)) if op is None or dense else op.emit(emitter, node))
     rewritten = _finished(traced, emitter, resolved)
+    if traced.inner is not None and is_inside(traced, plan):
+        inner = rewrite(traced.inner, plan)
+        place(rewritten.module, leaves_of(traced.inner, as_model(traced.inner, inner.module, plan)))
+        rewritten = replace(rewritten, inner=inner)
     if verifying():
         verify(traced, resolved, rewritten.module, rewritten.values)
     return rewritten
@@ -78,5 +85,15 @@ def _join(module: fx.GraphModule, traced: Traced) -> None:
 
 def as_model(traced: Traced, module: fx.GraphModule, plan: Plan) -> nn.Module:
     """What ``module``, made from the traced graph, is to the user: itself, or parts to be put in place."""
-    converted = frozenset(conv.path for conv in plan.convs if conv.converted)
-    return module if traced.parts is None else assemble(traced, module, converted)
+    if traced.parts is None:
+        return module
+    model = assemble(traced, module, frozenset(conv.path for conv in plan.convs if conv.converted))
+    if traced.inner is not None:
+        place(model, leaves_of(traced.inner, module))
+    return model
+
+
+def is_inside(traced: Traced, plan: Plan) -> bool:
+    """Whether ``plan`` converts anything inside the opaque modules of ``traced``."""
+    inner = traced.inner
+    return inner is not None and any(c.converted and not inner.is_elsewhere(c.path) for c in plan.convs)

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -68,6 +69,23 @@ def planned(
     or of ``exclude`` matches no convolution.
     """
     check_alpha(alpha)
+    made = _planned(traced, rules, alpha, kernels, exclude, alphas, costs)
+    if traced.inner is None:
+        return made
+    inside = planned(traced.inner, rules, alpha, kernels, exclude, alphas, costs).plan
+    return replace(made, plan=replace(made.plan, convs=(*made.plan.convs, *inside.convs)))
+
+
+def _planned(
+    traced: Traced,
+    rules: RuleSet,
+    alpha: float,
+    kernels: Scheme,
+    exclude: Sequence[str],
+    alphas: Mapping[str, float] | None,
+    costs: Costs | None,
+) -> Planned:
+    """As ``planned``, of one graph."""
     counted = costs or MacCosts(rules.settings.boundary_macs_per_element)
     policies = policies_of(traced, rules, exclude)
     unbalanced: dict[str, str] = {}

@@ -57,7 +57,7 @@ def _check_patterns(traced: Traced, convs: Sequence[Conv], rules: RuleSet, exclu
     linear = {conv.path for conv in convs}
     paths = [
         path
-        for path, module in traced.module.named_modules(remove_duplicate=False)
+        for path, module in traced.whole.named_modules(remove_duplicate=False)
         if hasattr(module, "kernel_size") or path in linear
     ]
     lost = unmatched(exclude, paths)

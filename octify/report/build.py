@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -16,6 +16,7 @@ from octify.report.report import Report
 from octify.report.rows import BoundaryRow, LayerRow, Left, Totals
 from octify.trace import Facts, Opaque, Traced
 from octify.trace.cost import Cost, LayerCost, cost, place_of
+from octify.trace.parts import measure_nodes
 
 UNCALIBRATED = (
     "the converted model is not calibrated: a trained network loses accuracy, the more the larger alpha is. "
@@ -35,7 +36,7 @@ class _Sides:
 def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mapping[str, Facts]) -> Report:
     """The report of a conversion; ``after`` are the facts of the rewritten module."""
     sides = _Sides(cost(traced.module, traced.facts), cost(rewritten.module, after), plan)
-    boundaries = [b for b in rewritten.boundaries if not b.vector]
+    boundaries = [b for each in _all(rewritten) for b in each.boundaries if not b.vector]
     kinds = [b.kind for b in boundaries]
     left = _left_dense(traced, plan, rewritten)
     converted = sum(conv.converted for conv in plan.convs)
@@ -43,6 +44,7 @@ def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mappin
         traced, sides, kinds.count("split"), kinds.count("merge"), converted + len(left), converted
     )
     warnings = [UNCALIBRATED] if converted else []
+    warnings += _inner_warnings(traced, plan)
     warnings += [*_gain_warnings(totals, plan.alpha), *_tracing_warnings(traced)]
     return Report(
         type(traced.module).__name__,
@@ -51,12 +53,30 @@ def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mappin
         plan.kernels,
         tuple(spec.shape for spec in traced.inputs),
         totals,
-        _rows(traced, sides),
+        _rows_with_inner(traced, sides, rewritten),
         tuple(left),
         tuple(BoundaryRow(b.kind, b.after, b.before, b.reason) for b in boundaries),
         tuple(warnings),
         graph=graph_of(traced, rewritten),
     )
+
+
+def _all(rewritten: Rewritten) -> Iterator[Rewritten]:
+    """``rewritten``, and what is inside its opaque modules."""
+    yield rewritten
+    if rewritten.inner is not None:
+        yield from _all(rewritten.inner)
+
+
+def _inner_warnings(traced: Traced, plan: Plan) -> list[str]:
+    """Calibration needs the inputs of what it fits, which the code around inner parts does not show."""
+    paths = [conv.path for conv in plan.convs if conv.converted and traced.is_elsewhere(conv.path)]
+    if not paths:
+        return []
+    return [
+        "convolutions inside modules that cannot be traced keep the weights that the mathematics gives them, "
+        f"with calibration or without: {', '.join(paths)}"
+    ]
 
 
 def _gain_warnings(totals: Totals, alpha: float) -> list[str]:
@@ -107,9 +127,17 @@ def _tracing_warnings(traced: Traced) -> list[str]:
             )
     told += [
         f"{leaf.path} ({leaf.kind}) could not be traced and is run as it is: {leaf.reason}{_at(leaf)}"
+        + _parts_in(traced, leaf)
         for leaf in traced.opaque
     ]
     return told + _deciding(traced.fixed_sizes)
+
+
+def _parts_in(traced: Traced, leaf: Opaque) -> str:
+    if traced.inner is None or traced.inner.parts is None:
+        return ""
+    paths = [part.path for part in traced.inner.parts.members if part.path.startswith(f"{leaf.path}.")]
+    return f"; these parts of it were traced one by one: {', '.join(paths)}" if paths else ""
 
 
 def _deciding(leaves: Sequence[Opaque]) -> list[str]:
@@ -159,6 +187,33 @@ def _rows(traced: Traced, sides: _Sides) -> tuple[LayerRow, ...]:
         if known.macs and place not in rows:
             rows[place] = _row(traced, node, sides)
     return (*rows.values(), *_rest(traced))
+
+
+def _rows_with_inner(traced: Traced, sides: _Sides, rewritten: Rewritten) -> tuple[LayerRow, ...]:
+    """The rows, with those of the graphs inside opaque modules, whose own rows are of the rest."""
+    rows, inner = _rows(traced, sides), traced.inner
+    if inner is None or rewritten.inner is None:
+        return rows
+    after = cost(rewritten.inner.module, measure_nodes(inner, rewritten.inner.module))
+    own = _Sides(cost(inner.module, inner.facts), after, sides.plan)
+    inside = _rows_with_inner(inner, own, rewritten.inner)
+    return tuple(each for row in rows for each in (_without(row, inside), *_within(row, inside)))
+
+
+def _within(row: LayerRow, rows: Sequence[LayerRow]) -> list[LayerRow]:
+    return [each for each in rows if each.path.startswith(f"{row.path}.")]
+
+
+def _without(row: LayerRow, rows: Sequence[LayerRow]) -> LayerRow:
+    """``row``, of a whole module, less what ``rows`` say of what is inside it."""
+    inside = _within(row, rows)
+    return replace(
+        row,
+        macs_before=row.macs_before - sum(each.macs_before for each in inside),
+        macs_after=row.macs_after - sum(each.macs_after for each in inside),
+        parameters_before=row.parameters_before - sum(each.parameters_before for each in inside),
+        parameters_after=row.parameters_after - sum(each.parameters_after for each in inside),
+    )
 
 
 def _rest(traced: Traced) -> list[LayerRow]:

@@ -106,6 +106,10 @@ class Traced:
         Path and names of the resulting nodes of every call of a module, in the order of their ends.
     leaves:
         The modules that were to be run as they are, whether or not they can be traced.
+    inner:
+        The parts inside ``opaque`` (``octify.trace.inner``); None where there are none.
+    within:
+        Of an ``inner``: paths of the modules that its parts are in.
     """
 
     module: fx.GraphModule
@@ -120,6 +124,8 @@ class Traced:
     remarks: tuple[str, ...] = ()
     results: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
     leaves: tuple[Opaque, ...] = ()
+    inner: Traced | None = None
+    within: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Traced:
         """A copy with modules and nodes of its own. What is cached is left out: nodes alone lead to each
@@ -129,13 +135,19 @@ class Traced:
             self,
             module=copy.deepcopy(self.module, memo),
             _modules={path: copy.deepcopy(module, memo) for path, module in self._modules.items()},
-            parts=copy.deepcopy(self.parts, memo),
+            parts=self.parts and replace(self.parts, shell=copy.deepcopy(self.parts.shell, memo)),
+            inner=copy.deepcopy(self.inner, memo),
         )
 
     @property
     def whole(self) -> nn.Module:
         """The module that holds everything the graph uses, and more where the graph is of parts."""
         return self.module if self.parts is None else self.parts.shell
+
+    def is_elsewhere(self, path: str) -> bool:
+        """Whether what is at ``path`` is in another graph: inside an opaque module, or outside of all."""
+        inside = self.inner is not None and _is_below(path, self.inner.within)
+        return inside or (bool(self.within) and not _is_below(path, self.within))
 
     def reads_input(self, placeholder: fx.Node) -> bool:
         """Whether a placeholder is one of the model's inputs, and not a feature map inside it.
@@ -166,6 +178,10 @@ class Traced:
             if node.op == "call_module":
                 calls.setdefault(str(node.target), []).append(node)
         return calls
+
+
+def _is_below(path: str, holders: Sequence[str]) -> bool:
+    return any(path.startswith(f"{holder}.") for holder in holders)
 
 
 def attribute(root: nn.Module, path: str) -> Any:

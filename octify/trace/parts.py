@@ -32,7 +32,7 @@ from octify.trace.tracer import Symbolic, symbolic_trace
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """A part before its graph stands among the others; no graph of its own where it is ``alone``."""
 
     path: str
@@ -50,7 +50,7 @@ def in_parts(
     model stops on the inputs.
     """
     seen = observe(model, inputs)
-    found = list(_Search(model, seen.calls).below(""))
+    found = list(Search(model, seen.calls).below(""))
     if not any(part.symbolic is not None for part in found):
         if seen.stopped is None:
             return None
@@ -61,7 +61,12 @@ def in_parts(
             hint=failure.hint,
         )
     reason = f"cannot be traced: {failure.why}"
-    parts = Parts(model, (), Opaque("", type(model).__name__, reason, failure.where), seen.stopped, 0)
+    parts = Parts(model, (), Opaque("", type(model).__name__, reason, failure.where), seen.stopped, seen.macs)
+    return together(parts, found, inputs, training=training)
+
+
+def together(parts: Parts, found: Sequence[Found], inputs: Sequence[Tensor], *, training: bool) -> Traced:
+    """The graph of ``found`` in ``parts``, which has no members; its ``rest_macs`` are of all that ran."""
     module, parts = _side_by_side(parts, found)
     facts = measure_parts(parts, module)
     counted = sum(known.macs for known in facts.values())
@@ -71,11 +76,11 @@ def in_parts(
         facts,
         tuple(leaf for part in found if part.symbolic for leaf in _rooted(part.path, part.symbolic.opaque)),
         training,
-        dict(model.named_modules(remove_duplicate=False)),
+        dict(parts.shell.named_modules(remove_duplicate=False)),
         tuple(
             leaf for part in found if part.symbolic for leaf in _rooted(part.path, part.symbolic.fixed_sizes)
         ),
-        replace(parts, rest_macs=max(0, seen.macs - counted)),
+        replace(parts, rest_macs=max(0, parts.rest_macs - counted)),
     )
 
 
@@ -93,7 +98,7 @@ def _rooted(path: str, leaves: Sequence[Opaque]) -> list[Opaque]:
     return [replace(leaf, path=".".join(filter(None, (path, leaf.path)))) for leaf in leaves]
 
 
-class _Search:
+class Search:
     """Finds the largest traceable submodules that multiply."""
 
     def __init__(self, model: nn.Module, calls: Sequence[Call]) -> None:
@@ -104,7 +109,7 @@ class _Search:
             self._by_path.setdefault(call.path, []).append(call)
         self._paths = {id(module): path for path, module in model.named_modules()}
 
-    def below(self, path: str) -> Iterator[_Found]:
+    def below(self, path: str) -> Iterator[Found]:
         """The parts among the children of the module at ``path`` and theirs."""
         for child in self._model.get_submodule(path).children():
             own = self._paths[id(child)]
@@ -112,7 +117,7 @@ class _Search:
             if parent == path:  # a shared module is looked at once, at its first place
                 yield from self._at(own, child)
 
-    def _at(self, path: str, module: nn.Module) -> Iterator[_Found]:
+    def _at(self, path: str, module: nn.Module) -> Iterator[Found]:
         calls = self._by_path.get(path, [])
         if calls and not any(call.macs for call in calls):
             return
@@ -122,14 +127,14 @@ class _Search:
         elif not is_kept_whole(module):
             yield from self.below(path)
 
-    def _part(self, path: str, module: nn.Module, calls: Sequence[Call]) -> _Found | None:
+    def _part(self, path: str, module: nn.Module, calls: Sequence[Call]) -> Found | None:
         known = [call.arguments for call in calls if call.arguments is not None]
         if len(known) < len(calls):
             return None
         largest = max(known, key=lambda arguments: sum(_size(spec) for spec in arguments.inputs))
         sizes = Counter(arguments.inputs for arguments in known)
         if is_kept_whole(module):
-            return _Found(path, largest, sizes, None)
+            return Found(path, largest, sizes, None)
         one_form = all(arguments.form == largest.form for arguments in known)
         if not one_form or self._is_entered_elsewhere(path, module):
             return None
@@ -139,7 +144,7 @@ class _Search:
                 measure(symbolic.module, [spec.example() for spec in specs])
         except (TraceError, MeasureError):
             return None
-        return _Found(path, largest, sizes, symbolic)
+        return Found(path, largest, sizes, symbolic)
 
     def _is_entered_elsewhere(self, path: str, module: nn.Module) -> bool:
         """Whether code outside the module calls something inside it, which must then stay what it is."""
@@ -154,7 +159,7 @@ def _size(spec: InputSpec) -> int:
     return size
 
 
-def _side_by_side(parts: Parts, found: Sequence[_Found]) -> tuple[fx.GraphModule, Parts]:
+def _side_by_side(parts: Parts, found: Sequence[Found]) -> tuple[fx.GraphModule, Parts]:
     """One graph of all parts: their placeholders, and one tuple of results for each."""
     shell = parts.shell
     paths = {id(module): path for path, module in shell.named_modules()}
@@ -194,7 +199,7 @@ def _named(placeholder: fx.Node) -> fx.Node:
     return placeholder
 
 
-def _path_in_model(shell: nn.Module, part: _Found, own: str, paths: Mapping[int, str]) -> str:
+def _path_in_model(shell: nn.Module, part: Found, own: str, paths: Mapping[int, str]) -> str:
     """The path in the model of what a part's graph calls ``own``: one path for a module, whoever uses it."""
     assert part.symbolic is not None
     holder_path, _, name = own.rpartition(".")

@@ -18,6 +18,7 @@ from octify.errors import TraceError
 from octify.trace.blame import blamed
 from octify.trace.duplicate import sharing_tensors
 from octify.trace.hooked import silenced_hooks
+from octify.trace.inner import leaves_of, place
 from octify.trace.model import Opaque, Traced
 from octify.trace.noise import Nearness, same
 from octify.trace.parts import assemble
@@ -53,6 +54,9 @@ def proved(
         if _is_meta(model, inputs):
             return _with_remarks(traced, [_ON_META])
         verdict = _Comparison(model, traced, inputs).verdict()
+        if verdict.difference is not None and traced.inner is not None:
+            traced = replace(traced, inner=None)  # what cannot be traced is run as it is, whatever is in it
+            verdict = _Comparison(model, traced, inputs).verdict()
         if verdict.difference is None:
             trained = in_training(model, runnable(traced), verdict.inputs)
             hooks = silenced_hooks(model, traced)
@@ -165,10 +169,19 @@ class _Comparison:
 
 def runnable(traced: Traced) -> Any:
     """What a user would get if nothing were rewritten: a copy with buffers of its own."""
-    if traced.parts is None:
-        return sharing_tensors(traced.module, buffers=False)
-    inside = frozenset(path for part in traced.parts.members for path in part.inside)
-    return sharing_tensors(assemble(traced, traced.module, inside), buffers=False)
+    return sharing_tensors(_as_it_is(traced), buffers=False)
+
+
+def _as_it_is(traced: Traced) -> nn.Module:
+    made: nn.Module = traced.module
+    if traced.parts is not None:
+        inside = frozenset(path for part in traced.parts.members for path in part.inside)
+        made = assemble(traced, traced.module, inside)
+    if traced.inner is None:
+        return made
+    made = sharing_tensors(made)
+    place(made, leaves_of(traced.inner, _as_it_is(traced.inner)))
+    return made
 
 
 def _sizes(inputs: Sequence[Tensor]) -> str:

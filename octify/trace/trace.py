@@ -11,6 +11,7 @@ from octify.errors import TraceError
 from octify.nn.settled import settle
 from octify.trace.duplicate import duplicate
 from octify.trace.facts import MeasureError, measure
+from octify.trace.inner import with_inner
 from octify.trace.model import Opaque, Traced
 from octify.trace.modes import modes_of
 from octify.trace.parts import in_parts, share_in_parts
@@ -65,7 +66,7 @@ def trace(
         if parts is not None:
             parts = replace(parts, modes=modes_of(model), leaves=tuple(leaves.values()))
         if parts is not None and (symbolic is None or _are_better(parts)):
-            return parts
+            return with_inner(own, inputs, parts)
         if symbolic is None:
             raise failure
     assert symbolic is not None
@@ -73,7 +74,7 @@ def trace(
         facts = measure(symbolic.module, inputs)
     except MeasureError as error:
         raise _rejected(symbolic.module, inputs, error) from error
-    return Traced(
+    traced = Traced(
         symbolic.module,
         arguments.inputs,
         facts,
@@ -85,6 +86,7 @@ def trace(
         results=symbolic.results,
         leaves=tuple(leaves.values()),
     )
+    return with_inner(own, inputs, traced)
 
 
 def _distrusted(root: Opaque) -> TraceError:
