@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from octify.allocate.plans import Plans
 from octify.allocate.target import Target
@@ -38,6 +38,7 @@ from octify.planning.planner import make_plan
 from octify.planning.ruleset import load_rules
 from octify.report import Report
 from octify.report.build import profile_report
+from octify.source.dtype import in_models_dtype
 from octify.trace import trace
 from octify.trace.proof import proved
 
@@ -70,7 +71,8 @@ def convert(
         A CNN, usually trained. It is traced on a deep copy.
     example_inputs:
         A tensor (N, C, H, W), or a sequence of tensors, on any device; only shapes are used. Arrays of
-        numpy are taken as tensors.
+        numpy are taken as tensors, and float32 ones in the format of the model's parameters if it
+        takes no others.
     alpha:
         Share of low-frequency channels, 0 to 1.
     rules:
@@ -116,7 +118,7 @@ def convert(
     if kernels not in ("paper", "exact"):
         raise OctifyError(f"there are no {kernels!r} kernels", hint="use 'paper' or 'exact'")
     check_model(model)
-    example_inputs = check_inputs(example_inputs, model)
+    example_inputs = _examples(model, example_inputs)
     alpha = check_alpha(alpha) if plan is None else alpha
     target = Target.of(target_macs, target_error)
     if target is not None and (calibration is None or plan is not None):
@@ -179,7 +181,7 @@ def inspect(
 
 def profile(model: nn.Module, example_inputs: Inputs) -> Report:
     """MACs, parameters and activation bytes of ``model`` as it is, layer by layer."""
-    return profile_report(trace(check_model(model), check_inputs(example_inputs, model)))
+    return profile_report(trace(check_model(model), _examples(model, example_inputs)))
 
 
 def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
@@ -187,5 +189,10 @@ def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module
 
     A conversion with ``kernels="exact"`` equals it to rounding error.
     """
-    traced = trace(check_model(model), check_inputs(example_inputs, model))
+    traced = trace(check_model(model), _examples(model, example_inputs))
     return as_model(traced, projected_reference(in_basis(traced, plan), plan), plan)
+
+
+def _examples(model: nn.Module, example_inputs: Inputs) -> tuple[Tensor, ...]:
+    """The example inputs as tensors that the model takes."""
+    return in_models_dtype(model, check_inputs(example_inputs, model))
