@@ -11,7 +11,7 @@ from torch import nn
 from octify import conversion
 from octify.artefact.conversion import load
 from octify.calibrate.rotate import in_basis
-from octify.checks.door import check_inputs, check_model
+from octify.checks.door import check_model
 from octify.conversion import Inputs, Progress, Result
 from octify.export import ExportResult, export_onnx
 from octify.kernels.taps import Scheme
@@ -21,6 +21,7 @@ from octify.passes.rewrite import as_model
 from octify.plan import Plan
 from octify.report import Report
 from octify.report.build import profile_report
+from octify.source.dtype import examples_of
 from octify.sweeps.run import SweepResult, sweep
 from octify.trace import trace
 
@@ -64,7 +65,8 @@ def convert(
         A CNN, usually trained. It is traced on a deep copy.
     example_inputs:
         A tensor (N, C, H, W), or a sequence of tensors, on any device; only shapes are used. Arrays of
-        numpy are taken as tensors.
+        numpy are taken as tensors, and float32 ones in the format of the model's parameters if it
+        takes no others.
     alpha:
         Share of low-frequency channels, 0 to 1.
     rules:
@@ -140,7 +142,7 @@ def inspect(
 
 def profile(model: nn.Module, example_inputs: Inputs) -> Report:
     """MACs, parameters and activation bytes of ``model`` as it is, layer by layer."""
-    return profile_report(trace(check_model(model), check_inputs(example_inputs, model)))
+    return profile_report(trace(check_model(model), examples_of(model, example_inputs)))
 
 
 def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
@@ -149,5 +151,5 @@ def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module
     A conversion with ``kernels="exact"`` equals it to rounding error.
     """
     leaves = leaves_of(plan, check_model(model))
-    traced = trace(model, check_inputs(example_inputs, model), leaves=leaves)
+    traced = trace(model, examples_of(model, example_inputs), leaves=leaves)
     return as_model(traced, projected_reference(in_basis(traced, plan), plan), plan)

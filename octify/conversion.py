@@ -20,7 +20,7 @@ from octify.calibrate.recipe import Calibrated, calibrate, images_of, order_of
 from octify.calibrate.rotate import in_basis
 from octify.calibrate.spectrum import by_frequency, spectra
 from octify.checks.alpha import check_alpha
-from octify.checks.door import check_inputs, check_model
+from octify.checks.door import check_model
 from octify.compare.outputs import Agreement
 from octify.errors import OctifyError
 from octify.files import staged_directory
@@ -35,6 +35,7 @@ from octify.report import Report
 from octify.report.allocation import AllocationRow, RivalRow, SetRow
 from octify.report.build import UNCALIBRATED, build_report
 from octify.report.calibration import BranchError, CalibrationRow, OutputError, RotationRow
+from octify.source.dtype import examples_of
 from octify.trace import Traced
 from octify.trace.parts import measure_nodes
 from octify.trace.proof import proved
@@ -93,7 +94,7 @@ def convert(
     if kernels not in ("paper", "exact"):
         raise OctifyError(f"there are no {kernels!r} kernels", hint="use 'paper' or 'exact'")
     check_model(model)
-    example_inputs = check_inputs(example_inputs, model)
+    example_inputs = examples_of(model, example_inputs)
     alpha = check_alpha(alpha) if plan is None else alpha
     target = Target.of(target_macs, target_error)
     if target is not None and (calibration is None or plan is not None):

@@ -160,9 +160,16 @@ class Emitter:
         return self.graph.call_function(target, args, kwargs)
 
     def call(self, path: str, module: nn.Module, *args: Any) -> fx.Node:
-        """A ``call_module`` node for ``module`` placed at ``path``."""
+        """A ``call_module`` node for ``module`` placed at ``path``.
+
+        A parameter among ``args``, or a view of one, is given as a copy: FLOP counters and other trackers
+        hook what flows into a module, and cannot hook a parameter itself under ``no_grad``.
+        """
         self.modules[path] = module
-        return self.graph.call_module(path, args)
+        return self.graph.call_module(path, fx.map_arg(args, self._no_parameter))
+
+    def _no_parameter(self, node: fx.Node) -> fx.Node:
+        return self.function(torch.clone, node) if _is_constant(node) else node
 
     def pair(self, call: fx.Node, mask: Mask | None) -> Value:
         """The value of a node that yields a (high, low) tuple."""
@@ -235,6 +242,19 @@ class Emitter:
             )
         )
         return path
+
+
+def _is_constant(node: fx.Node) -> bool:
+    """Whether a value is computed by functions and methods from parameters and buffers alone."""
+    left = [node]
+    while left:
+        each = left.pop()
+        if each.op not in ("get_attr", "call_function", "call_method"):
+            return False
+        if each.op != "get_attr" and not each.all_input_nodes:
+            return False
+        left += each.all_input_nodes
+    return True
 
 
 def _asks_for_type(view: fx.Node) -> bool:

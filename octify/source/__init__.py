@@ -48,7 +48,8 @@ def load_source(
         A ``.safetensors`` file or a state dict readable with ``weights_only=True``.
     inputs:
         One shape per input, such as ``1x3x224x224`` or ``1x16:int64``. Without any: the file's
-        ``example_inputs``, else the size a zoo model was made for, else ``1x3x224x224``.
+        ``example_inputs``, else the size a zoo model was made for, else ``1x3x224x224``. Numbers are in
+        float32, or in the format of the model's parameters if it takes no others.
     seed:
         Seeds torch before the model is built, and the random example inputs.
 
@@ -59,6 +60,7 @@ def load_source(
     """
     import torch
 
+    from octify.source.dtype import in_models_dtype
     from octify.source.inputs import make_inputs
     from octify.source.resolve import build
 
@@ -69,7 +71,7 @@ def load_source(
         built = build(parsed)
         if weights is not None:
             load_weights(built.model, weights)
-        examples = make_inputs(shapes, built, seed)
+        examples = in_models_dtype(built.model, make_inputs(shapes, built, seed))
     return Source(built.model.eval(), examples, parsed.short_name, parsed.file, target)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -28,8 +29,8 @@ def attached(module: nn.Module) -> str | None:
 
 
 def _makes_weight(module: nn.Module, hook: Any) -> bool:
-    """Weight and spectral norm compute a convolution's weight by a hook; its rules know that."""
-    return isinstance(module, _ConvNd) and isinstance(hook, (WeightNorm, SpectralNorm))
+    """Pruning, weight and spectral norm compute a convolution's weight by a hook; its rules know that."""
+    return isinstance(module, _ConvNd) and isinstance(hook, (BasePruningMethod, WeightNorm, SpectralNorm))
 
 
 def _method_of_its_class(module: nn.Module) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def duplicate(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
@@ -39,7 +40,8 @@ def _without_history() -> Iterator[None]:
     original: Any = Tensor.__deepcopy__
 
     def copied(self: Tensor, memo: dict[int, Any]) -> Any:
-        if self.grad_fn is None or id(self) in memo:
+        # A weight that a hook has computed of a fake one is fake until the hook runs again.
+        if id(self) in memo or (self.grad_fn is None and not isinstance(self, FakeTensor)):
             return original(self, memo)
         made = memo[id(self)] = self.detach().clone()
         return made

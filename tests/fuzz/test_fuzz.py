@@ -21,6 +21,7 @@ _NETWORKS = 6
 _LINES = 8
 
 
+@pytest.mark.filterwarnings("ignore:.*nn.functional.upsample.* is deprecated")
 def test_every_registered_operation_has_a_generator() -> None:
     missing = [f"{target.text} ({target.family})" for target in without_generator()]
     assert not missing, f"give them arguments in tests/fuzz/arguments.py: {missing}"

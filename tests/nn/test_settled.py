@@ -12,6 +12,7 @@ from torch.nn.utils import prune
 
 import octify
 from octify.errors import PlanError
+from octify.nn import OctaveConv1d, OctaveConv2d, OctaveConv3d
 from tests.oracle import EXACT, assert_same, noise
 
 
@@ -115,7 +116,7 @@ def test_two_branches_whose_sizes_agree_only_now() -> None:
     check(Residual())
 
 
-@pytest.mark.parametrize("kind", [octify.nn.OctaveConv1d, octify.nn.OctaveConv2d, octify.nn.OctaveConv3d])
+@pytest.mark.parametrize("kind", [OctaveConv1d, OctaveConv2d, OctaveConv3d])
 @pytest.mark.parametrize(
     "setting", [{"kernels": "best"}, {"exchange": "none"}, {"kernels": None}, {"exchange": 1}]
 )

@@ -141,11 +141,15 @@ def test_all_channels_low_gives_the_originals_shape_or_says_why_not(layer: nn.Mo
         for size in (2, 4, 6, 12, 18, 20, 34, 36):
             x = noise(1, 3, size, size)
             try:
+                wanted = net(x)
+            except RuntimeError:  # a window that the map does not hold: nothing to compare with
+                continue
+            try:
                 found = made(x)
             except PlanError as error:
                 assert "low channels alone" in str(error)
             else:
-                assert found.shape == net(x).shape
+                assert found.shape == wanted.shape
 
 
 def test_the_loss_of_one_number_for_each_input_sees_an_error() -> None:

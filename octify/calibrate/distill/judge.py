@@ -26,6 +26,8 @@ class Distilled:
         As ``Clock`` counts them.
     before, after:
         Relative output error on the inputs kept aside; None if there are none.
+    spoilt:
+        How often the weights were looked at and not finite, so that they could not stay.
     """
 
     steps: int
@@ -34,14 +36,20 @@ class Distilled:
     seconds: float
     before: float | None = None
     after: float | None = None
+    spoilt: int = 0
 
     def sentence(self) -> str:
         """For the report."""
         if not self.planned:
             return f"no distillation: its first {self.steps} steps took {self.seconds:.0f} s"
         start = f"distillation: {self.steps} of {self.planned} steps in {self.seconds:.0f} s"
+        if self.spoilt:
+            start += ", after some of which the learned weights were not finite and were not kept"
+            if not self.kept:
+                return f"{start}: those from before stay"
         if self.before is None or self.after is None:
-            return f"{start}; the last one stays, as no inputs were kept aside to judge it"
+            which = f"step {self.kept}" if self.spoilt else "the last one"
+            return f"{start}; {which} stays, as no inputs were kept aside to judge it"
         if not self.kept:
             return f"{start}, undone: no step had a smaller error on the inputs kept aside"
         return (
@@ -63,6 +71,7 @@ class Judge:
     def __init__(self, student: nn.Module, held_out: Sequence[Row], wanted: Sequence[Output]) -> None:
         self.student, self.held_out, self.wanted = student, held_out, wanted
         self.in_vain = 0
+        self._spoilt = 0
         self._start = outputs(student, held_out) if held_out else []
         self._before = self._after = self._error(self._start) if held_out else None
         self._least = 1.0
@@ -71,7 +80,14 @@ class Judge:
 
     @torch.no_grad()
     def look(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Judge the parameters ``values`` of the student, which are those after ``step``."""
+        """Judge the parameters ``values`` of the student, which are those after ``step``.
+
+        Values that are not finite never stay, whatever the outputs say: a masked class hides them.
+        """
+        if not all(_stays_finite(self.student.get_parameter(name), new) for name, new in values.items()):
+            self._spoilt += 1
+            self.in_vain += 1
+            return
         if not self.held_out:
             self._best, self._step = values, step
             return
@@ -91,7 +107,7 @@ class Judge:
         """Write the best parameters into the student; what became of ``steps`` steps."""
         if self._best is not None:
             _write(self.student, self._best)
-        return Distilled(steps, planned, self._step, seconds, self._before, self._after)
+        return Distilled(steps, planned, self._step, seconds, self._before, self._after, self._spoilt)
 
     def _score(self, found: Sequence[Output]) -> float:
         """Below 1 where the whole squared error or the typical one has fallen."""
@@ -121,6 +137,11 @@ class Clock:
 
     def _now(self) -> float:
         return time.process_time() / torch.get_num_threads() if self._cpu else time.perf_counter()
+
+
+def _stays_finite(before: Tensor, learned: Tensor) -> bool:
+    """Whether what has been learned is finite wherever the model's own parameter is."""
+    return bool((torch.isfinite(learned) | ~torch.isfinite(before)).all())
 
 
 def _write(student: nn.Module, values: Mapping[str, Tensor]) -> None:
