@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from octify.compat import forward_hooks, forward_pre_hooks
 from octify.nn.conv import OctaveConv
 from octify.nn.eager import is_bare
 from octify.nn.functional import Pair, output_sizes, pool
@@ -52,7 +53,7 @@ def _allows(octave: OctaveConv) -> bool:
     high, low = octave.high_to_low, octave.low_to_low
     if not (isinstance(high, nn.Conv2d) and isinstance(low, nn.Conv2d) and is_bare(high) and is_bare(low)):
         return False
-    if octave._forward_hooks or octave._forward_pre_hooks or high.groups != 1 or low.groups != 1:
+    if forward_hooks(octave) or forward_pre_hooks(octave) or high.groups != 1 or low.groups != 1:
         return False
     a, b = octave.recipes["high_to_low"], octave.recipes["low_to_low"]
     same = (a.kernel_size, a.strides, a.dilations, a.starts) == (

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from octify.compat import BATCH_NORM_FORWARDS, BatchNorm, forward_hooks, forward_pre_hooks
 from octify.trace.attached import attached
 
 _DEPTHWISE: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {4: nn.Conv2d, 5: nn.Conv3d}
@@ -64,10 +64,7 @@ class Norm:
 def norm_of(module: nn.Module) -> Norm | None:
     """``module`` as a ``Norm``, or None if it is no BatchNorm with fixed statistics and a known forward."""
     frozen, activated = is_one_of(module, _FROZEN), is_one_of(module, _ACTIVATED)
-    plain = isinstance(module, _BatchNorm) and type(module).forward in (
-        _BatchNorm.forward,
-        nn.SyncBatchNorm.forward,
-    )
+    plain = isinstance(module, BatchNorm) and type(module).forward in BATCH_NORM_FORWARDS
     if not (frozen or activated or plain) or has_hooks(module) or parametrize.is_parametrized(module):
         return None
     mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
@@ -86,7 +83,7 @@ def norm_of(module: nn.Module) -> Norm | None:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling ``module`` does more than its forward: weight norm and spectral norm work this way."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or attached(module))
+    return bool(forward_hooks(module) or forward_pre_hooks(module) or attached(module))
 
 
 def is_one_of(module: nn.Module, names: frozenset[tuple[str, str]]) -> bool:

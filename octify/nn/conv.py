@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octify.checks.words import require_known
+from octify.compat import reversed_pads
 from octify.kernels.convolution import path
 from octify.kernels.taps import PATHS, Axis, Exchange, Path, PathName, SameAxis, Scheme
 from octify.nn.channels import last_channels, split_indices
@@ -42,9 +43,7 @@ NOMINAL_LENGTH = 960  # even through many strides: a size at which the usual pad
 def axes_of(conv: nn.Module) -> tuple[Axis, ...]:
     """The geometry of an ``nn.Conv*d``, one ``Axis`` per spatial dimension."""
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    # _reversed_padding_repeated_twice is (last axis left, right, ..., first axis left, right) and
-    # already resolves padding="same".
-    pads = conv._reversed_padding_repeated_twice
+    pads = reversed_pads(conv)  # (last axis left, right, ..., first axis left, right)
     dims = len(conv.kernel_size)
     kind = SameAxis if getattr(conv, "same", False) else Axis
     return tuple(
@@ -211,7 +210,8 @@ class OctaveConv(nn.Module):
             bias=bias is not None,
             device="meta",  # no memory and no random numbers for weights that are replaced next
         )
-        grad = conv.get_parameter("weight").requires_grad if "weight" in conv._parameters else True
+        own = dict(conv.named_parameters(recurse=False)).get("weight")
+        grad = own is None or own.requires_grad
         weight = compose_kernel(grouped.kernel(conv.weight, run), recipe, groups)
         made.weight = nn.Parameter(weight, requires_grad=grad)
         if bias is not None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from octify.compat import native
 from octify.layout.channels import DENSE, Ids, Mask, Refusal
 from octify.layout.roles import View
 from octify.ops.arithmetic import picked
@@ -85,9 +86,7 @@ def _named(owner: Any, names: str) -> tuple[Any, ...]:
 _FUNCTIONS = (
     *_named(F, _FUNCTIONAL),
     *_named(torch, _TORCH),
-    torch._C._nn.hardtanh,
-    torch._C._nn.leaky_relu,
-    torch._C._nn.softplus,
+    *native("hardtanh", "leaky_relu", "softplus"),
     operator.abs,
     operator.neg,
     operator.pos,

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from octify.checks.alpha import check_alpha
+from octify.compat import ConvNd
 from octify.errors import PlanError
 from octify.kernels.taps import Exchange, Scheme
 from octify.layout.channels import DENSE, ConvNode, Layout, Mask, indices, mask_of
@@ -173,7 +173,7 @@ def _entry(
 
 def _dense_reason(call: ConvNode, module: nn.Module | None, layout: Layout, choice: Choice) -> str:
     sets = layout.sets(call.ids_out)
-    if not sets and not (isinstance(module, _ConvNd) and is_depthwise(module)):
+    if not sets and not (isinstance(module, ConvNd) and is_depthwise(module)):
         return ONE_SAMPLE
     if not sets:
         return "its input is dense and it computes each channel from itself"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.modules.dropout import _DropoutNd
+
+from octify.compat import Dropout
 
 _NAMES = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock3d")
 _FUNCTIONS = frozenset(
@@ -37,6 +38,6 @@ def source_of(module: nn.Module, node: fx.Node) -> fx.Node | None:
         return None
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
-        same = isinstance(called, (nn.Identity, _DropoutNd)) or type(called).__name__ in _NAMES
+        same = isinstance(called, (nn.Identity, Dropout)) or type(called).__name__ in _NAMES
         return first if same else None
     return first if node.op == "call_function" and node.target in _FUNCTIONS else None

@@ -17,6 +17,8 @@ from unittest.mock import patch
 
 from torch import Tensor, nn
 
+from octify.compat import hook_tables
+
 
 def duplicate(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
     """A deep copy of ``module``; what ``memo`` holds by ``id`` is not copied but taken from there."""
@@ -53,7 +55,7 @@ def _rebind(module: nn.Module, memo: dict[int, Any]) -> None:
     for name, value in list(vars(module).items()):
         if isinstance(value, FunctionType):
             object.__setattr__(module, name, _rebound(value, memo))
-    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+    for hooks in hook_tables(module):
         for key, hook in list(hooks.items()):
             if isinstance(hook, FunctionType):
                 hooks[key] = _rebound(hook, memo)

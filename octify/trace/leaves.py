@@ -7,13 +7,13 @@ through becomes the functions it calls.
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+
+from octify.compat import ConvNd, NormBase
 
 # torch.nn containers are transparent; everything else in torch.nn is one node with its own name.
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # Subclasses too: padded, standardised, activated, frozen, ... variants of other libraries.
-_KEPT_TYPES = (_ConvNd, _NormBase)
+_KEPT_TYPES = (ConvNd, NormBase)
 # Norms without statistics of their own: a subclass with a forward that nobody knows is traced through.
 _PLAIN_NORMS = (nn.GroupNorm, nn.LayerNorm)
 # Leaves of other libraries that derive from nn.Module alone, by name so that they need not be

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.calibrate.fit.rows import Positions, rows_as_weight, weight_as_rows
+from octify.compat import ConvTransposeNd
 from octify.kernels.taps import PathName
 from octify.nn import OctaveConv
 from octify.nn.channels import split_indices
@@ -176,7 +177,7 @@ def _leading(
         group: Slice(
             name,
             module,
-            isinstance(module, nn.modules.conv._ConvTransposeNd),
+            isinstance(module, ConvTransposeNd),
             place,
             1,
             (run.first_in + place * run.inputs, run.inputs),
@@ -273,7 +274,7 @@ def _probe(conv: nn.Module) -> nn.Module:
     made: Any = conv
     taps = math.prod(made.kernel_size)
     settings = {name: getattr(made, name) for name in ("stride", "padding", "dilation")}
-    transposed = isinstance(conv, nn.modules.conv._ConvTransposeNd)
+    transposed = isinstance(conv, ConvTransposeNd)
     if transposed:
         settings["output_padding"] = made.output_padding
     probe: nn.Module = _plain(conv)(1, taps, made.kernel_size, bias=False, dtype=torch.float64, **settings)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from octify.compat import BatchNorm
 
 Moments = tuple[Tensor, Tensor]
 
@@ -19,7 +20,7 @@ def reestimate(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> int:
     small networks one image alone left 22 worse than unrepaired, so it leaves 1.) Only BatchNorms are in
     training mode meanwhile, so dropout stays off. Returns how many there are.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
     statistics = [(m.get_buffer("running_mean"), m.get_buffer("running_var")) for m in norms]
     before = [(mean.clone(), var.clone()) for mean, var in statistics]
     momenta = [norm.momentum for norm in norms]

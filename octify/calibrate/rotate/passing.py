@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from octify.compat import forward_hooks, forward_pre_hooks
 from octify.ops.base import operand
 from octify.trace import Traced
 from octify.trace.leaves import qualified_name
@@ -94,7 +95,7 @@ _ANYWHERE_NAMES = (
 
 
 def _passes_module(traced: Traced, node: fx.Node, module: nn.Module, known: Channels) -> bool:
-    if module._forward_hooks or module._forward_pre_hooks:
+    if forward_hooks(module) or forward_pre_hooks(module):
         return False
     if type(module) in _ANYWHERE or qualified_name(type(module)) in _ANYWHERE_NAMES:
         return True

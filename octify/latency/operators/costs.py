@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from octify.compat import ConvNd, ConvTransposeNd
 from octify.errors import PlanError
 from octify.kernels.taps import PathName, Scheme
 from octify.latency.operators.primitives import Op
@@ -61,7 +61,7 @@ class OnnxruntimeCosts:
 def operators(conv: Conv, low_in: int, low_out: int, kernels: Scheme = "paper") -> Iterator[Op]:
     """What ``conv`` is made of with so many low channels, over all its calls."""
     for size in conv.inputs:
-        if not (low_in or low_out) or conv.vector or isinstance(conv.module, _ConvTransposeNd):
+        if not (low_in or low_out) or conv.vector or isinstance(conv.module, ConvTransposeNd):
             yield _dense(conv.module, conv.batch, size)
         else:
             yield from _octave(conv, size, low_in, low_out, kernels)
@@ -110,14 +110,14 @@ def _path(
         yield Op("up", batch, channels, channels, tuple(low_size(need)))
 
 
-def _dense(conv: _ConvNd, batch: int, size: tuple[int, ...]) -> Op:
+def _dense(conv: ConvNd, batch: int, size: tuple[int, ...]) -> Op:
     return _convolution(conv, batch, size, None)
 
 
 def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[int] | None) -> Op:
     """``conv`` on a map of ``size``; padded so that it gives a map of that size, or as it is."""
     dims = range(len(size))
-    transposed = isinstance(conv, _ConvTransposeNd)
+    transposed = isinstance(conv, ConvTransposeNd)
     if gives is None or transposed:
         padding = [0 if isinstance(conv.padding, str) else int(conv.padding[a]) for a in dims]
         if conv.padding == "same":
