@@ -72,7 +72,7 @@ except ImportError:
         *(nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d),
     )
     NormBase = (  # type: ignore
-        *(*BatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+        *(*BatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),  # type: ignore
         *(nn.LazyInstanceNorm1d, nn.LazyInstanceNorm2d, nn.LazyInstanceNorm3d),
     )
 # BatchNorm1d, 2d and 3d inherit one; that of SyncBatchNorm is the same in eval mode.

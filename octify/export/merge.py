@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.compat import forward_hooks, forward_pre_hooks
+from octify.kernels.taps import PathName
 from octify.nn.conv import OctaveConv
 from octify.nn.eager import is_bare
 from octify.nn.functional import Pair, output_sizes, pool
@@ -34,7 +35,7 @@ class OneLowConv(nn.Module):
     def forward(self, high: Tensor, low: Tensor) -> Pair:
         size, high_out, low_out = output_sizes(high, low, self.octave.axes)
         both = torch.cat([pool(high), low], dim=1)
-        y = self.octave.convolve("low_to_low", self.low, both, low_out)
+        y = self.octave.convolve(PathName.LOW_TO_LOW, self.low, both, low_out)
         return self.octave.branch("high", high, low, size, high_out), y
 
 
@@ -55,7 +56,7 @@ def _allows(octave: OctaveConv) -> bool:
         return False
     if forward_hooks(octave) or forward_pre_hooks(octave) or high.groups != 1 or low.groups != 1:
         return False
-    a, b = octave.recipes["high_to_low"], octave.recipes["low_to_low"]
+    a, b = octave.recipes[PathName.HIGH_TO_LOW], octave.recipes[PathName.LOW_TO_LOW]
     same = (a.kernel_size, a.strides, a.dilations, a.starts) == (
         b.kernel_size,
         b.strides,

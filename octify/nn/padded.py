@@ -128,11 +128,11 @@ class _OctavePadded:
         )
 
     def _recipe(self, name: PathName) -> Path:
-        if self.kernels == "paper" or name == "high_to_high":
+        if self.kernels == "paper" or name == PathName.HIGH_TO_HIGH:
             return path(name, self.axes, self.kernels)
         if self._torn:
             return unpooled(name, self.axes, up=True)
-        return path(name, self.axes, "exact") if name == "low_to_high" else unpooled(name, self.axes)
+        return path(name, self.axes, "exact") if name == PathName.LOW_TO_HIGH else unpooled(name, self.axes)
 
     def _padding(self, recipe: Path, name: PathName) -> tuple[int, ...]:
         return (0,) * len(self.axes)
@@ -142,7 +142,7 @@ class _OctavePadded:
         recipe = self.recipes[name]
         if recipe.transposed:
             return self._transposed(name, conv, x, need)
-        halved = recipe.before == "pool" or (name.startswith("low") and recipe.before != "up")
+        halved = recipe.before == "pool" or (name.source == "low" and recipe.before != "up")
         return self._fitted(name, conv, x, need, halved)
 
     def _modes(self, halved: bool) -> list[str]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from octify.compat import BatchNorm, ConvNd, ConvTransposeNd
-from octify.kernels.taps import Exchange
+from octify.kernels.taps import Exchange, PathName
 from octify.kernels.transposed import path_share
 from octify.layout.channels import ConvNode, Layout
 from octify.layout.roles import is_vector
@@ -85,7 +85,8 @@ class Conv:
         """As ``share``: every path by its taps (``octify.kernels.transposed``), under both schemes."""
         axes = transposed_axes(self.module)
         to_high, to_low, low = (
-            path_share(name, axes) for name in ("low_to_high", "high_to_low", "low_to_low")
+            path_share(name, axes)
+            for name in (PathName.LOW_TO_HIGH, PathName.HIGH_TO_LOW, PathName.LOW_TO_LOW)
         )
         if self.depthwise:
             return 1 - alpha_in * (1 - low)

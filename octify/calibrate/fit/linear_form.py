@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from octify.calibrate.fit.rows import Positions, rows_as_weight, weight_as_rows
 from octify.compat import ConvTransposeNd
-from octify.kernels.taps import PathName
+from octify.kernels.taps import PATHS, PathName
 from octify.nn import OctaveConv
 from octify.nn.channels import split_indices
 from octify.nn.functional import low_size, octave_axes, pool, upsample
@@ -128,10 +128,8 @@ class Block:
 
 def branch_paths(conv: OctaveConv, branch: str) -> list[tuple[PathName, nn.Module]]:
     """The paths into a branch, the one at the same resolution (which carries the bias) first."""
-    names: tuple[PathName, ...] = (
-        ("high_to_high", "low_to_high") if branch == "high" else ("low_to_low", "high_to_low")
-    )
-    return [(name, path) for name in names if (path := getattr(conv, name)) is not None]
+    names = sorted((n for n in PATHS if n.target == branch), key=lambda n: not n.keeps_resolution)
+    return [(name, path) for name in names if (path := getattr(conv, name.value)) is not None]
 
 
 def blocks(conv: OctaveConv, branch: str) -> list[Block]:
@@ -257,7 +255,7 @@ def _flat(position: Sequence[Tensor], size: Sequence[int]) -> Tensor:
 def _places(conv: OctaveConv, part: Slice, size: Sequence[int], need: Sequence[int]) -> Tensor:
     """(taps, *inner size): the number, from 1, of the sample that each tap reads; 0 is a padded zero."""
     recipe = conv.recipes[part.name]
-    given = low_size(size) if part.name.startswith("low") else tuple(size)
+    given = low_size(size) if part.name.source == "low" else tuple(size)
     if recipe.before == "pool":
         given = low_size(given)
     elif recipe.before == "up":

@@ -81,11 +81,11 @@ def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernel
         yield _dense(module, conv.batch, size)
         return
     need = tuple(axis.output_length(n) for axis, n in zip(made.axes, size, strict=True))
-    if "high_to_low" in made.recipes:
+    if PathName.HIGH_TO_LOW in made.recipes:
         yield Op("pool", conv.batch, module.in_channels - low_in, module.in_channels - low_in, size)
     for name in made.recipes:
         yield from _path(made, name, conv.batch, size, need)
-    targets = [name.rpartition("_")[2] for name in made.recipes]
+    targets: list[str] = [name.target for name in made.recipes]
     for target, channels, out in (
         ("high", module.out_channels - low_out, need),
         ("low", low_out, low_size(need)),
@@ -99,10 +99,10 @@ def _path(
 ) -> Iterator[Op]:
     recipe = made.recipes[name]
     low = low_size(size)
-    reads = {"pool": low, "up": size}.get(recipe.before or "", low if name.startswith("low") else size)
-    target = low_size(need) if name.endswith("low") else need
+    reads = {"pool": low, "up": size}.get(recipe.before or "", low if name.source == "low" else size)
+    target = low_size(need) if name.target == "low" else need
     gives = made.inner_size(name, size, target)
-    path = getattr(made, name)
+    path = getattr(made, name.value)
     for conv in path.convs if isinstance(path, UnevenGroups) else [path]:
         yield _convolution(conv, batch, tuple(reads), tuple(gives))
     if "up" in (recipe.before, recipe.after):
