@@ -31,16 +31,16 @@ from torch.nn.utils import parametrize
 
 from octify.compat import CONV_FORWARD, FakeTensorMode
 from octify.errors import TraceError
-from octify.export.norm import Norm, has_hooks, is_one_of, norm_of
+from octify.export.norm import Norm, has_hooks, norm_of
 from octify.nn import OctaveChannelwise, OctaveConv
 from octify.nn.groups import UnevenGroups
+from octify.trace.aliases import is_identity
 from octify.trace.arguments import Arguments, NotPlainError
 from octify.trace.tracer import symbolic_trace
+from octify.trace.vendors import SAME_CONVOLUTIONS, is_one_of
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FOLDABLE: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
-_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-_SAME_PADDED = frozenset({("timm", "Conv2dSame")})  # overrides forward, but scales as a convolution does
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class _Sites:
 
     def _is_identity(self, node: fx.Node) -> bool:
         called = _called(self._module, node)
-        return isinstance(called, _IDENTITIES) and not called.training
+        return called is not None and is_identity(called) and not called.training
 
     def _writers(self, value: fx.Node) -> tuple[Writer, ...]:
         called = _called(self._module, value)
@@ -227,7 +227,7 @@ def is_linear_in_weight(module: nn.Module) -> bool:
     """
     if has_hooks(module) or parametrize.is_parametrized(module) or "weight" not in _parameters(module):
         return False
-    if is_one_of(module, _SAME_PADDED):
+    if is_one_of(type(module), SAME_CONVOLUTIONS):  # overrides forward, but scales as a convolution does
         return True
     base = next((base for base in _FOLDABLE if isinstance(module, base)), None)
     overridden = [

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch.nn.functional as F
 from torch import fx, nn
 
-from octify.compat import BatchNorm, ConvNd, ConvTransposeNd
+from octify.compat import ConvNd, ConvTransposeNd
 from octify.kernels.taps import Exchange, PathName
 from octify.kernels.transposed import path_share
 from octify.layout.channels import ConvNode, Layout
@@ -19,6 +19,7 @@ from octify.ops.conv import is_depthwise
 from octify.ops.linear import conv_form
 from octify.planning.ruleset import ConvFacts
 from octify.trace import Traced
+from octify.trace.batchnorm import is_batch_norm
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _is_clipped(traced: Traced, node: fx.Node) -> bool:
         module = traced.submodule(user)
         if isinstance(module, _CLIPS) or user.target in _CLIPPING:
             return True
-        if isinstance(module, BatchNorm):
+        if is_batch_norm(module):
             return isinstance(getattr(module, "act", None), _CLIPS) or _is_clipped(traced, user)
     return False
 

@@ -20,7 +20,7 @@ from octify.calibrate.channels.convolution import Conv, channels_second, convolu
 from octify.calibrate.fit.affine import scale_and_shift
 from octify.calibrate.fit.rows import read_taps, sample
 from octify.calibrate.inputs.images import count_of
-from octify.calibrate.streams.nodes import elementwise, inner_activation, is_affine_norm, only_user
+from octify.calibrate.streams.nodes import elementwise, inner_activation, only_user
 from octify.calibrate.streams.observe import Observer, observe
 from octify.kernels.convolution import path
 from octify.kernels.taps import Path, PathName
@@ -28,6 +28,7 @@ from octify.layout.channels import DENSE, ConvNode, Ids, Layout
 from octify.nn.conv import axes_of
 from octify.nn.functional import pool
 from octify.trace import Traced
+from octify.trace.batchnorm import is_affine_norm
 
 _RIDGE = 1e-2  # of the mean variance of a tap
 _ROWS = 10_000
