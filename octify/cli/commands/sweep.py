@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,14 +48,16 @@ from octify.cli.outcome import require_converted
 from octify.cli.outputs import Used, check_files, check_folder, refuse_read, used
 from octify.cli.session import Session, session
 from octify.errors import OctifyError
-from octify.files import check_directory, staged_directory, write_text
+from octify.files import check_directory, write_text
 from octify.source import parse_target
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from octify.conversion import Result
     from octify.report.rows import Point
     from octify.source import Source
+    from octify.sweeps.run import PointMaker
 
 SWEEP, POINT = "sweep.json", "point.json"
 
@@ -103,8 +105,8 @@ class _Sweep:
     def key(self, rules: str, alpha: float) -> str:
         """Under which a finished point is known again."""
         from octify import __version__
-        from octify.sweep.content import file_digest, rules_content
-        from octify.sweep.run import fingerprint
+        from octify.sweeps.content import file_digest, rules_content
+        from octify.sweeps.run import fingerprint
 
         calibration = asdict(self.calibration)
         # A point is the same wherever it is calibrated, and wherever its data lies.
@@ -174,14 +176,19 @@ def sweep(
             check_policy(share, name)
         folder = out or Path(f"{parse_target(model).short_name}-sweep")
         reads = used(model, weights, calib, _names(rules))
-        drawn = _check_outputs(folder, plot, html, [_place(*each) for each in wanted], reads, force=force)
+        from octify.sweeps.run import place_of
+
+        places = [place_of(*each) for each in wanted]
+        drawn = _check_outputs(folder, plot, html, places, reads, force=force)
         source = load(run, model, weights, input)
 
-        from octify.sweep.content import data_digest
+        from octify.sweeps.content import data_digest
+        from octify.sweeps.run import convert_point
 
         digest = data_digest(calib)
         asked = _Sweep(source, settings, kernels.value, tuple(exclude or ()), folder, weights, input, digest)
-        points = [_point(run, asked, name, share) for name, share in wanted]
+        maker = _maker(run, asked)
+        points = [convert_point(maker, name, share, run.progress)[0] for name, share in wanted]
         if bench:
             points = _timed(run, asked, points, threads)
         _finish(run, asked, points, drawn, html)
@@ -206,19 +213,11 @@ def _shares(text: str) -> list[float]:
     return list(dict.fromkeys(shares))
 
 
-def _place(rules: str, alpha: float) -> str:
-    """The name of a point's folder."""
-    from octify.report.rows import point_name
-    from octify.sweep.content import rules_digest
-
-    return point_name(rules, rules_digest(rules), alpha)
-
-
 def _check_outputs(
     folder: Path, plot: Path | None, html: Path | None, places: Sequence[str], reads: Used, *, force: bool
 ) -> Path | None:
     """Where the plot goes; None, where nobody asked for one by name and it cannot be drawn."""
-    from octify.sweep.plot import check_plot
+    from octify.sweeps.plot import check_plot
 
     check_directory(folder, artefact.SWEEPS)
     foreign = folder.is_dir() and not any(
@@ -244,64 +243,52 @@ def _check_outputs(
     return chosen
 
 
-def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
-    """Convert at one point and write it, or take what an earlier run wrote."""
+def _maker(run: Session, asked: _Sweep) -> PointMaker:
+    """How points are made: calibrated on data that is opened for each, and told where they come from."""
     from octify import api
-    from octify.sweep.content import rules_digest
-    from octify.sweep.run import finished, point_of, write_point
+    from octify.sweeps.run import PointMaker
 
-    name = _place(rules, alpha)
-    place, key = asked.folder / name, asked.key(rules, alpha)
-    known = finished(place, key)
-    if known is not None:
-        run.progress(f"{name} is done already")
-        return replace(known, rules=rules)
-    data = asked.calibration.open(run, asked.source)
-    result = asked.calibration.on_device(
-        asked.source,
-        lambda: api.convert(
-            asked.source.model,
-            asked.source.example_inputs,
-            alpha=alpha,
-            rules=rules,
-            kernels=asked.kernels,  # type: ignore[arg-type]
-            exclude=asked.exclude,
-            calibration=inputs_of(data),
-            effort=asked.calibration.effort,
-            channel_order=asked.calibration.order,
-            seed=asked.calibration.seed,
-            progress=lambda phase: run.progress(f"{name}: {phase}"),
-        ),
-    )
-    run.warn(*warnings_of(data))
-    if data is not None and result.report.calibration is None:
-        run.warn(*result.report.warnings)
-    result = with_data(result, data)
-    require_converted(result.report)
-    point = point_of(result.report, rules, rules_digest(rules))
-    with staged_directory(place) as staged:
-        result.save(staged)
+    def convert(rules: str, alpha: float, progress: Callable[[str], None]) -> Result:
+        data = asked.calibration.open(run, asked.source)
+        result = asked.calibration.on_device(
+            asked.source,
+            lambda: api.convert(
+                asked.source.model,
+                asked.source.example_inputs,
+                alpha=alpha,
+                rules=rules,
+                kernels=asked.kernels,  # type: ignore[arg-type]
+                exclude=asked.exclude,
+                calibration=inputs_of(data),
+                effort=asked.calibration.effort,
+                channel_order=asked.calibration.order,
+                seed=asked.calibration.seed,
+                progress=progress,
+            ),
+        )
+        run.warn(*warnings_of(data))
+        if data is not None and result.report.calibration is None:
+            run.warn(*result.report.warnings)
+        require_converted(result.report)
+        return with_data(result, data)
+
+    def origin(staged: Path, place: Path) -> None:
         artefact.write_origin(staged, place, asked.source.target, asked.weights, asked.inputs)
-        # With the rest: an older one beside newer weights would be taken for theirs.
-        write_point(staged, key, point)
-    return point
+
+    return PointMaker(convert, asked.folder, asked.key, origin)
 
 
 def _timed(run: Session, asked: _Sweep, points: Sequence[Point], threads: int) -> list[Point]:
     """The points with latencies: the original and all of them in turn."""
     from octify import api
-    from octify.latency.bench import bench
+    from octify.sweeps.run import timed
 
-    models: dict[str, nn.Module] = {"original": asked.source.model}
+    models: dict[str, nn.Module] = {}
     for point in points:
         run.progress(f"loading {point.name}")
         models[point.name] = api.load(asked.folder / point.name, asked.source.model)
-    result = bench(models, asked.source.example_inputs, threads=threads, memory=False, progress=run.progress)
-    rows = {row.model: row.timing for row in result.rows}
-    return [
-        replace(point, milliseconds=rows[point.name].median, speedup=rows[point.name].speedup)
-        for point in points
-    ]
+    model, inputs = asked.source.model, asked.source.example_inputs
+    return timed(model, inputs, points, models, threads=threads, progress=run.progress)
 
 
 def _finish(
@@ -310,7 +297,7 @@ def _finish(
     """Show the table, write sweep.json, the plot and the page."""
     from octify.report.html import sweep_page
     from octify.report.sweep import render_sweep
-    from octify.sweep.plot import plot as draw
+    from octify.sweeps.plot import plot as draw
 
     document: dict[str, Any] = {
         "source": describe(asked.source),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -65,12 +65,25 @@ def _add_file(digest: Any, path: Path) -> None:
             digest.update(block)
 
 
+def items_digest(data: Iterable[Any] | str | None) -> str:
+    """A digest of calibration items that are at hand."""
+    if data is None or isinstance(data, str):
+        return str(data)
+    digest = hashlib.sha256()
+    _add_values(digest, data)
+    return digest.hexdigest()
+
+
 def _add_items(digest: Any, place: str, name: str) -> None:
     """Add the values of a loader's first items: where they differ every time, so do the points."""
     from octify.data.files import items
 
+    _add_values(digest, items(place, name))
+
+
+def _add_values(digest: Any, items: Iterable[Any]) -> None:
     size = 0
-    for item in islice(items(place, name), _ITEMS):
+    for item in islice(items, _ITEMS):
         for array in _arrays(item):
             digest.update(f"{array.dtype} {array.shape}".encode())
             digest.update(array.tobytes())
