@@ -6,7 +6,6 @@ in its folder under the same key is not converted again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,6 +17,7 @@ from octify.files import staged_directory, write_text
 from octify.progress import Tell
 from octify.report import Report
 from octify.report.rows import Point, point_name
+from octify.storage.digests import digest_of_state
 from octify.sweeps.content import items_digest, rules_content, rules_digest
 
 if TYPE_CHECKING:
@@ -197,17 +197,7 @@ def point_of(report: Report, rules: str, rules_digest: str = "") -> Point:
 
 def fingerprint(asked: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     """A digest of everything that a point depends on: what was asked, and the original's weights."""
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(_bytes()).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _bytes() -> Any:
-    import torch
-
-    return torch.uint8
+    return digest_of_state(dict(sorted(state.items())), json.dumps(asked, sort_keys=True))
 
 
 def finished(folder: Path, key: str) -> Point | None:
