@@ -12,13 +12,14 @@ from octify import conversion
 from octify.artefact.conversion import load
 from octify.calibrate.rotate import in_basis
 from octify.checks.door import check_model
-from octify.conversion import Inputs, Progress, Result
+from octify.conversion import Inputs, Result
 from octify.export import ExportResult, export_onnx
 from octify.kernels.taps import Scheme
 from octify.passes.consistent import leaves_of
 from octify.passes.reference import reference as projected_reference
 from octify.passes.rewrite import as_model
 from octify.plan import Plan
+from octify.progress import Tell
 from octify.report import Report
 from octify.report.build import profile_report
 from octify.source.dtype import examples_of
@@ -49,7 +50,7 @@ def convert(
     effort: str = "standard",
     plan: Plan | str | Path | None = None,
     exclude: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     *,
     channel_order: str | None = None,
     seed: int = 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from octify.plan import Plan
 from octify.plan.rotation import Rotation
 from octify.planning.planner import make_plan
 from octify.planning.ruleset import RuleSet, load_rules
+from octify.progress import Progress, Tell
 from octify.report import Report
 from octify.report.allocation import AllocationRow, RivalRow, SetRow
 from octify.report.build import UNCALIBRATED, build_report
@@ -41,7 +42,6 @@ from octify.trace.parts import measure_nodes
 from octify.trace.proof import proved
 
 Inputs = Tensor | Sequence[Tensor]
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def convert(
     effort: str = "standard",
     plan: Plan | str | Path | None = None,
     exclude: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     channel_order: str | None = None,
     seed: int = 0,
     target_macs: float | None = None,
@@ -153,7 +153,7 @@ def _fast_plan(
     kernels: Scheme,
     exclude: Sequence[str],
     threads: int,
-    tell: Progress,
+    tell: Tell,
 ) -> Plan:
     from octify.latency.operators.costs import (
         OnnxruntimeCosts,  # with onnxruntime, which takes a while to import
@@ -170,14 +170,14 @@ def _nothing_to_go_by(traced: Traced, calibration: Iterable[Any] | str) -> bool:
     return isinstance(calibration, str) and calibration == "synthetic" and not can_be_made(traced)
 
 
-def _exact(traced: Traced, plan: Plan, tell: Progress) -> Result:
+def _exact(traced: Traced, plan: Plan, tell: Tell) -> Result:
     """The conversion that errs least without calibration."""
     result = _apply(traced, plan, tell)
     warnings = (NO_IMAGES, *result.report.warnings)
     return replace(result, report=replace(result.report, warnings=warnings))
 
 
-def _calibrated(traced: Traced, calibrated: Calibrated, tell: Progress) -> Result:
+def _calibrated(traced: Traced, calibrated: Calibrated, tell: Tell) -> Result:
     tell("reporting")
     report = _report(traced, calibrated.plan, calibrated.rewritten)
     return Result(calibrated.rewritten.module, calibrated.plan, with_calibration(report, calibrated))
@@ -190,7 +190,7 @@ def _to_target(
     effort: str,
     channel_order: str | None,
     seed: int,
-    tell: Progress,
+    tell: Tell,
 ) -> Result:
     order_of(effort, channel_order)
     progress = _counting(tell)
@@ -204,7 +204,7 @@ def _to_target(
     return replace(result, report=with_allocation(result.report, allocation))
 
 
-def _counting(tell: Progress) -> Callable[[str, int, int], None]:
+def _counting(tell: Tell) -> Progress:
     """Progress with the share of a stage's work that is done and the time left to its end, judged from it."""
     start = 0.0
 
@@ -223,7 +223,7 @@ def _silent(phase: str) -> None:
     """The default progress: none."""
 
 
-def _apply(traced: Traced, plan: Plan, tell: Progress) -> Result:
+def _apply(traced: Traced, plan: Plan, tell: Tell) -> Result:
     tell("rewriting")
     rewritten = rewrite(in_basis(traced, plan), plan)
     tell("reporting")

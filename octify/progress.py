@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-Progress = Callable[[str, int, int], None]  # what, work done, of
+Tell = Callable[[str], None]
+"""Takes a line on what goes on."""
+Progress = Callable[[str, int, int], None]
+"""Takes what goes on, the work done, and the whole work."""
 
 
 class Steps:

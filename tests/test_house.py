@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "octify"
 # Each may import those before it, and itself. docs/architecture.md says what lives where.
 ORDER = (
     ("errors", "progress"),
+    ("compat",),
     ("checks", "storage"),
     ("files",),
     ("kernels", "layout"),

@@ -22,12 +22,13 @@ from octify.allocate.budget import Budget, FreeSet, Level
 from octify.allocate.path import Curve, convex
 from octify.calibrate.channels.choices import Chunks
 from octify.calibrate.inputs.images import Images
-from octify.calibrate.recipe import Progress, calibrate_on
+from octify.calibrate.recipe import calibrate_on
 from octify.calibrate.streams.sizes import batch_of
 from octify.kernels.taps import Scheme
 from octify.plan import Plan
 from octify.planning.planner import make_plan
 from octify.planning.ruleset import RuleSet
+from octify.progress import Progress
 from octify.trace import Traced
 
 _SHARES = ((0.5,), (0.25, 0.5), (0.25, 0.5, 0.75))  # as many as the MACs below allow

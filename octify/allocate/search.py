@@ -19,10 +19,11 @@ from octify.allocate.curves import error_curves
 from octify.allocate.plans import Path, Plans, first
 from octify.allocate.target import Allocation, Rival, SetAlpha, Target
 from octify.calibrate.inputs.images import Images
-from octify.calibrate.recipe import Calibrated, Progress, calibrate_on
+from octify.calibrate.recipe import Calibrated, calibrate_on
 from octify.compare.outputs import advantage, outputs
 from octify.errors import CheckFailed, OctifyError
 from octify.plan import Plan
+from octify.progress import Progress
 
 _SPANS = (8, 4, 2, 1, 1)  # stops between trials with the full effort
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,20 +15,17 @@ from octify.checks.documents import parse_json, read_text
 from octify.errors import OctifyError
 from octify.report.build import UNCALIBRATED
 from octify.report.tuning import TuningRow
+from octify.storage.digests import digest_of_file, digest_of_state
 
 _PLAN, _WEIGHTS, _REPORT = "plan.json", "weights.safetensors", "report.json"
 
 
 def identity(folder: Path, original: nn.Module) -> Mapping[str, str]:
     """Digests of the plan and the weights in ``folder``, and of the original's."""
-    numbers = hashlib.sha256()
-    for name, value in original.state_dict().items():
-        numbers.update(name.encode())
-        numbers.update(as_safetensors({"": value.detach().cpu().contiguous().clone()}))
     return {
-        "plan": hashlib.sha256((folder / _PLAN).read_bytes()).hexdigest(),
-        "weights": hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest(),
-        "original": numbers.hexdigest(),
+        "plan": digest_of_file(folder / _PLAN),
+        "weights": digest_of_file(folder / _WEIGHTS),
+        "original": digest_of_state(original.state_dict()),
     }
 
 

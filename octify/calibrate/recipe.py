@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from octify.compare.outputs import Agreement, compare, outputs
 from octify.errors import OctifyError
 from octify.passes.rewrite import Rewritten, rewrite
 from octify.plan import Plan
+from octify.progress import Progress
 from octify.report.spectrum import SpectrumRow
 from octify.trace import Traced
 
@@ -44,7 +45,6 @@ _ORDER_OF: Mapping[str, ChannelOrder] = {
 STEPS: Mapping[str, int] = {"standard": 300, "thorough": 900}  # of distillation
 SECONDS: Mapping[str, float] = {"standard": 240.0}  # that it may take, of two cores
 _MADE = 2  # times as many steps of ``standard`` where images are made, in which more errors are left
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from octify.compat import is_exported_operation
 from octify.errors import OctifyError
 
 
@@ -38,7 +39,7 @@ def _require_python(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise _compiled("a TorchScript module (torch.jit.script or torch.jit.trace)")
     if isinstance(model, fx.GraphModule) and any(
-        isinstance(node.target, torch._ops.OpOverload) for node in model.graph.nodes
+        is_exported_operation(node.target) for node in model.graph.nodes
     ):
         raise _compiled("the module of a torch.export program")
     lazy = next((name for name, p in (*model.named_parameters(), *model.named_buffers()) if is_lazy(p)), None)

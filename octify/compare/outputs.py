@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from octify.compat import tree_leaves
 from octify.errors import OctifyError
 from octify.trace.opened import opened
 
@@ -146,6 +147,5 @@ def _centred(values: Tensor) -> Tensor:
 
 def tensors_of(output: Any) -> list[Tensor]:
     """The floating point tensors of a model's output."""
-    from torch.utils._pytree import tree_leaves
 
     return [t for t in tree_leaves(opened(output)) if isinstance(t, Tensor) and t.is_floating_point()]

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from octify.compat import tree_flatten_with_path, tree_map_only
 from octify.trace.opened import opened
 
 NOISE_FACTOR = 8.0  # two float32 computations in another order or of other shapes, against the noise of one
@@ -73,9 +73,9 @@ def float32_noise(model: nn.Module, calls: Sequence[Call]) -> list[Outputs]:
 
 def run(model: nn.Module, inputs: Sequence[Any]) -> dict[str, Tensor]:
     """The tensors in ``model``'s output (a tensor, or any nesting of tuples, lists and dicts), by name."""
-    own = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))  # a first layer may work in place
+    own = tree_map_only(Tensor, torch.clone, tuple(inputs))  # a first layer may work in place
     with torch.no_grad():
-        leaves, _ = pytree.tree_flatten_with_path(opened(model(*own)))
+        leaves, _ = tree_flatten_with_path(opened(model(*own)))
     tensors = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
     if len(tensors) == 1 and not tensors[0][0]:
         return {"output": tensors[0][1]}
@@ -120,14 +120,14 @@ def _magnitude(y: Tensor) -> float:
 
 
 def _floats_to(inputs: Sequence[Any], dtype: torch.dtype) -> Any:
-    return pytree.tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, tuple(inputs))
+    return tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, tuple(inputs))
 
 
 def _nudged(inputs: Sequence[Any]) -> Any:
     def nudge(x: Tensor) -> Tensor:
         return torch.nextafter(x, torch.full_like(x, float("inf"))) if x.is_floating_point() else x
 
-    return pytree.tree_map_only(Tensor, nudge, tuple(inputs))
+    return tree_map_only(Tensor, nudge, tuple(inputs))
 
 
 def _name(path: Sequence[Any]) -> str:

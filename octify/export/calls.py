@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from octify.compare.rounding import Call, Outputs, Parity, compare, float32_noise, run
+from octify.compat import tree_leaves, tree_map, tree_map_only
 from octify.errors import CheckFailed, ExportError
 from octify.trace.tracer import user_line
 
@@ -31,12 +31,12 @@ def as_inputs(example_inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
         return torch.randn(x.shape, generator=generator) if x.is_meta else x.detach().cpu().float()
 
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    return tuple(pytree.tree_map_only(Tensor, prepared, inputs))
+    return tuple(tree_map_only(Tensor, prepared, inputs))
 
 
 def batch_size(inputs: Sequence[Any]) -> int | None:
     """First dimension of the first tensor that has one."""
-    return next((x.shape[0] for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.ndim), None)
+    return next((x.shape[0] for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.ndim), None)
 
 
 def with_batch(inputs: Sequence[Any], size: int) -> tuple[Any, ...]:
@@ -49,7 +49,7 @@ def with_batch(inputs: Sequence[Any], size: int) -> tuple[Any, ...]:
         rows = [x[i % batch].roll(i // batch, -1) if x.ndim > 1 else x[i % batch] for i in range(size)]
         return torch.stack(rows)
 
-    return tuple(pytree.tree_map_only(Tensor, resized, tuple(inputs)))
+    return tuple(tree_map_only(Tensor, resized, tuple(inputs)))
 
 
 def expected_outputs(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> Checks:
@@ -80,7 +80,7 @@ def dynamic_shapes(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     def shape(x: Any) -> dict[int, Any] | None:
         return {0: dim} if isinstance(x, Tensor) and x.ndim and x.shape[0] == batch else None
 
-    return tuple(pytree.tree_map(shape, inputs))
+    return tuple(tree_map(shape, inputs))
 
 
 def captures(model: nn.Module, inputs: tuple[Any, ...], shapes: tuple[Any, ...] | None) -> bool:

@@ -29,17 +29,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from octify.compat import CONV_FORWARD, FakeTensorMode
 from octify.errors import TraceError
-from octify.export.norm import Norm, has_hooks, is_one_of, norm_of
+from octify.export.norm import Norm, has_hooks, norm_of
 from octify.nn import OctaveChannelwise, OctaveConv
 from octify.nn.groups import UnevenGroups
+from octify.trace.aliases import is_identity
 from octify.trace.arguments import Arguments, NotPlainError
 from octify.trace.tracer import symbolic_trace
+from octify.trace.vendors import SAME_CONVOLUTIONS, is_one_of
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FOLDABLE: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
-_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-_SAME_PADDED = frozenset({("timm", "Conv2dSame")})  # overrides forward, but scales as a convolution does
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class _Sites:
 
     def _is_identity(self, node: fx.Node) -> bool:
         called = _called(self._module, node)
-        return isinstance(called, _IDENTITIES) and not called.training
+        return called is not None and is_identity(called) and not called.training
 
     def _writers(self, value: fx.Node) -> tuple[Writer, ...]:
         called = _called(self._module, value)
@@ -224,17 +225,19 @@ def is_linear_in_weight(module: nn.Module) -> bool:
 
     Not so for subclasses that normalise the weight, for parametrizations and for anything with hooks.
     """
-    if has_hooks(module) or parametrize.is_parametrized(module) or "weight" not in module._parameters:
+    if has_hooks(module) or parametrize.is_parametrized(module) or "weight" not in _parameters(module):
         return False
-    if is_one_of(module, _SAME_PADDED):
+    if is_one_of(type(module), SAME_CONVOLUTIONS):  # overrides forward, but scales as a convolution does
         return True
     base = next((base for base in _FOLDABLE if isinstance(module, base)), None)
     overridden = [
-        name
-        for name in ("forward", "_conv_forward")
-        if getattr(type(module), name, None) is not getattr(base, name, None)
+        name for name in CONV_FORWARD if getattr(type(module), name, None) is not getattr(base, name, None)
     ]
     return base is not None and not overridden
+
+
+def _parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(module.named_parameters(recurse=False))
 
 
 def _parts(path: nn.Module) -> list[Writer]:
@@ -252,7 +255,7 @@ def scale_outputs(writers: Sequence[Writer], scale: Tensor, shift: Tensor) -> No
     open_channels = torch.ones_like(scale)  # 1 where no bias has taken up the shift yet
     for writer in sorted(writers, key=lambda w: w.module.bias is None):
         module, own = writer.module, slice(writer.channels.start, writer.channels.stop)
-        weight, bias = module.get_parameter("weight"), module._parameters.get("bias")
+        weight, bias = module.get_parameter("weight"), _parameters(module).get("bias")
         if isinstance(module, _TRANSPOSED):  # (in, out / groups, *taps), the groups along "in"
             per_group = scale[own].view(module.groups, 1, -1, *(1,) * (weight.ndim - 2))
             grouped = weight.double().view(module.groups, -1, *weight.shape[1:])
@@ -298,10 +301,9 @@ def _replace(
 
 
 def _ranks(module: fx.GraphModule, example_inputs: Sequence[Any]) -> dict[fx.Node, int]:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
-
     with contextlib.suppress(Exception):  # a model with data-dependent shapes: some ranks stay unknown
+        from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
         FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*example_inputs)
     values = {node: node.meta.pop("val", None) for node in module.graph.nodes}
     return {node: value.ndim for node, value in values.items() if isinstance(value, Tensor)}

@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from octify.compat import forward_hooks, forward_pre_hooks
+from octify.kernels.taps import PathName
 from octify.nn.conv import OctaveConv
 from octify.nn.eager import is_bare
 from octify.nn.functional import Pair, output_sizes, pool
@@ -33,7 +35,7 @@ class OneLowConv(nn.Module):
     def forward(self, high: Tensor, low: Tensor) -> Pair:
         size, high_out, low_out = output_sizes(high, low, self.octave.axes)
         both = torch.cat([pool(high), low], dim=1)
-        y = self.octave.convolve("low_to_low", self.low, both, low_out)
+        y = self.octave.convolve(PathName.LOW_TO_LOW, self.low, both, low_out)
         return self.octave.branch("high", high, low, size, high_out), y
 
 
@@ -52,9 +54,9 @@ def _allows(octave: OctaveConv) -> bool:
     high, low = octave.high_to_low, octave.low_to_low
     if not (isinstance(high, nn.Conv2d) and isinstance(low, nn.Conv2d) and is_bare(high) and is_bare(low)):
         return False
-    if octave._forward_hooks or octave._forward_pre_hooks or high.groups != 1 or low.groups != 1:
+    if forward_hooks(octave) or forward_pre_hooks(octave) or high.groups != 1 or low.groups != 1:
         return False
-    a, b = octave.recipes["high_to_low"], octave.recipes["low_to_low"]
+    a, b = octave.recipes[PathName.HIGH_TO_LOW], octave.recipes[PathName.LOW_TO_LOW]
     same = (a.kernel_size, a.strides, a.dilations, a.starts) == (
         b.kernel_size,
         b.strides,

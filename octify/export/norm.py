@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from octify.compat import forward_hooks, forward_pre_hooks
 from octify.trace.attached import attached
+from octify.trace.batchnorm import is_frozen_batch_norm, is_known_batch_norm
 
 _DEPTHWISE: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {4: nn.Conv2d, 5: nn.Conv3d}
-# By name, for timm and torchvision are optional: (package, class).
-_FROZEN = frozenset({("torchvision", "FrozenBatchNorm2d"), ("timm", "FrozenBatchNormAct2d")})
-_ACTIVATED = frozenset({("timm", "BatchNormAct2d"), ("timm", "SyncBatchNormAct")})
 
 
 class ChannelAffine(nn.Module):
@@ -63,21 +61,14 @@ class Norm:
 
 def norm_of(module: nn.Module) -> Norm | None:
     """``module`` as a ``Norm``, or None if it is no BatchNorm with fixed statistics and a known forward."""
-    frozen, activated = is_one_of(module, _FROZEN), is_one_of(module, _ACTIVATED)
-    plain = isinstance(module, _BatchNorm) and type(module).forward in (
-        _BatchNorm.forward,
-        nn.SyncBatchNorm.forward,
-    )
-    if not (frozen or activated or plain) or has_hooks(module) or parametrize.is_parametrized(module):
+    if not is_known_batch_norm(module) or has_hooks(module) or parametrize.is_parametrized(module):
         return None
-    mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
-    if mean is None or variance is None:
-        return None
+    mean, variance = module.get_buffer("running_mean"), module.get_buffer("running_var")
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     deviation = torch.sqrt(variance.detach().double() + float(module.eps))  # type: ignore[arg-type]
     scale = (torch.ones_like(deviation) if weight is None else weight.detach().double()) / deviation
     shift = (0.0 if bias is None else bias.detach().double()) - mean.detach().double() * scale
-    rank = 4 if frozen or isinstance(module, nn.BatchNorm2d) else None
+    rank = 4 if is_frozen_batch_norm(module) or isinstance(module, nn.BatchNorm2d) else None
     rank = 5 if isinstance(module, nn.BatchNorm3d) else rank
     parts = (getattr(module, name, None) for name in ("drop", "act"))
     tail = tuple(p for p in parts if isinstance(p, nn.Module) and not isinstance(p, nn.Identity))
@@ -86,9 +77,4 @@ def norm_of(module: nn.Module) -> Norm | None:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling ``module`` does more than its forward: weight norm and spectral norm work this way."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or attached(module))
-
-
-def is_one_of(module: nn.Module, names: frozenset[tuple[str, str]]) -> bool:
-    """Whether ``module``'s class is among ``names``, pairs of a top-level package and a class name."""
-    return (type(module).__module__.split(".")[0], type(module).__name__) in names
+    return bool(forward_hooks(module) or forward_pre_hooks(module) or attached(module))

@@ -18,9 +18,9 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from octify.compare.rounding import Parity
+from octify.compat import tree_leaves
 from octify.errors import ExportError
 from octify.export.calls import (
     Checks,
@@ -176,7 +176,7 @@ def run_onnx(file: Path, *calls: Sequence[Any]) -> list[list[Tensor]]:
     names = [value.name for value in session.get_inputs()]
     answers = []
     for inputs in calls:
-        tensors = [x for x in pytree.tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
+        tensors = [x for x in tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
         feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
         answers.append([torch.from_numpy(np.asarray(y)) for y in session.run(None, feed)])
     return answers

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from octify.compat import tree_leaves, tree_map_only
 from octify.trace.opened import is_closed, opened
 
 
@@ -22,7 +22,7 @@ class Plain(nn.Module):
 
         @functools.wraps(model.forward)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            leaves = pytree.tree_leaves(opened(model(*args, **kwargs)))
+            leaves = tree_leaves(opened(model(*args, **kwargs)))
             return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
         self.forward = forward
@@ -30,6 +30,6 @@ class Plain(nn.Module):
 
 def plain(model: nn.Module, inputs: Sequence[Any]) -> nn.Module:
     """``model``; or a ``Plain`` of it where its result has tensors in objects that exporters cannot open."""
-    own = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))
+    own = tree_map_only(Tensor, torch.clone, tuple(inputs))
     with torch.no_grad():
         return Plain(model) if is_closed(model(*own)) else model

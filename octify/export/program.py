@@ -4,7 +4,7 @@
     y = program(x)
 
 For speed, compile it with its weights frozen (``torch.compile(program)`` and the first call under
-``torch._inductor.config.patch(freezing=True)``): convolutions are fewer, and nothing looks up modules.
+Inductor's ``freezing`` option): convolutions are fewer, and nothing looks up modules.
 
 The file gets its name only if what is loaded from it answers as the model does.
 """
@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from octify.compat import tree_leaves, tree_map_only
 from octify.errors import ExportError
 from octify.export.calls import (
     as_inputs,
@@ -120,6 +120,6 @@ def captured(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> 
 
 def _tensors(program: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
     """All tensors that ``program`` answers with, in order."""
-    own = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))
+    own = tree_map_only(Tensor, torch.clone, tuple(inputs))
     with torch.no_grad():
-        return [leaf for leaf in pytree.tree_leaves(program(*own)) if isinstance(leaf, Tensor)]
+        return [leaf for leaf in tree_leaves(program(*own)) if isinstance(leaf, Tensor)]

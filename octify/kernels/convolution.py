@@ -180,22 +180,22 @@ def unpooled(name: PathName, axes: Sequence[Axis], up: bool = False) -> Path:
     padding that has no counterpart at half resolution.
     """
     octave = octave_axes(axes)
-    if name == "high_to_high":
+    if name == PathName.HIGH_TO_HIGH:
         return joined([plain(axis) for axis in axes])
-    if name == "low_to_high":
+    if name == PathName.LOW_TO_HIGH:
         return joined([plain(axis) for axis in axes], before="up")
-    pooled = name == "high_to_low" or up
+    pooled = name == PathName.HIGH_TO_LOW or up
     tables = {axis: pool_conv(axis) if pooled else pool_conv_up(axis) for axis in octave}
-    return joined(per_axis(axes, tables), before="up" if up and name == "low_to_low" else "")
+    return joined(per_axis(axes, tables), before="up" if up and name == PathName.LOW_TO_LOW else "")
 
 
 _RULES = {
-    ("exact", "high_to_low"): _exact_high_to_low,
-    ("exact", "low_to_high"): _exact_low_to_high,
-    ("exact", "low_to_low"): _exact_low_to_low,
-    ("paper", "high_to_low"): _paper_high_to_low,
-    ("paper", "low_to_high"): _paper_low_to_high,
-    ("paper", "low_to_low"): _paper_low_to_low,
+    ("exact", PathName.HIGH_TO_LOW): _exact_high_to_low,
+    ("exact", PathName.LOW_TO_HIGH): _exact_low_to_high,
+    ("exact", PathName.LOW_TO_LOW): _exact_low_to_low,
+    ("paper", PathName.HIGH_TO_LOW): _paper_high_to_low,
+    ("paper", PathName.LOW_TO_HIGH): _paper_low_to_high,
+    ("paper", PathName.LOW_TO_LOW): _paper_low_to_low,
 }
 
 
@@ -206,6 +206,6 @@ def path(name: PathName, axes: tuple[Axis, ...], scheme: Scheme) -> Path:
     Source: docs/mathematics.md; "Drop an Octave" (arXiv 1904.05049), section 3.2, for
     ``paper``. ``high_to_high`` is the convolution itself under both.
     """
-    if name == "high_to_high":
+    if name == PathName.HIGH_TO_HIGH:
         return joined([plain(axis) for axis in axes])
     return _RULES[scheme, name](axes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import pairwise
 from typing import Literal
 
@@ -17,9 +18,41 @@ import numpy.typing as npt
 
 Scheme = Literal["paper", "exact"]
 Exchange = Literal["full", "spatial"]  # "spatial": 1x1 convolutions have no high-to-low and low-to-high paths
-PathName = Literal["high_to_high", "high_to_low", "low_to_high", "low_to_low"]
-PATHS: tuple[PathName, ...] = ("high_to_high", "high_to_low", "low_to_high", "low_to_low")
+Branch = Literal["high", "low"]
 Matrix = npt.NDArray[np.float64]
+
+
+class PathName(str, Enum):
+    """A path of an octave convolution: from its ``source`` branch to its ``target`` branch.
+
+    The value is the name of the path's module in the layer, and of its weights in a state dict.
+    """
+
+    HIGH_TO_HIGH = "high_to_high"
+    HIGH_TO_LOW = "high_to_low"
+    LOW_TO_HIGH = "low_to_high"
+    LOW_TO_LOW = "low_to_low"
+
+    @property
+    def source(self) -> Branch:
+        """The branch that the path reads."""
+        return "low" if self in (PathName.LOW_TO_HIGH, PathName.LOW_TO_LOW) else "high"
+
+    @property
+    def target(self) -> Branch:
+        """The branch that the path adds to."""
+        return "low" if self in (PathName.HIGH_TO_LOW, PathName.LOW_TO_LOW) else "high"
+
+    @property
+    def keeps_resolution(self) -> bool:
+        """Whether the path leads from a branch to the same one."""
+        return self.source == self.target
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+PATHS = tuple(PathName)
 
 
 @dataclass(frozen=True)

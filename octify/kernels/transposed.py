@@ -113,11 +113,11 @@ def transposed_path(name: PathName, axes: tuple[Axis, ...]) -> Path:
     ``stride * i + start + dilation * m``.
     """
     octave = list(dict.fromkeys(axis for axis in axes if axis.octave))
-    if name == "high_to_high":
+    if name == PathName.HIGH_TO_HIGH:
         return joined([_plain(axis) for axis in axes])
-    if name == "low_to_high":
+    if name == PathName.LOW_TO_HIGH:
         return joined(per_axis(axes, {axis: _after_up(axis) for axis in octave}))
-    if name == "high_to_low":
+    if name == PathName.HIGH_TO_LOW:
         pooled = {axis: taps for axis in octave if (taps := _pooled(axis)) is not None}
         if len(pooled) < len(octave):
             return joined([_plain(axis) for axis in axes], after="pool")
@@ -133,4 +133,4 @@ def path_share(name: PathName, axes: tuple[Axis, ...]) -> float:
     """MACs of a path over those of ``high_to_high``, for as many channels."""
     recipe = transposed_path(name, axes)
     share = math.prod(recipe.kernel_size) / math.prod(axis.taps for axis in axes)
-    return share / 2 ** sum(axis.octave for axis in axes) if name.startswith("low") else share
+    return share / 2 ** sum(axis.octave for axis in axes) if name.source == "low" else share

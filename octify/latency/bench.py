@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from octify.latency.profile import by_op_type
 from octify.latency.rounds import MIN_SECONDS, ROUNDS, interleaved
 from octify.latency.rows import BenchResult, OpTime, Row, Timing
 from octify.latency.runtime import RUNTIMES, Run, Setting
+from octify.progress import Tell
 from octify.trace import trace
 
-Progress = Callable[[str], None]
 Contestant = nn.Module | str | Path
 
 
@@ -36,7 +36,7 @@ def bench(
     min_seconds: float = MIN_SECONDS,
     profile: bool = False,
     memory: bool = True,
-    progress: Progress = lambda phase: None,
+    progress: Tell = lambda phase: None,
 ) -> BenchResult:
     """Time models against each other, round by round in turn.
 
@@ -117,7 +117,7 @@ def _files(
     runtimes: Sequence[str],
     inputs: tuple[Tensor, ...],
     folder: Path,
-    progress: Progress,
+    progress: Tell,
 ) -> dict[str, Path]:
     """An ONNX file of every model, if a runtime wants one; modules are exported into ``folder``."""
     if not any(RUNTIMES[name].takes == "onnx" for name in runtimes):
@@ -155,7 +155,7 @@ class _Case:
     inputs: tuple[Tensor, ...]
     files: Mapping[str, Path]
     macs: Mapping[str, int | None]
-    progress: Progress
+    progress: Tell
 
     def timed(
         self, models: Mapping[str, Contestant], rounds: int, min_seconds: float

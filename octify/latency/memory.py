@@ -13,11 +13,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from octify.compat import memory_steps
 from octify.errors import ExportError
 
 Run = Callable[[], object]
@@ -66,13 +68,7 @@ def peak_of_call(run: Run) -> int:
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded,
     ):
         run()
-    results = recorded.profiler.kineto_results
-    held = most = 0
-    for event in results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+    return max(accumulate(memory_steps(recorded), initial=0))
 
 
 @contextlib.contextmanager

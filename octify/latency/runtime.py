@@ -18,8 +18,8 @@ import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from octify.compat import freezing, tree_leaves
 from octify.errors import ExportError, OctifyError
 from octify.export.fold import fold_batchnorm
 from octify.export.merge import merge_low_paths
@@ -100,7 +100,7 @@ def declared_inputs(path: Path) -> list[str]:
 def feed_of(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor]) -> dict[str, Any]:
     """``inputs`` by the file's own names. Raises OctifyError when it takes more or fewer."""
     values = session.get_inputs()
-    tensors = [x for x in pytree.tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
+    tensors = [x for x in tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
     if len(values) != len(tensors):
         raise OctifyError(
             f"the ONNX file takes {len(values)} input(s), {len(tensors)} were given",
@@ -126,13 +126,11 @@ def _compiled(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
     What is compiled is what ``octify.export_program`` writes; where it cannot, the module.
     """
     ready, given = _in_format(model, inputs, torch.channels_last)
-    from torch._inductor import config
-
     with contextlib.suppress(ExportError):
         ready = captured(merge_low_paths(ready), given, dynamic_batch=False).module()
 
-    with config.patch(freezing=True):
-        compiled = torch.compile(ready)
+    with freezing() as options:
+        compiled = torch.compile(ready, options=options)
         run = _inference(compiled, given)
         run()  # compiles here, while the setting holds
     return run

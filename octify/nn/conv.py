@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octify.checks.words import require_known
+from octify.compat import reversed_pads
 from octify.kernels.convolution import path
-from octify.kernels.taps import PATHS, Axis, Exchange, Path, PathName, SameAxis, Scheme
+from octify.kernels.taps import PATHS, Axis, Branch, Exchange, Path, PathName, SameAxis, Scheme
 from octify.nn.channels import last_channels, split_indices
 from octify.nn.eager import add_upsampled, convolved, is_bare, is_plain
 from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample
@@ -42,9 +43,7 @@ NOMINAL_LENGTH = 960  # even through many strides: a size at which the usual pad
 def axes_of(conv: nn.Module) -> tuple[Axis, ...]:
     """The geometry of an ``nn.Conv*d``, one ``Axis`` per spatial dimension."""
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    # _reversed_padding_repeated_twice is (last axis left, right, ..., first axis left, right) and
-    # already resolves padding="same".
-    pads = conv._reversed_padding_repeated_twice
+    pads = reversed_pads(conv)  # (last axis left, right, ..., first axis left, right)
     dims = len(conv.kernel_size)
     kind = SameAxis if getattr(conv, "same", False) else Axis
     return tuple(
@@ -167,14 +166,13 @@ class OctaveConv(nn.Module):
         apart = exchange == "spatial" and needs_no_exchange(conv, self.low_in, self.low_out)
         self.exchange: Exchange = "spatial" if apart else "full"
         self.recipes: dict[PathName, Path] = {}
-        for name in sorted(PATHS, key=lambda name: not _same_resolution(name)):
-            source, target = name.split("_to_")
-            grouped = Grouped.of(conv, ins[source], outs[target])
-            if not any(run.leads for run in grouped.runs) or (apart and not _same_resolution(name)):
-                setattr(self, name, None)
+        for name in sorted(PATHS, key=lambda name: not name.keeps_resolution):
+            grouped = Grouped.of(conv, ins[name.source], outs[name.target])
+            if not any(run.leads for run in grouped.runs) or (apart and not name.keeps_resolution):
+                setattr(self, name.value, None)
                 continue
             self.recipes[name] = self._recipe(name)
-            setattr(self, name, self._path_module(conv, name, grouped, outs[target]))
+            setattr(self, name.value, self._path_module(conv, name, grouped, outs[name.target]))
         self.train(conv.training)
 
     def _axes(self, conv: nn.Module) -> tuple[Axis, ...]:
@@ -199,7 +197,7 @@ class OctaveConv(nn.Module):
         recipe, groups = self.recipes[name], len(run.groups)
         # The path at one resolution carries the bias; the other one does for groups that have none of it.
         alone = run.inputs == conv.in_channels // conv.groups
-        bias = conv.bias if alone or _same_resolution(name) else None
+        bias = conv.bias if alone or name.keeps_resolution else None
         made = (_CONV_TRANSPOSE if recipe.transposed else _CONV)[len(self.axes)](
             run.inputs * groups,
             run.outputs * groups,
@@ -211,7 +209,8 @@ class OctaveConv(nn.Module):
             bias=bias is not None,
             device="meta",  # no memory and no random numbers for weights that are replaced next
         )
-        grad = conv.get_parameter("weight").requires_grad if "weight" in conv._parameters else True
+        own = dict(conv.named_parameters(recurse=False)).get("weight")
+        grad = own is None or own.requires_grad
         weight = compose_kernel(grouped.kernel(conv.weight, run), recipe, groups)
         made.weight = nn.Parameter(weight, requires_grad=grad)
         if bias is not None:
@@ -225,11 +224,11 @@ class OctaveConv(nn.Module):
             return tuple(-start for start in recipe.starts)
         size = (NOMINAL_LENGTH,) * len(self.axes)
         out = tuple(axis.output_length(n) for axis, n in zip(self.axes, size, strict=True))
-        given = low_size(size) if recipe.before == "pool" or name.startswith("low") else size
-        wanted = low_size(out) if name.endswith("low") or recipe.after == "up" else out
+        given = low_size(size) if recipe.before == "pool" or name.source == "low" else size
+        wanted = low_size(out) if name.target == "low" or recipe.after == "up" else out
         if recipe.before == "up":
             given = size
-        elif recipe.before == "pool" and name.startswith("low"):
+        elif recipe.before == "pool" and name.source == "low":
             given = low_size(low_size(size))
         paddings = []
         for axis, (n, need) in enumerate(zip(given, wanted, strict=True)):
@@ -247,7 +246,7 @@ class OctaveConv(nn.Module):
 
     def branch(
         self,
-        target: str,
+        target: Branch,
         high: Tensor | None,
         low: Tensor | None,
         size: tuple[int, ...],
@@ -256,14 +255,14 @@ class OctaveConv(nn.Module):
         """The sum of the paths into one branch of spatial size ``need``; None if no path leads there."""
         total: Tensor | None = None
         ours = False  # whether nobody else can hold ``total``: a bare convolution gave it
-        for source, x in (("high", high), ("low", low)):
-            name: PathName = f"{source}_to_{target}"  # type: ignore[assignment]
-            if x is None or name not in self.recipes:
+        for name in PATHS:
+            x = high if name.source == "high" else low
+            if name.target != target or x is None or name not in self.recipes:
                 continue
             y = self._run(name, x, size, need)
             if total is None:
                 total = self._finished(name, y, need)
-                ours = is_plain(total) and total.ndim == 4 and is_bare(getattr(self, name))
+                ours = is_plain(total) and total.ndim == 4 and is_bare(getattr(self, name.value))
             else:
                 total = self._added(total, name, y, need, ours)
         return total
@@ -275,7 +274,7 @@ class OctaveConv(nn.Module):
             x = pool(x)
         elif recipe.before == "up":
             x = upsample(x, size)
-        return self.convolve(name, getattr(self, name), x, self.inner_size(name, size, need))
+        return self.convolve(name, getattr(self, name.value), x, self.inner_size(name, size, need))
 
     def _finished(self, name: PathName, y: Tensor, need: tuple[int, ...]) -> Tensor:
         after = self.recipes[name].after
@@ -317,10 +316,6 @@ class OctaveConv(nn.Module):
             f"low_out={len(self.low_out)}, kernels={self.kernels!r}"
             + (f", exchange={self.exchange!r}" if self.exchange != "full" else "")
         )
-
-
-def _same_resolution(name: PathName) -> bool:
-    return name in ("high_to_high", "low_to_low")
 
 
 def grouped_last(channels: int, alpha: float, groups: int) -> tuple[int, ...]:

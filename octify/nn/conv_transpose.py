@@ -126,8 +126,8 @@ class OctaveConvTranspose(OctaveConv):
         """Samples that the path's transposed convolution lacks on the right at even sizes."""
         size = (NOMINAL_LENGTH,) * len(self.axes)
         out = tuple(axis.output_length(n) for axis, n in zip(self.axes, size, strict=True))
-        given = low_size(size) if name.startswith("low") else size
-        wanted = low_size(out) if recipe.after == "up" or (name.endswith("low") and not recipe.after) else out
+        given = low_size(size) if name.source == "low" else size
+        wanted = low_size(out) if recipe.after == "up" or (name.target == "low" and not recipe.after) else out
         lengths = zip(given, wanted, recipe.strides, strict=True)
         return tuple(
             min(max(0, need - _spread(recipe, axis, n)), stride - 1)

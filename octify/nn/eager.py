@@ -19,8 +19,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as _module
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from octify.compat import forward_hooks, forward_pre_hooks, has_global_hooks, has_onednn, is_watched
 
 _ATEN = torch.ops.aten
 _SMALL = 2**17  # elements: four additions of parts take longer than one of the whole
@@ -36,9 +36,7 @@ def is_plain(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and torch._C._get_tracing_state() is None
-        and not is_in_torch_dispatch_mode()
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not is_watched()
     )
 
 
@@ -46,10 +44,10 @@ def is_bare(conv: nn.Module) -> bool:
     """Whether calling ``conv`` does no more than an ``nn.Conv2d`` does: nothing is hooked in."""
     return (
         type(conv) is nn.Conv2d
-        and not conv._forward_hooks
-        and not conv._forward_pre_hooks
+        and not forward_hooks(conv)
+        and not forward_pre_hooks(conv)
         and "forward" not in vars(conv)
-        and not _module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        and not has_global_hooks()
     )
 
 
@@ -71,7 +69,7 @@ def _is_for_onednn(conv: nn.Module, x: Tensor) -> bool:
         return False
     own = type(conv.weight) is nn.Parameter and conv.weight.dtype is torch.float32
     plain = conv.groups == 1 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-    return own and plain and torch._C._has_mkldnn and torch._C._get_mkldnn_enabled()
+    return own and plain and has_onednn()
 
 
 def add_upsampled(total: Tensor, low: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from itertools import groupby
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
+from octify.compat import ConvNd
 from octify.errors import PlanError
 
 MAX_RUNS = 8  # more small convolutions than this cost far more time than their MACs tell
@@ -50,7 +50,7 @@ class Grouped:
     @classmethod
     def of(cls, conv: nn.Module, into: Sequence[int], out: Sequence[int]) -> Grouped:
         """Input channels ``into`` and output channels ``out`` (both ascending) of an ``nn.Conv*d``."""
-        assert isinstance(conv, _ConvNd)
+        assert isinstance(conv, ConvNd)
         return cls.between(into, conv.in_channels, out, conv.out_channels, conv.groups)
 
     @classmethod
@@ -101,7 +101,7 @@ def _take(weight: Tensor, dim: int, channels: Sequence[int]) -> Tensor:
 
 def is_scattered(conv: nn.Module, low_in: Sequence[int], low_out: Sequence[int]) -> bool:
     """Whether some path of ``conv`` in octave form would take more than ``MAX_RUNS`` convolutions."""
-    assert isinstance(conv, _ConvNd)
+    assert isinstance(conv, ConvNd)
     if conv.groups == 1:
         return False
     ins, outs = _branches(conv.in_channels, low_in), _branches(conv.out_channels, low_out)

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from octify.compat import reversed_pads, set_reversed_pads
 from octify.kernels.convolution import path, unpooled
 from octify.kernels.taps import Axis, Path, PathName
 from octify.nn.conv import OctaveConv, OctaveConv1d, OctaveConv2d, OctaveConv3d
@@ -36,17 +37,20 @@ class _Padded:
     """What the padded convolutions add to ``nn.Conv*d``: pads given as they are."""
 
     padding_mode: Any
-    _reversed_padding_repeated_twice: list[int]
 
     def set_pads(self, pads: Pads, mode: str, same: bool) -> None:
         """Pad every axis by (left, right). ``same``: the output has ceil(n / stride) samples at any size."""
-        self._reversed_padding_repeated_twice = flat_pads(pads)
+        set_reversed_pads(self, flat_pads(pads))
         self.padding_mode = mode
         self.same = same
 
+    def forward(self, x: Tensor) -> Tensor:
+        made: Any = self
+        return self._conv_forward(x, made.weight, made.bias)
+
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
+        x = F.pad(x, reversed_pads(self), mode=mode)
         convolve = _FUNCTION[weight.ndim - 2]
         made: Any = self
         y: Tensor = convolve(x, weight, bias, made.stride, 0, made.dilation, made.groups)
@@ -124,11 +128,11 @@ class _OctavePadded:
         )
 
     def _recipe(self, name: PathName) -> Path:
-        if self.kernels == "paper" or name == "high_to_high":
+        if self.kernels == "paper" or name == PathName.HIGH_TO_HIGH:
             return path(name, self.axes, self.kernels)
         if self._torn:
             return unpooled(name, self.axes, up=True)
-        return path(name, self.axes, "exact") if name == "low_to_high" else unpooled(name, self.axes)
+        return path(name, self.axes, "exact") if name == PathName.LOW_TO_HIGH else unpooled(name, self.axes)
 
     def _padding(self, recipe: Path, name: PathName) -> tuple[int, ...]:
         return (0,) * len(self.axes)
@@ -138,7 +142,7 @@ class _OctavePadded:
         recipe = self.recipes[name]
         if recipe.transposed:
             return self._transposed(name, conv, x, need)
-        halved = recipe.before == "pool" or (name.startswith("low") and recipe.before != "up")
+        halved = recipe.before == "pool" or (name.source == "low" and recipe.before != "up")
         return self._fitted(name, conv, x, need, halved)
 
     def _modes(self, halved: bool) -> list[str]:

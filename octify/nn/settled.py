@@ -12,13 +12,12 @@ import copy
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from octify.compat import CONV_FORWARD, ConvNd, ConvTransposeNd, NormBase, set_reversed_pads
 
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_OWN = ("forward", "_conv_forward")
 
 
 def settled(layer: nn.Module) -> nn.Module:
@@ -31,27 +30,29 @@ def settled(layer: nn.Module) -> nn.Module:
 def settle(model: nn.Module) -> None:
     """Make the attributes of every layer of ``model`` (a copy of the user's) agree with what it computes."""
     for module in model.modules():
-        if isinstance(module, _ConvNd):
+        if isinstance(module, ConvNd):
             _settle_conv(module)
         elif isinstance(module, nn.Linear):
             _count(module, "weight", out_features=0, in_features=1)
-        elif isinstance(module, _NormBase):
+        elif isinstance(module, NormBase):
             _count(module, "weight", num_features=0)
             _count(module, "running_mean", num_features=0)
         elif isinstance(module, nn.PReLU):
             _count(module, "weight", num_parameters=0)
 
 
-def _settle_conv(conv: _ConvNd) -> None:
+def _settle_conv(conv: ConvNd) -> None:
     base = next((kind for kind in (*_PLAIN, *_TRANSPOSED) if isinstance(conv, kind)), None)
-    if base is None or any(getattr(type(conv), name, None) is not getattr(base, name, None) for name in _OWN):
+    if base is None or any(
+        getattr(type(conv), name, None) is not getattr(base, name, None) for name in CONV_FORWARD
+    ):
         return  # a forward of its own may read any attribute
     weight = _weight(conv)
     if weight is None:
         return
     settled: Any = conv
     dims = weight.ndim - 2
-    transposed = isinstance(conv, _ConvTransposeNd)
+    transposed = isinstance(conv, ConvTransposeNd)
     settled.kernel_size = tuple(int(n) for n in weight.shape[2:])
     first, second = int(weight.shape[0]), int(weight.shape[1]) * conv.groups
     settled.out_channels, settled.in_channels = (second, first) if transposed else (first, second)
@@ -60,23 +61,13 @@ def _settle_conv(conv: _ConvNd) -> None:
     if not isinstance(conv.padding, str):
         settled.padding = each(conv.padding, dims)
     if conv.padding_mode == "zeros":  # else forward reads the private copy, and not ``padding``
-        settled._reversed_padding_repeated_twice = _repeated(settled, dims)
+        set_reversed_pads(settled)
 
 
 def each(value: Any, dims: int) -> tuple[int, ...]:
     """A setting as one number for each of ``dims`` axes, as PyTorch's functions take it."""
     given = tuple(int(n) for n in value) if isinstance(value, (tuple, list)) else (int(value),)
     return given * dims if len(given) == 1 else given
-
-
-def _repeated(conv: Any, dims: int) -> list[int]:
-    """``padding`` as (last axis left, right, ..., first axis left, right)."""
-    if conv.padding == "valid":
-        return [0] * (2 * dims)
-    if conv.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-        return [n for total in reversed(totals) for n in (total // 2, total - total // 2)]
-    return [n for amount in reversed(conv.padding) for n in (amount, amount)]
 
 
 def _weight(module: nn.Module, name: str = "weight") -> Tensor | None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from octify.compat import native
 from octify.layout.channels import DENSE, Ids, Mask, Refusal
 from octify.layout.roles import View
 from octify.ops.arithmetic import picked
@@ -18,6 +19,7 @@ from octify.ops.base import Op, operand
 from octify.ops.emitter import Emitter, Value
 from octify.ops.softmax import never, refuse_softmax
 from octify.ops.walk import Walk
+from octify.trace.vendors import DROPOUT_FUNCTIONS, DROPOUTS
 
 _MODULES: tuple[type[nn.Module] | str, ...] = (
     nn.CELU,
@@ -50,11 +52,7 @@ _MODULES: tuple[type[nn.Module] | str, ...] = (
     nn.Dropout3d,
     nn.AlphaDropout,
     nn.FeatureAlphaDropout,
-    "timm.layers.drop.DropBlock2d",
-    "timm.layers.drop.DropPath",
-    "torchvision.ops.drop_block.DropBlock2d",
-    "torchvision.ops.drop_block.DropBlock3d",
-    "torchvision.ops.stochastic_depth.StochasticDepth",
+    *DROPOUTS,
 )
 
 # Looked up by name: not every version of PyTorch has every one.
@@ -85,15 +83,11 @@ def _named(owner: Any, names: str) -> tuple[Any, ...]:
 _FUNCTIONS = (
     *_named(F, _FUNCTIONAL),
     *_named(torch, _TORCH),
-    torch._C._nn.hardtanh,
-    torch._C._nn.leaky_relu,
-    torch._C._nn.softplus,
+    *native("hardtanh", "leaky_relu", "softplus"),
     operator.abs,
     operator.neg,
     operator.pos,
-    "torchvision.ops.drop_block.drop_block2d",
-    "torchvision.ops.drop_block.drop_block3d",
-    "torchvision.ops.stochastic_depth.stochastic_depth",
+    *DROPOUT_FUNCTIONS,
 )
 
 _METHODS = tuple(_TENSOR.split())

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from octify.compat import CONV_FORWARD
 from octify.layout.channels import Ids, Refusal
 from octify.layout.roles import View
 from octify.ops.emitter import Emitter, Value
@@ -99,8 +100,7 @@ class Table:
 
 
 def _same_forward(kind: type, base: type) -> bool:
-    names = ("forward", "_conv_forward")
-    return all(getattr(kind, name, None) is getattr(base, name, None) for name in names)
+    return all(getattr(kind, name, None) is getattr(base, name, None) for name in CONV_FORWARD)
 
 
 def operand(node: fx.Node, index: int = 0, name: str = "input") -> Any:

@@ -28,6 +28,7 @@ from octify.ops.base import Op, operand
 from octify.ops.emitter import Emitter, Value
 from octify.ops.norm import emit_module
 from octify.ops.walk import Walk
+from octify.trace.vendors import LAYER_NORMS, RMS_NORMS, SIMPLE_NORMS
 
 _KEYS = ("normalized_shape", "weight", "bias", "eps")
 
@@ -114,21 +115,18 @@ OPS = (
         "LayerNorm, channels last",
         layer_normalise,
         nn.LayerNorm,
-        "timm.layers.norm.LayerNorm",
-        "timm.layers.norm.LayerNormFp32",
+        *LAYER_NORMS,
     ),
     _op(
         "RMSNorm, channels last",
         rms_normalise,
         nn.RMSNorm,
-        "timm.layers.norm.RmsNorm",
-        "timm.layers.norm.RmsNormFp32",
+        *RMS_NORMS,
     ),
     _op(
         "SimpleNorm, channels last",
         simple_normalise,
-        "timm.layers.norm.SimpleNorm",
-        "timm.layers.norm.SimpleNormFp32",
+        *SIMPLE_NORMS,
     ),
     Op(
         "layer norm function, channels last",

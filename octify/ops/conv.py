@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from torch import fx, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from octify.compat import ConvNd, forward_hooks, forward_pre_hooks, reversed_pads
 from octify.kernels.taps import Exchange, Scheme
 from octify.layout.channels import DENSE, Ids, Refusal
 from octify.nn.conv import OCTAVE_CONV, OctaveConv
@@ -32,7 +32,7 @@ from octify.ops.walk import Walk
 ONE_SAMPLE = "there is one sample along an axis: no resolution to halve"
 
 
-def is_depthwise(conv: _ConvNd) -> bool:
+def is_depthwise(conv: ConvNd) -> bool:
     """One input channel per group (and maybe several outputs)."""
     return conv.groups > 1 and conv.groups == conv.in_channels
 
@@ -55,9 +55,9 @@ def refusal_of(conv: nn.Module, form: Form | str, before: Padding | None, shape:
 
 def _has_foreign_hooks(conv: nn.Module) -> bool:
     """Hooks other than those by which pruning, weight and spectral norm compute the weight."""
-    return bool(conv._forward_hooks) or not all(
+    return bool(forward_hooks(conv)) or not all(
         isinstance(hook, (BasePruningMethod, WeightNorm, SpectralNorm))
-        for hook in conv._forward_pre_hooks.values()
+        for hook in forward_pre_hooks(conv).values()
     )
 
 
@@ -82,7 +82,7 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
 def convolved_ids(walk: Walk, node: fx.Node, ids: Ids) -> Ids | Refusal:
     """Ids of a convolution's output, plain or transposed, for an input with ``ids``."""
     conv, path = walk.module(node), str(node.target)
-    assert isinstance(conv, _ConvNd)
+    assert isinstance(conv, ConvNd)
     reads_one, makes_one = _single_samples(walk, node, conv)
     if (reads_one or makes_one) and len(walk.traced.calls(path)) > 1:
         walk.conflicts.add(path)
@@ -105,7 +105,7 @@ def convolved_ids(walk: Walk, node: fx.Node, ids: Ids) -> Ids | Refusal:
     return walk.conv(node, ids, out)
 
 
-def _single_samples(walk: Walk, node: fx.Node, conv: _ConvNd) -> tuple[bool, bool]:
+def _single_samples(walk: Walk, node: fx.Node, conv: ConvNd) -> tuple[bool, bool]:
     """Whether a halved axis has a single sample before, and after, the convolution.
 
     It is its own mean, ``P`` and ``U`` leave it alone, and the composed kernels would not. There is
@@ -113,7 +113,7 @@ def _single_samples(walk: Walk, node: fx.Node, conv: _ConvNd) -> tuple[bool, boo
     paths between the branches compose all axes or none.
     """
     dims = len(conv.kernel_size)
-    pads = conv._reversed_padding_repeated_twice
+    pads = reversed_pads(conv)
     moves = [
         conv.kernel_size[a] > 1
         or conv.stride[a] > 1

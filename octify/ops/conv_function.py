@@ -22,6 +22,7 @@ from octify.ops.effective_conv import Form, form_of
 from octify.ops.emitter import Emitter, Value
 from octify.ops.walk import Walk
 from octify.trace import Traced
+from octify.trace.vendors import BLURS
 
 _FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -122,7 +123,7 @@ OPS = (
         "depthwise convolution",
         _layout,
         _emit,
-        modules=("timm.layers.blur_pool.BlurPool2d",),
+        modules=BLURS,
         functions=_FUNCTIONS,
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import fx, nn
 
+from octify.compat import forward_hooks, forward_pre_hooks
 from octify.layout.channels import Ids, Refusal
 from octify.nn.conv_transpose import OCTAVE_CONV_TRANSPOSE
 from octify.ops.base import Op, operand
@@ -24,7 +25,7 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
         reason = reason or "its input has no batch dimension"
     if operand(node, 1, "output_size") is not None:
         reason = reason or "it is called with the size of its output"
-    if conv._forward_hooks or conv._forward_pre_hooks:
+    if forward_hooks(conv) or forward_pre_hooks(conv):
         reason = reason or "it has forward hooks, which a rewritten convolution would lose"
     if reason is not None or ids is None:
         return Refusal(reason or "")

@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from octify.compat import forward_pre_hooks, native, reversed_pads, tree_leaves, tree_map_only
 from octify.nn.padded import PaddedConv1d, PaddedConv2d, PaddedConv3d, Pads, padded_conv
 
 _DIMS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _PAD_ARGUMENTS = ("input", "pad", "mode", "value")
-_PADS = (F.pad, torch._C._nn.pad)
+_PADS = (F.pad, *native("pad"))
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -202,9 +202,9 @@ _FORMS: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Form | str]] = WeakKe
 
 def form_of(layer: nn.Module, shape: Sequence[int]) -> Form | str:
     """The form of ``layer`` for an input of ``shape`` (N, C, *size), or why it is no plain convolution."""
-    if type(layer) in _PLAIN and not layer._forward_pre_hooks:
+    if type(layer) in _PLAIN and not forward_pre_hooks(layer):
         assert isinstance(layer, _PLAIN)
-        pads = pads_of(layer._reversed_padding_repeated_twice, len(layer.kernel_size))
+        pads = pads_of(reversed_pads(layer), len(layer.kernel_size))
         assert pads is not None
         mode = layer.padding_mode if any(map(any, pads)) else "zeros"
         channels = (layer.in_channels, layer.out_channels)
@@ -242,7 +242,7 @@ def plain_form(
     layer: nn.Module, form: Form, shape: Sequence[int], before: tuple[Pads, str] | None = None
 ) -> PaddedConv1d | PaddedConv2d | PaddedConv3d:
     """``layer`` of ``form`` with its effective weight, after a padding ``before`` it if given."""
-    if isinstance(layer, _PLAIN) and type(layer) in _PLAIN and not layer._forward_pre_hooks:
+    if isinstance(layer, _PLAIN) and type(layer) in _PLAIN and not forward_pre_hooks(layer):
         weight, bias = layer.weight, layer.bias
     else:
         seen = _watch(layer, shape[1], shape[2:], _dtype(layer))
@@ -278,5 +278,5 @@ def reads_own_weight(layer: nn.Module, shape: Sequence[int]) -> bool:
         seen = _watch(layer, shape[1], shape[2:], _dtype(layer))
     except NotPlainError:
         return False
-    own = layer._parameters
+    own = dict(layer.named_parameters(recurse=False, remove_duplicate=False))
     return seen.weight is own.get("weight") and seen.bias is own.get("bias")

@@ -9,6 +9,7 @@ from octify.nn.global_context import OctaveGlobalContext
 from octify.ops.base import Op, operand
 from octify.ops.emitter import Emitter, Value
 from octify.ops.walk import Walk
+from octify.trace.vendors import GLOBAL_CONTEXTS
 
 
 def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
@@ -33,4 +34,4 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     return emitter.pair(emitter.call(path, made, x.high, x.low), x.mask)
 
 
-OPS = (Op("global context", _layout, _emit, modules=("timm.layers.global_context.GlobalContext",)),)
+OPS = (Op("global context", _layout, _emit, modules=GLOBAL_CONTEXTS),)

@@ -16,6 +16,7 @@ from octify.nn.norm import OctaveChannelwise
 from octify.ops.base import Op
 from octify.ops.emitter import Emitter, Value
 from octify.ops.norm import emit_module, layout_norm
+from octify.trace.vendors import EVO_NORM, GROUP_NORMS
 
 
 def _emit_group_norm(emitter: Emitter, node: fx.Node) -> Value:
@@ -40,7 +41,7 @@ def _evo(name: str, statistic: Statistic) -> tuple[Op, ...]:
     def emit_a(emitter: Emitter, node: fx.Node) -> Value:
         return _emit_evo(emitter, node, statistic, always=True)
 
-    path = f"timm.layers.evo_norm.EvoNorm2d{name}"
+    path = f"{EVO_NORM}{name}"
     return (
         Op(f"EvoNorm-{name}", layout_norm, emit, modules=(path,)),
         Op(f"EvoNorm-{name}a", layout_norm, emit_a, modules=(f"{path}a",)),
@@ -54,10 +55,7 @@ OPS = (
         _emit_group_norm,
         modules=(
             nn.GroupNorm,
-            "timm.layers.norm.GroupNorm",
-            "timm.layers.norm.GroupNorm1",
-            "timm.layers.norm_act.GroupNormAct",
-            "timm.layers.norm_act.GroupNorm1Act",
+            *GROUP_NORMS,
         ),
     ),
     *_evo("S0", "deviation"),

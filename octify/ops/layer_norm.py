@@ -27,6 +27,16 @@ from octify.ops.base import Op, operand
 from octify.ops.emitter import Emitter, Value
 from octify.ops.norm import emit_module, layout_norm, layout_view
 from octify.ops.walk import Walk
+from octify.trace.vendors import (
+    ACTIVATED_LAYER_NORMS,
+    ACTIVATED_RMS_NORMS,
+    LAYER_NORMS,
+    LAYER_NORMS_OF_MAPS,
+    RMS_NORMS,
+    RMS_NORMS_OF_MAPS,
+    SIMPLE_NORMS,
+    SIMPLE_NORMS_OF_MAPS,
+)
 
 _OTHER_DIMENSIONS = "it normalises over positions, not over channels alone"
 
@@ -98,52 +108,38 @@ OPS = (
     _layer(
         "LayerNorm of maps",
         layer_normalise,
-        "timm.layers.norm.LayerNorm2d",
-        "timm.layers.norm.LayerNorm2dFp32",
-        "timm.layers.norm.LayerNormExp2d",
-        "timm.layers.norm_act.LayerNormAct2d",
-        "timm.layers.norm_act.LayerNormAct2dFp32",
-        "torchvision.models.convnext.LayerNorm2d",
+        *LAYER_NORMS_OF_MAPS,
     ),
     _layer(
         "RMSNorm of maps",
         rms_normalise,
-        "timm.layers.norm.RmsNorm2d",
-        "timm.layers.norm.RmsNorm2dFp32",
-        "timm.layers.norm_act.RmsNormAct2d",
-        "timm.layers.norm_act.RmsNormAct2dFp32",
+        *RMS_NORMS_OF_MAPS,
     ),
     _layer(
         "SimpleNorm of maps",
         simple_normalise,
-        "timm.layers.norm.SimpleNorm2d",
-        "timm.layers.norm.SimpleNorm2dFp32",
+        *SIMPLE_NORMS_OF_MAPS,
     ),
     _layer(
         "LayerNorm",
         layer_normalise,
         nn.LayerNorm,
-        "timm.layers.norm.LayerNorm",
-        "timm.layers.norm.LayerNormFp32",
-        "timm.layers.norm_act.LayerNormAct",
-        "timm.layers.norm_act.LayerNormActFp32",
+        *LAYER_NORMS,
+        *ACTIVATED_LAYER_NORMS,
         last=True,
     ),
     _layer(
         "RMSNorm",
         rms_normalise,
         nn.RMSNorm,
-        "timm.layers.norm.RmsNorm",
-        "timm.layers.norm.RmsNormFp32",
-        "timm.layers.norm_act.RmsNormAct",
-        "timm.layers.norm_act.RmsNormActFp32",
+        *RMS_NORMS,
+        *ACTIVATED_RMS_NORMS,
         last=True,
     ),
     _layer(
         "SimpleNorm",
         simple_normalise,
-        "timm.layers.norm.SimpleNorm",
-        "timm.layers.norm.SimpleNormFp32",
+        *SIMPLE_NORMS,
         last=True,
     ),
     _function(

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 from torch import fx, nn
-from torch.nn.modules.conv import _ConvNd
 
+from octify.compat import ConvNd, forward_hooks, forward_pre_hooks
 from octify.layout.channels import DENSE, Ids, Refusal
 from octify.layout.roles import View, is_vector, map_shape
 from octify.nn.conv import OCTAVE_CONV
@@ -30,12 +30,12 @@ def channels_of(module: nn.Module | None) -> tuple[int, int] | None:
     """Input and output channels of a convolution or a linear layer; None for others."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
-    return (module.in_channels, module.out_channels) if isinstance(module, _ConvNd) else None
+    return (module.in_channels, module.out_channels) if isinstance(module, ConvNd) else None
 
 
-def conv_form(module: nn.Module | None, spatial_dims: int) -> _ConvNd:
+def conv_form(module: nn.Module | None, spatial_dims: int) -> ConvNd:
     """A convolution as it is; a linear layer as the 1x1 convolution with the same weight."""
-    if isinstance(module, _ConvNd):
+    if isinstance(module, ConvNd):
         return module
     assert isinstance(module, nn.Linear)
     conv = _CONV[spatial_dims](module.in_features, module.out_features, 1, device="meta")
@@ -71,7 +71,7 @@ def _refusal(linear: nn.Linear, view: View, shape: tuple[int, ...]) -> str | Non
         return "it mixes positions, not channels"
     if not 1 <= view.roles.count("S") <= 3 or is_vector(map_shape(view.roles, shape)):
         return "it has one sample per channel"
-    if linear._forward_hooks or linear._forward_pre_hooks:
+    if forward_hooks(linear) or forward_pre_hooks(linear):
         return "it has forward hooks, which a rewritten layer would lose"
     return None
 

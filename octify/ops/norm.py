@@ -17,6 +17,7 @@ from octify.nn.norm import OctaveBatchNorm2d, OctaveChannelwise, OctavePositionN
 from octify.ops.base import Op, operand
 from octify.ops.emitter import Emitter, Value
 from octify.ops.walk import Walk
+from octify.trace.vendors import BATCH_NORMS, POSITION_NORMS
 
 
 def layout_norm(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
@@ -88,12 +89,7 @@ OPS = (
             nn.BatchNorm2d,
             nn.BatchNorm3d,
             nn.SyncBatchNorm,
-            # With their activation and dropout inside; both are elementwise.
-            "timm.layers.norm_act.BatchNormAct2d",
-            "timm.layers.norm_act.SyncBatchNormAct",
-            "timm.layers.norm_act.FrozenBatchNormAct2d",
-            "timm.layers.split_batchnorm.SplitBatchNorm2d",
-            "torchvision.ops.misc.FrozenBatchNorm2d",
+            *BATCH_NORMS,
         ),
     ),
     Op(
@@ -104,11 +100,7 @@ OPS = (
             nn.InstanceNorm1d,
             nn.InstanceNorm2d,
             nn.InstanceNorm3d,
-            "timm.layers.evo_norm.EvoNorm2dB0",
-            "timm.layers.evo_norm.EvoNorm2dB1",
-            "timm.layers.evo_norm.EvoNorm2dB2",
-            "timm.layers.filter_response_norm.FilterResponseNormAct2d",
-            "timm.layers.filter_response_norm.FilterResponseNormTlu2d",
+            *POSITION_NORMS,
         ),
     ),
     Op("PReLU", _layout_prelu, _emit_prelu, modules=(nn.PReLU,)),

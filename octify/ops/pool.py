@@ -18,6 +18,7 @@ from octify.nn.resample import AsWritten, low_adaptive
 from octify.ops.base import Op, operand
 from octify.ops.emitter import Emitter, Value
 from octify.ops.walk import Walk
+from octify.trace.vendors import BLURS, POOLS
 
 _MAX_KEYS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _AVG_KEYS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
@@ -155,7 +156,7 @@ OPS = (
         modules=_ADAPTIVE_MAX,
         functions=(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
     ),
-    Op("blurred pooling", _passes, _emit_blur, modules=("timm.layers.blur_pool.BlurPool2d",)),
+    Op("blurred pooling", _passes, _emit_blur, modules=BLURS),
     Op(
         "other pooling",
         _passes,
@@ -164,9 +165,7 @@ OPS = (
             nn.LPPool1d,
             nn.LPPool2d,
             nn.LPPool3d,
-            "timm.layers.median_pool.MedianPool2d",
-            "timm.layers.pool2d_same.AvgPool2dSame",
-            "timm.layers.pool2d_same.MaxPool2dSame",
+            *POOLS,
         ),
     ),
 )

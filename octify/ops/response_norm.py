@@ -12,6 +12,7 @@ from octify.ops.base import Op, operand
 from octify.ops.emitter import Emitter, Value
 from octify.ops.norm import emit_module, layout_view
 from octify.ops.walk import Walk
+from octify.trace.vendors import RESPONSE_NORMS
 
 
 def _layout_global(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
@@ -41,7 +42,7 @@ OPS = (
         "global response norm",
         _layout_global,
         _emit_global,
-        modules=("timm.layers.grn.GlobalResponseNorm",),
+        modules=RESPONSE_NORMS,
         views=True,
     ),
     Op(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch.nn.modules.conv import _ConvNd
 
+from octify.compat import ConvNd
 from octify.errors import PlanError
 from octify.layout.channels import DENSE, ConvNode, Ids, Layout, Mask, Resolved, indices, mask_of
 from octify.nn.groups import refuse_scattered
@@ -85,7 +85,7 @@ def _check_fits(traced: Traced, plan: Plan) -> None:
                 f"the model has {found}",
                 hint="use the model the plan was made for",
             )
-        if isinstance(module, _ConvNd):
+        if isinstance(module, ConvNd):
             refuse_scattered(module, conv.low_in, conv.low_out, conv.path)
 
 

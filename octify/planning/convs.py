@@ -8,10 +8,9 @@ from functools import cached_property
 
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from octify.kernels.taps import Exchange
+from octify.compat import ConvNd, ConvTransposeNd
+from octify.kernels.taps import Exchange, PathName
 from octify.kernels.transposed import path_share
 from octify.layout.channels import ConvNode, Layout
 from octify.layout.roles import is_vector
@@ -20,6 +19,7 @@ from octify.ops.conv import is_depthwise
 from octify.ops.linear import conv_form
 from octify.planning.ruleset import ConvFacts
 from octify.trace import Traced
+from octify.trace.batchnorm import is_batch_norm
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Conv:
     """
 
     path: str
-    module: _ConvNd
+    module: ConvNd
     calls: tuple[ConvNode, ...]
     macs: int
     size: int
@@ -64,7 +64,7 @@ class Conv:
         """MACs under the paper's scheme over the dense MACs (Chen et al. 2019, table 1)."""
         if self.vector:
             return 1.0
-        if isinstance(self.module, _ConvTransposeNd):
+        if isinstance(self.module, ConvTransposeNd):
             return self._transposed_share(alpha_in, alpha_out)
         quarter = 0.25 if len(self.module.kernel_size) > 1 else 0.5
         if self.depthwise:
@@ -86,7 +86,8 @@ class Conv:
         """As ``share``: every path by its taps (``octify.kernels.transposed``), under both schemes."""
         axes = transposed_axes(self.module)
         to_high, to_low, low = (
-            path_share(name, axes) for name in ("low_to_high", "high_to_low", "low_to_low")
+            path_share(name, axes)
+            for name in (PathName.LOW_TO_HIGH, PathName.HIGH_TO_LOW, PathName.LOW_TO_LOW)
         )
         if self.depthwise:
             return 1 - alpha_in * (1 - low)
@@ -102,7 +103,7 @@ def _after_convolution(traced: Traced) -> dict[str, bool]:
     """For every node, whether it depends on some convolution."""
     after: dict[str, bool] = {}
     for node in traced.module.graph.nodes:
-        is_conv = isinstance(traced.submodule(node), _ConvNd)
+        is_conv = isinstance(traced.submodule(node), ConvNd)
         inner = node.op == "placeholder" and not traced.reads_input(node)
         after[node.name] = inner or is_conv or any(after[n.name] for n in node.all_input_nodes)
     return after
@@ -160,7 +161,7 @@ def _is_clipped(traced: Traced, node: fx.Node) -> bool:
         module = traced.submodule(user)
         if isinstance(module, _CLIPS) or user.target in _CLIPPING:
             return True
-        if isinstance(module, _BatchNorm):
+        if is_batch_norm(module):
             return isinstance(getattr(module, "act", None), _CLIPS) or _is_clipped(traced, user)
     return False
 

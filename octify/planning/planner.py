@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from octify.checks.alpha import check_alpha
+from octify.compat import ConvNd
 from octify.errors import PlanError
 from octify.kernels.taps import Exchange, Scheme
 from octify.layout.channels import DENSE, ConvNode, Layout, Mask, indices, mask_of
@@ -191,7 +191,7 @@ def _entry(
 
 def _dense_reason(call: ConvNode, module: nn.Module | None, layout: Layout, choice: Choice) -> str:
     sets = layout.sets(call.ids_out)
-    if not sets and not (isinstance(module, _ConvNd) and is_depthwise(module)):
+    if not sets and not (isinstance(module, ConvNd) and is_depthwise(module)):
         return ONE_SAMPLE
     if not sets:
         return "its input is dense and it computes each channel from itself"

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import fx, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from octify.compat import ConvNd, ConvTransposeNd
 from octify.ops.conv import is_depthwise
 from octify.passes.rewrite import Rewritten
 from octify.plan import ConvPlan, Plan
@@ -235,10 +235,10 @@ def _row(traced: Traced, node: fx.Node, sides: _Sides) -> LayerRow:
         place,
         "linear (1x1)" if planned and isinstance(module, nn.Linear) else _kind(module, node),
         tuple(getattr(module, "kernel_size", ())),
-        tuple(getattr(module, "stride", ())) if isinstance(module, _ConvNd) else (),
+        tuple(getattr(module, "stride", ())) if isinstance(module, ConvNd) else (),
         channels_in,
         channels_out,
-        tuple(shape[2:]) if isinstance(module, _ConvNd) else (),
+        tuple(shape[2:]) if isinstance(module, ConvNd) else (),
         planned.alpha_in if planned else 0.0,
         planned.alpha_out if planned else 0.0,
         planned.kernels if planned and planned.converted else None,
@@ -253,7 +253,7 @@ def _row(traced: Traced, node: fx.Node, sides: _Sides) -> LayerRow:
 
 
 def _channels(module: nn.Module | None, shape: tuple[int, ...]) -> tuple[int, int]:
-    if isinstance(module, _ConvNd):
+    if isinstance(module, ConvNd):
         return module.in_channels, module.out_channels
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
@@ -261,7 +261,7 @@ def _channels(module: nn.Module | None, shape: tuple[int, ...]) -> tuple[int, in
 
 
 def _kind(module: nn.Module | None, node: fx.Node) -> str:
-    if isinstance(module, _ConvTransposeNd):
+    if isinstance(module, ConvTransposeNd):
         return "transposed"
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return "depthwise" if is_depthwise(module) else "grouped" if module.groups > 1 else "dense"
@@ -298,7 +298,7 @@ def _convolutions(traced: Traced) -> list[str]:
     called = {str(node.target) for node in traced.module.graph.find_nodes(op="call_module")}
     paths: dict[int, str] = {}
     for path, module in traced._modules.items():
-        if isinstance(module, _ConvNd) and (path in called or id(module) not in paths):
+        if isinstance(module, ConvNd) and (path in called or id(module) not in paths):
             paths[id(module)] = path
     return list(paths.values())
 

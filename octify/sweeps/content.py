@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from octify.planning.ruleset import load_rules
+from octify.storage.digests import add_file, digest_of_text
 
-_BLOCK = 2**20
 _ITEMS = 1024  # of a loader or a folder: calibration takes at most 512 inputs, and may leave some out
 _BYTES = 2**32  # of a loader: calibration holds at most 2 GiB
 
@@ -25,7 +25,7 @@ def rules_digest(rules: str) -> str:
     """Eight digits that tell rule files of one name apart; none for a built-in rule set."""
     if not (rules.endswith(".toml") or "/" in rules):
         return ""
-    return hashlib.sha256(rules_content(rules).encode()).hexdigest()[:8]
+    return digest_of_text(rules_content(rules))[:8]
 
 
 def data_digest(data: str | None) -> str:
@@ -35,7 +35,7 @@ def data_digest(data: str | None) -> str:
     digest = hashlib.sha256()
     place, colon, name = data.rpartition(":")
     if colon and place.endswith(".py"):
-        _add_file(digest, Path(place))
+        add_file(digest, Path(place))
         _add_items(digest, place, name)
     elif Path(data).is_dir():
         from octify.data.folder import walked
@@ -45,24 +45,10 @@ def data_digest(data: str | None) -> str:
                 f"{path.relative_to(data).as_posix()} {path.stat().st_size}\n".encode("utf-8", "replace")
             )
             if number < _ITEMS:
-                _add_file(digest, path)
+                add_file(digest, path)
     else:
-        _add_file(digest, Path(data))
+        add_file(digest, Path(data))
     return digest.hexdigest()
-
-
-def file_digest(path: Path | None) -> str:
-    """A digest of a file, empty for none."""
-    digest = hashlib.sha256()
-    if path is not None:
-        _add_file(digest, path)
-    return digest.hexdigest()
-
-
-def _add_file(digest: Any, path: Path) -> None:
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
 
 
 def items_digest(data: Iterable[Any] | str | None) -> str:

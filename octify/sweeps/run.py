@@ -6,7 +6,6 @@ in its folder under the same key is not converted again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from octify.checks.documents import parse_json, read_text
 from octify.files import staged_directory, write_text
+from octify.progress import Tell
 from octify.report import Report
 from octify.report.rows import Point, point_name
+from octify.storage.digests import digest_of_state
 from octify.sweeps.content import items_digest, rules_content, rules_digest
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from octify.conversion import Inputs, Result
 
 POINT = "point.json"
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PointMaker:
         Called with a point's unfinished and its final folder, to add files.
     """
 
-    convert: Callable[[str, float, Progress], Result]
+    convert: Callable[[str, float, Tell], Result]
     folder: Path | None = None
     key: Callable[[str, float], str] = lambda rules, alpha: ""
     also_write: Callable[[Path, Path], None] = lambda staged, final: None
@@ -71,9 +71,7 @@ def place_of(rules: str, alpha: float) -> str:
     return point_name(rules, rules_digest(rules), alpha)
 
 
-def convert_point(
-    maker: PointMaker, rules: str, alpha: float, progress: Progress
-) -> tuple[Point, Result | None]:
+def convert_point(maker: PointMaker, rules: str, alpha: float, progress: Tell) -> tuple[Point, Result | None]:
     """Convert at one point and keep it, or take what an earlier run kept (without its model)."""
     name = place_of(rules, alpha)
     place = None if maker.folder is None else maker.folder / name
@@ -101,7 +99,7 @@ def sweep(
     *,
     calibration: Iterable[Any] | str | None = None,
     directory: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     **options: Any,
 ) -> SweepResult:
     """Convert ``model`` under every rule set at every alpha.
@@ -131,7 +129,7 @@ def sweep(
 
     data = calibration if calibration is None or isinstance(calibration, str) else list(calibration)
 
-    def converted(name: str, alpha: float, told: Progress) -> Result:
+    def converted(name: str, alpha: float, told: Tell) -> Result:
         return convert(
             model, example_inputs, alpha=alpha, rules=name, calibration=data, progress=told, **options
         )
@@ -161,7 +159,7 @@ def timed(
     models: Mapping[str, nn.Module],
     *,
     threads: int = 1,
-    progress: Progress = lambda phase: None,
+    progress: Tell = lambda phase: None,
 ) -> list[Point]:
     """``points`` with latencies: ``model`` and all ``models`` (by name of their point) measured in turn."""
     from octify.latency.bench import bench
@@ -199,17 +197,7 @@ def point_of(report: Report, rules: str, rules_digest: str = "") -> Point:
 
 def fingerprint(asked: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     """A digest of everything that a point depends on: what was asked, and the original's weights."""
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(_bytes()).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _bytes() -> Any:
-    import torch
-
-    return torch.uint8
+    return digest_of_state(dict(sorted(state.items())), json.dumps(asked, sort_keys=True))
 
 
 def finished(folder: Path, key: str) -> Point | None:

@@ -5,15 +5,27 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.modules.dropout import _DropoutNd
 
-_NAMES = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock3d")
+from octify.trace.vendors import DROPOUTS, is_one_of
+
+_FORWARDS = frozenset(
+    {
+        *(nn.Identity.forward, nn.Dropout.forward, nn.Dropout1d.forward, nn.Dropout2d.forward),
+        *(nn.Dropout3d.forward, nn.AlphaDropout.forward, nn.FeatureAlphaDropout.forward),
+    }
+)
 _FUNCTIONS = frozenset(
     {
         *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
         *(torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout),
     }
 )
+
+
+def is_identity(module: nn.Module | None) -> bool:
+    """Whether the class of ``module`` returns its input unchanged in eval mode; of hooks the caller knows."""
+    kind = type(module)
+    return getattr(kind, "forward", None) in _FORWARDS or is_one_of(kind, DROPOUTS)
 
 
 def aliases(module: nn.Module, node: fx.Node) -> set[fx.Node]:
@@ -37,6 +49,5 @@ def source_of(module: nn.Module, node: fx.Node) -> fx.Node | None:
         return None
     if node.op == "call_module":
         called = module.get_submodule(str(node.target))
-        same = isinstance(called, (nn.Identity, _DropoutNd)) or type(called).__name__ in _NAMES
-        return first if same else None
+        return first if is_identity(called) else None
     return first if node.op == "call_function" and node.target in _FUNCTIONS else None

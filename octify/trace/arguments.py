@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from octify.compat import TreeSpec, tree_flatten, tree_flatten_with_path, tree_unflatten
 from octify.trace.facts import InputSpec
 
 _PLAIN = (bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device)
@@ -36,7 +36,7 @@ class Arguments:
 
     names: tuple[str, ...]
     inputs: tuple[InputSpec, ...]
-    structure: pytree.TreeSpec
+    structure: TreeSpec
     leaves: tuple[Any, ...]
 
     @classmethod
@@ -45,7 +45,7 @@ class Arguments:
 
         Raises TypeError when ``forward`` does not take them, NotPlainError for other objects among them.
         """
-        given, structure = pytree.tree_flatten_with_path(_bound(module, args, kwargs))
+        given, structure = tree_flatten_with_path(_bound(module, args, kwargs))
         leaves, names = [], []
         for path, value in given:
             if isinstance(value, Tensor):
@@ -67,13 +67,13 @@ class Arguments:
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, InputSpec) else leaf for leaf in self.leaves]
         bound = inspect.BoundArguments(
-            inspect.signature(module.forward), OrderedDict(pytree.tree_unflatten(leaves, self.structure))
+            inspect.signature(module.forward), OrderedDict(tree_unflatten(leaves, self.structure))
         )
         return bound.args, bound.kwargs
 
     def tensors(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The tensors of a call of the same form, in order; ValueError for a call of another form."""
-        leaves, structure = pytree.tree_flatten(_bound(module, args, kwargs))
+        leaves, structure = tree_flatten(_bound(module, args, kwargs))
         constants = [
             None if isinstance(known, InputSpec) else leaf
             for leaf, known in zip(leaves, self.leaves, strict=False)
@@ -89,7 +89,7 @@ class Arguments:
         shown = [
             "x".join(map(str, leaf.shape)) if isinstance(leaf, InputSpec) else leaf for leaf in self.leaves
         ]
-        return str(pytree.tree_unflatten(shown, self.structure))
+        return str(tree_unflatten(shown, self.structure))
 
 
 def _bound(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

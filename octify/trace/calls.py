@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from octify.compat import FakeTensorMode
 from octify.trace.arguments import Arguments, NotPlainError
 from octify.trace.duplicate import duplicate
 from octify.trace.tracer import first_line, user_line

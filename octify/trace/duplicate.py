@@ -16,7 +16,8 @@ from typing import Any
 from unittest.mock import patch
 
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+
+from octify.compat import FakeTensor, hook_tables
 
 
 def duplicate(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
@@ -55,7 +56,7 @@ def _rebind(module: nn.Module, memo: dict[int, Any]) -> None:
     for name, value in list(vars(module).items()):
         if isinstance(value, FunctionType):
             object.__setattr__(module, name, _rebound(value, memo))
-    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+    for hooks in hook_tables(module):
         for key, hook in list(hooks.items()):
             if isinstance(hook, FunctionType):
                 hooks[key] = _rebound(hook, memo)

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from octify.compat import FakeTensorMode, storage_key, tree_leaves
 from octify.trace.attached import attached
 from octify.trace.duplicate import duplicate
 from octify.trace.modes import in_eval
@@ -100,7 +99,7 @@ class _Measure(fx.Interpreter):
 def _storages(value: Any) -> dict[int, Tensor]:
     """The tensors in ``value``, one for each storage: views and in-place results share their source's."""
     tensors = (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
-    return {t.untyped_storage()._cdata: t for t in tensors}
+    return {storage_key(t): t for t in tensors}
 
 
 class MeasureError(Exception):

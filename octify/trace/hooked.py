@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from octify.compat import backward_hooks, forward_hooks, forward_pre_hooks
 from octify.trace.model import Traced
 
 _SHOWN = 4
@@ -30,7 +31,7 @@ def silenced_hooks(model: nn.Module, traced: Traced) -> tuple[str, ...]:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks))
+    return any((forward_hooks(module), forward_pre_hooks(module), backward_hooks(module)))
 
 
 def _is_kept(path: str, nodes: set[str]) -> bool:

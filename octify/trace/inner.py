@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd
 
+from octify.compat import ConvNd
 from octify.errors import TraceError
 from octify.trace.calls import Call, observe
 from octify.trace.facts import MeasureError
@@ -56,13 +56,13 @@ def _inside(leaf: Opaque, search: Search, calls: Sequence[Call], taken: frozense
 
 
 def _convolutions(module: nn.Module) -> int:
-    return sum(isinstance(each, _ConvNd) for each in module.modules())
+    return sum(isinstance(each, ConvNd) for each in module.modules())
 
 
 def _called(graph: fx.GraphModule) -> int:
     """Calls of convolutions: between two there may be an octave map."""
     calls = graph.graph.find_nodes(op="call_module")
-    return sum(isinstance(graph.get_submodule(str(node.target)), _ConvNd) for node in calls)
+    return sum(isinstance(graph.get_submodule(str(node.target)), ConvNd) for node in calls)
 
 
 def leaves_of(inner: Traced, model: nn.Module) -> Mapping[str, nn.Module]:

@@ -11,11 +11,13 @@ from typing import Any
 
 from torch import fx, nn
 
+from octify.compat import buffers_of
+
 
 @contextmanager
 def without_proxies(model: nn.Module) -> Iterator[None]:
     """After tracing, every attribute or buffer that holds a proxy is what it was before, or gone."""
-    before = [(held, dict(held)) for module in model.modules() for held in (vars(module), module._buffers)]
+    before = [(held, dict(held)) for module in model.modules() for held in (vars(module), buffers_of(module))]
     try:
         yield
     finally:

@@ -7,38 +7,18 @@ through becomes the functions it calls.
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+
+from octify.compat import ConvNd, NormBase
+from octify.trace.vendors import KEPT
 
 # torch.nn containers are transparent; everything else in torch.nn is one node with its own name.
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # Subclasses too: padded, standardised, activated, frozen, ... variants of other libraries.
-_KEPT_TYPES = (_ConvNd, _NormBase)
+_KEPT_TYPES = (ConvNd, NormBase)
 # Norms without statistics of their own: a subclass with a forward that nobody knows is traced through.
 _PLAIN_NORMS = (nn.GroupNorm, nn.LayerNorm)
-# Leaves of other libraries that derive from nn.Module alone, by name so that they need not be
-# installed: "package.module.Class", or "package.module.*" for every class of that module. They are
-# norms, pools and attention, and what is random in training; each is one octave rule, or one plain refusal.
-KEPT_NAMES = (
-    "timm.layers.blur_pool.BlurPool2d",
-    "timm.layers.drop.DropBlock2d",
-    "timm.layers.drop.DropPath",
-    "timm.layers.evo_norm.*",
-    "timm.layers.filter_response_norm.*",
-    "timm.layers.global_context.GlobalContext",
-    "timm.layers.grn.GlobalResponseNorm",
-    "timm.layers.inplace_abn.InplaceAbn",
-    "timm.layers.median_pool.MedianPool2d",
-    "timm.layers.norm.*",
-    "timm.layers.norm_act.*",
-    "timm.layers.pool2d_same.*",
-    "torchvision.models.convnext.LayerNorm2d",
-    "torchvision.ops.drop_block.*",
-    "torchvision.ops.misc.FrozenBatchNorm2d",
-    "torchvision.ops.stochastic_depth.StochasticDepth",
-)
-_KEPT_CLASSES = frozenset(name for name in KEPT_NAMES if not name.endswith(".*"))
-_KEPT_MODULES = frozenset(name.removesuffix(".*") for name in KEPT_NAMES if name.endswith(".*"))
+_KEPT_CLASSES = frozenset(name for name in KEPT if not name.endswith(".*"))
+_KEPT_MODULES = frozenset(name.removesuffix(".*") for name in KEPT if name.endswith(".*"))
 
 
 def qualified_name(kind: type) -> str:

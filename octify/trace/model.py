@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
+from octify.compat import TreeSpec
 from octify.trace.arguments import Arguments
 from octify.trace.facts import Facts, InputSpec
 
@@ -54,7 +54,7 @@ class Part:
 
     path: str
     arguments: Arguments
-    output: pytree.TreeSpec | None
+    output: TreeSpec | None
     calls: Mapping[tuple[InputSpec, ...], int]
     inside: Mapping[str, str]
     alone: bool = False

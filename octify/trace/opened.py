@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from octify.compat import tree_leaves, tree_map
 
 
 def opened(result: Any) -> Any:
-    """``result`` with dicts in the place of objects that ``pytree`` takes for leaves and that hold others."""
-    return pytree.tree_map(_entries, result)
+    """``result`` with dicts in the place of objects that torch's pytree takes for leaves and that hold others."""
+    return tree_map(_entries, result)
 
 
 def is_closed(result: Any) -> bool:
-    """Whether ``result`` holds tensors in an object that ``pytree`` takes for a leaf, or cannot store."""
-    leaves = pytree.tree_leaves(result, is_leaf=_is_named)
+    """Whether ``result`` holds tensors in an object that torch's pytree takes for a leaf, or cannot store."""
+    leaves = tree_leaves(result, is_leaf=_is_named)
     return any(map(_is_named, leaves)) or any(
-        any(isinstance(t, Tensor) for t in pytree.tree_leaves(_entries(x))) for x in leaves if _holds(x)
+        any(isinstance(t, Tensor) for t in tree_leaves(_entries(x))) for x in leaves if _holds(x)
     )
 
 

@@ -16,8 +16,8 @@ from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
+from octify.compat import tree_unflatten
 from octify.errors import TraceError
 from octify.nn.guard import holds
 from octify.trace.arguments import Arguments
@@ -208,8 +208,9 @@ def _path_in_model(shell: nn.Module, part: Found, own: str, paths: Mapping[int, 
         holder = shell.get_submodule(rooted.rpartition(".")[0])
     except AttributeError:
         holder = None
-    if holder is not None and name in holder._modules:
-        return paths[id(holder._modules[name])]
+    held = getattr(holder, name, None)
+    if isinstance(held, nn.Module) and id(held) in paths:
+        return paths[id(held)]
     if holder is not None and not hasattr(holder, name):
         # A constant that tracing made: it goes where the part's graph looks for it.
         value = getattr(part.symbolic.module.get_submodule(holder_path), name)
@@ -335,7 +336,7 @@ def _install(host: nn.Module, part: Part, own: _Slice, module: fx.GraphModule) -
     @functools.wraps(original.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         results = run(self, *part.arguments.tensors(self, args, kwargs))
-        return pytree.tree_unflatten(list(results), form)
+        return tree_unflatten(list(results), form)
 
     host.__dict__.pop("forward", None)
     members = {"forward": forward, "__module__": original.__module__, "__doc__": original.__doc__}

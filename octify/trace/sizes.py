@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
+from octify.compat import tree_leaves
 from octify.nn.assign import assigned
 from octify.nn.guard import holds
 from octify.trace.asked import is_of_types, lacks

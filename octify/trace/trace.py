@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, fx, nn
 
+from octify.compat import module_stack
 from octify.errors import TraceError
 from octify.nn.settled import settle
 from octify.trace.duplicate import duplicate
@@ -109,7 +110,7 @@ def _rejected(module: fx.GraphModule, inputs: Sequence[Tensor], error: MeasureEr
     shapes = " and ".join("x".join(map(str, t.shape)) for t in inputs)
     place = None
     if node is not None:
-        stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+        stack = module_stack(node)
         path = str(node.target) if node.op == "call_module" else (stack[-1] if stack else "")
         kind = type(module.get_submodule(path)).__name__ if node.op == "call_module" else str(node.target)
         place = f"{path or 'the model itself'} ({kind})"

@@ -22,10 +22,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx._symbolic_trace import _orig_module_call
-from torch.utils import _pytree as pytree
 
+from octify.compat import ASSERTIONS, FakeTensorMode, TreeSpec, module_call, tree_flatten, tree_leaves
 from octify.errors import TraceError
 from octify.trace.arguments import Arguments
 from octify.trace.duplicate import sharing_tensors
@@ -67,7 +65,7 @@ class Symbolic:
     root: nn.Module
     opaque: tuple[Opaque, ...]
     fixed_sizes: tuple[Opaque, ...]
-    output: pytree.TreeSpec | None
+    output: TreeSpec | None
     results: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
@@ -93,7 +91,7 @@ class _Tracer(SizedTracer):
         self.treatment = treatment
         self.flat = flat
         self.explores = explores
-        self.output: pytree.TreeSpec | None = None
+        self.output: TreeSpec | None = None
         self._entered = [""]
         self.results: list[tuple[str, tuple[str, ...]]] = []
 
@@ -126,9 +124,9 @@ class _Tracer(SizedTracer):
 
         def call(root: nn.Module) -> Any:
             if not self.flat:
-                return _orig_module_call(root, *args, **kwargs)  # with its hooks
+                return module_call(root, *args, **kwargs)  # with its hooks
             result = root.forward(*args, **kwargs)
-            leaves, self.output = pytree.tree_flatten(result)
+            leaves, self.output = tree_flatten(result)
             return tuple(leaves)
 
         return call, [self.root]
@@ -163,7 +161,7 @@ class _Tracer(SizedTracer):
 
 def _names(result: Any) -> tuple[str, ...]:
     """Of the nodes of a result's leaves."""
-    return tuple(leaf.node.name for leaf in pytree.tree_leaves(result) if issubclass(type(leaf), fx.Proxy))
+    return tuple(leaf.node.name for leaf in tree_leaves(result) if issubclass(type(leaf), fx.Proxy))
 
 
 def _seen(path: str, module: nn.Module, error: Exception) -> Opaque:
@@ -329,5 +327,6 @@ def _deciding(root: nn.Module, questions: Sequence[Question]) -> tuple[Opaque, .
 
 def _drop_assertions(graph: fx.Graph) -> None:
     """Erase recorded checks: the converted model would have to merge whole maps to ask for their shapes."""
-    for node in graph.find_nodes(op="call_function", target=torch._assert):
-        graph.erase_node(node)
+    for assertion in ASSERTIONS:
+        for node in graph.find_nodes(op="call_function", target=assertion):
+            graph.erase_node(node)

@@ -17,6 +17,7 @@ from torch import Tensor
 from octify.data import check_data, files, folder
 from octify.data.format import ImageFormat
 from octify.errors import OctifyError
+from octify.storage.digests import digest_of_text
 from octify.trace.facts import InputSpec
 from octify.tune.parse import Row, parse_item, require_finite
 
@@ -189,7 +190,7 @@ def _images(path: Path, form: ImageFormat) -> Samples:
         len(paths),
         classes is not None,
         read,
-        hashlib.sha256(f"{names}\n{form}".encode()).hexdigest(),
+        digest_of_text(f"{names}\n{form}"),
         classes=None if classes is None else tuple(classes[0]),
         warnings=tuple(folder.guesses(form)),
         skipped=skipped,

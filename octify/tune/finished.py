@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from octify.report.tuning import TuningRow
+from octify.storage.digests import digest_of_text
 from octify.tune import checkpoint as checkpoints
 from octify.tune.options import Options
 
@@ -22,7 +22,7 @@ def run_digest(identity: Mapping[str, str], data: str, options: Options) -> str:
     """A digest of all that a run's result follows from: folder and original, data, options."""
     asked = asdict(options)
     del asked["checkpoint_every"]
-    return hashlib.sha256(json.dumps([dict(identity), data, asked], sort_keys=True).encode()).hexdigest()
+    return digest_of_text(json.dumps([dict(identity), data, asked], sort_keys=True))
 
 
 def finished_row(

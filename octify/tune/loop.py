@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from octify.errors import CheckFailed
+from octify.progress import Tell
 from octify.report.calibration import OutputError
 from octify.report.tuning import TuningRow
 from octify.tune import checkpoint as checkpoints
@@ -25,8 +26,6 @@ from octify.tune.stop import stops
 _SKIPS = 25  # steps in a row that fp16's loss scaler may find too large
 _TOLD_EVERY = 0.5  # seconds
 _OFTEN = 100  # times that every input is seen
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ def tune(
     checkpoint: Path,
     resume: bool = False,
     identity: Mapping[str, str] | None = None,
-    progress: Progress = lambda what: None,
-    warn: Progress = lambda what: None,
+    progress: Tell = lambda what: None,
+    warn: Tell = lambda what: None,
 ) -> Tuned:
     """Train ``student`` in place to do what ``teacher``, its original, does, or what the labels say, or both.
 
@@ -148,7 +147,7 @@ def tune(
     )
 
 
-def _begun(run: Run, progress: Progress) -> Measured:
+def _begun(run: Run, progress: Tell) -> Measured:
     progress("measuring")
     before = run.measure()
     if run.options.norm == "reestimated":
@@ -157,7 +156,7 @@ def _begun(run: Run, progress: Progress) -> Measured:
     return before
 
 
-def _steps(run: Run, start: int, keep: Callable[[int], None], progress: Progress) -> None:
+def _steps(run: Run, start: int, keep: Callable[[int], None], progress: Tell) -> None:
     """All steps from ``start`` on; a signal is raised again once the state is safe."""
     options = run.options
     clock = told = time.perf_counter()

@@ -11,12 +11,12 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from octify.calibrate.fit.renorm import reestimate
 from octify.compare.loss import label_loss, output_loss
 from octify.compare.outputs import tensors_of
 from octify.errors import OctifyError
+from octify.trace.batchnorm import is_batch_norm
 from octify.tune.augment import Augment, augmented
 from octify.tune.data import Batch, Samples, seed_all
 from octify.tune.labels import use_labels
@@ -164,7 +164,7 @@ class Run:
         self.student.eval()
         if self.options.norm == "batch":
             for module in self.student.modules():
-                if isinstance(module, _BatchNorm):
+                if is_batch_norm(module):
                     module.train()
 
     def _choose_labels(self) -> None:

@@ -48,7 +48,7 @@ def C(axis: Axis, taps: np.ndarray, n: int) -> np.ndarray:
 def wanted(name: PathName, axis: Axis, taps: np.ndarray, n: int) -> np.ndarray:
     """``C``, ``C U``, ``P C`` or ``P C U``."""
     matrix = C(axis, taps, n)
-    source, target = name.split("_to_")
+    source, target = name.source, name.target
     if not axis.octave:
         return matrix
     matrix = matrix @ U(n) if source == "low" else matrix
@@ -57,7 +57,7 @@ def wanted(name: PathName, axis: Axis, taps: np.ndarray, n: int) -> np.ndarray:
 
 def done(recipe: Path, name: PathName, a: int, axis: Axis, taps: np.ndarray, n: int) -> np.ndarray:
     """What the recipe computes along its axis ``a``, as a matrix."""
-    source, target = name.split("_to_")
+    source, target = name.source, name.target
     half = 2 if axis.octave else 1
     given_length = n // half if source == "low" else n
     length = axis.output_length(n) // (half if target == "low" or recipe.after == "up" else 1)
@@ -148,7 +148,7 @@ def test_table_of_three_taps(name: PathName, stride: int) -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_low_to_low_is_a_congruence(scheme: Scheme, stride: int) -> None:
     """``K' = A K A^T``: in two dimensions the path is the matrix of one axis, twice."""
-    matrices = path("low_to_low", (Axis(3, stride, 1, 1),) * 2, scheme).matrices
+    matrices = path(PathName.LOW_TO_LOW, (Axis(3, stride, 1, 1),) * 2, scheme).matrices
     assert np.array_equal(matrices[0], matrices[1])
     if stride == 1:
         assert matrices[0].tolist() == [[0.5, 0, 0], [0.5, 1, 0.5], [0, 0, 0.5]]
@@ -196,8 +196,8 @@ def test_axes_of_different_kinds_share_one_recipe(
 
 
 def test_gift_large_kernels_need_fewer_taps() -> None:
-    assert path("low_to_low", (Axis(5, 1, 2, 2),), "exact").kernel_size == (3,)
-    assert path("low_to_low", (Axis(7, 1, 3, 3),), "exact").kernel_size == (5,)
+    assert path(PathName.LOW_TO_LOW, (Axis(5, 1, 2, 2),), "exact").kernel_size == (3,)
+    assert path(PathName.LOW_TO_LOW, (Axis(7, 1, 3, 3),), "exact").kernel_size == (5,)
 
 
 @many
@@ -249,10 +249,13 @@ def test_paper_low_to_low_is_exact_where_it_fits(
     taps, stride, padding = geometry
     axis = Axis(taps, stride, padding, padding)
     n = 2 * stride * half
-    recipe = path("low_to_low", (axis,), "paper")
+    recipe = path(PathName.LOW_TO_LOW, (axis,), "paper")
     k = kernel(axis, seed)
     np.testing.assert_allclose(
-        done(recipe, "low_to_low", 0, axis, k, n), wanted("low_to_low", axis, k, n), rtol=0, atol=FITTED
+        done(recipe, PathName.LOW_TO_LOW, 0, axis, k, n),
+        wanted(PathName.LOW_TO_LOW, axis, k, n),
+        rtol=0,
+        atol=FITTED,
     )
 
 
@@ -261,18 +264,21 @@ def test_paper_low_to_low_is_exact_where_it_fits(
 def test_paper_is_exact_wherever_the_exact_taps_fit(drawn: tuple[Axis, int], seed: int) -> None:
     """If ``P C U`` needs no more taps than the kernel has, on a grid that is tried, nothing is lost."""
     axis, n = drawn
-    exact = path("low_to_low", (axis,), "exact")
+    exact = path(PathName.LOW_TO_LOW, (axis,), "exact")
     grids = {max(1, axis.dilation // 2), max(1, (axis.dilation + 1) // 2), axis.dilation}
     assume(not exact.before and exact.kernel_size[0] <= axis.taps and exact.dilations[0] in grids)
-    recipe = path("low_to_low", (axis,), "paper")
+    recipe = path(PathName.LOW_TO_LOW, (axis,), "paper")
     k = kernel(axis, seed)
     np.testing.assert_allclose(
-        done(recipe, "low_to_low", 0, axis, k, n), wanted("low_to_low", axis, k, n), rtol=0, atol=FITTED
+        done(recipe, PathName.LOW_TO_LOW, 0, axis, k, n),
+        wanted(PathName.LOW_TO_LOW, axis, k, n),
+        rtol=0,
+        atol=FITTED,
     )
 
 
 @many
-@given(axes(), st.sampled_from(["high_to_low", "low_to_high", "low_to_low"]))
+@given(axes(), st.sampled_from(PATHS[1:]))
 def test_fitted_kernels_keep_the_mean(drawn: tuple[Axis, int], name: PathName) -> None:
     """A constant input gives the same constant in the interior, within 1 %: every old tap's weights sum to 1."""
     axis, _ = drawn
@@ -281,7 +287,9 @@ def test_fitted_kernels_keep_the_mean(drawn: tuple[Axis, int], name: PathName) -
 
 
 @many
-@given(axes(5, 2), st.sampled_from(["high_to_low", "low_to_high"]), st.integers(0, 9), st.data())
+@given(
+    axes(5, 2), st.sampled_from([PathName.HIGH_TO_LOW, PathName.LOW_TO_HIGH]), st.integers(0, 9), st.data()
+)
 def test_fitted_kernels_cannot_be_bettered(
     drawn: tuple[Axis, int], name: PathName, seed: int, data: st.DataObject
 ) -> None:
@@ -322,7 +330,15 @@ def test_fitted_kernels_cannot_be_bettered(
 def test_high_to_high_is_the_convolution() -> None:
     axis = Axis(5, 3, 1, 2, 2)
     for scheme in ("paper", "exact"):
-        recipe = path("high_to_high", (axis,), scheme)
+        recipe = path(PathName.HIGH_TO_HIGH, (axis,), scheme)
         assert (recipe.before, recipe.after, recipe.transposed) == ("", "", False)
         assert (recipe.starts, recipe.strides, recipe.dilations) == ((-1,), (3,), (2,))
         assert np.array_equal(recipe.matrices[0], np.eye(5))
+
+
+def test_names_of_paths_tell_their_ends() -> None:
+    assert [str(name) for name in PATHS] == [f"{name.source}_to_{name.target}" for name in PATHS]
+    assert [name for name in PATHS if name.keeps_resolution] == ["high_to_high", "low_to_low"]
+    assert {"high_to_low": 1}[
+        PathName("high_to_low")
+    ] == 1  # a state dict's or an older file's string is the name

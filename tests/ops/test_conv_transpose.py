@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import octify
+from octify.kernels.taps import PathName
 from octify.kernels.transposed import path_share
 from octify.nn import OctaveConvTranspose, OctaveConvTranspose1d, OctaveConvTranspose2d, OctaveConvTranspose3d
 from octify.nn.conv_transpose import transposed_axes
@@ -123,7 +124,7 @@ def test_the_planner_counts_what_is_computed(
 
     name = f"{'low' if low_in else 'high'}_to_{'low' if low_out else 'high'}"
     high, low = parted(x, low_in)
-    share = path_share(name, transposed_axes(conv))
+    share = path_share(PathName(name), transposed_axes(conv))
     # A convolution's MACs are counted at its output, which may be a sample longer or shorter.
     assert macs(made, high, low) == pytest.approx(share * macs(conv, x), rel=0.3)
 

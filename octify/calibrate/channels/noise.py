@@ -20,14 +20,15 @@ from octify.calibrate.channels.convolution import Conv, channels_second, convolu
 from octify.calibrate.fit.affine import scale_and_shift
 from octify.calibrate.fit.rows import read_taps, sample
 from octify.calibrate.inputs.images import count_of
-from octify.calibrate.streams.nodes import elementwise, inner_activation, is_affine_norm, only_user
+from octify.calibrate.streams.nodes import elementwise, inner_activation, only_user
 from octify.calibrate.streams.observe import Observer, observe
 from octify.kernels.convolution import path
-from octify.kernels.taps import Path
+from octify.kernels.taps import Path, PathName
 from octify.layout.channels import DENSE, ConvNode, Ids, Layout
 from octify.nn.conv import axes_of
 from octify.nn.functional import pool
 from octify.trace import Traced
+from octify.trace.batchnorm import is_affine_norm
 
 _RIDGE = 1e-2  # of the mean variance of a tap
 _ROWS = 10_000
@@ -97,7 +98,7 @@ def noise(traced: Traced, layout: Layout, chunks: Chunks, *, rows: int = _ROWS, 
         for conv, module in convs:
             producers.append(_producer(conv, module))
             make = _maker(traced, nodes[conv.node])
-            recipe = path("low_to_low", axes_of(module), "paper")
+            recipe = path(PathName.LOW_TO_LOW, axes_of(module), "paper")
             generator = torch.Generator().manual_seed(seed)  # its own: in chunks of any size, the same places
             each = -(-rows // count_of(chunks))
             watch[conv.node] = _adder(traced, conv, producers[-1], make, recipe, each, generator)

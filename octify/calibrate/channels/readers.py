@@ -27,6 +27,7 @@ from octify.calibrate.inputs.images import count_of
 from octify.calibrate.streams.observe import Observer, observe, sensitivity
 from octify.calibrate.streams.sizes import DOUBLE, PER_NUMBER, of_run
 from octify.kernels.convolution import path
+from octify.kernels.taps import PathName
 from octify.layout.channels import DENSE, ConvNode, Ids, Layout, Mask
 from octify.nn.conv import axes_of
 from octify.nn.functional import project
@@ -237,7 +238,7 @@ def _readers(traced: Traced, conv: ConvNode, fisher: Tensor | None) -> list[Read
 
 def _adder(traced: Traced, conv: ConvNode, readers: Sequence[Reader], per_image: int, seed: int) -> Observer:
     module = _convolution(traced, conv)
-    recipe = path("high_to_high", axes_of(module), "paper")
+    recipe = path(PathName.HIGH_TO_HIGH, axes_of(module), "paper")
     generator = torch.Generator().manual_seed(seed)  # its own: in chunks of any size, the same positions
 
     def add(x: Tensor, y: Tensor) -> None:

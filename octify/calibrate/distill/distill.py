@@ -11,7 +11,7 @@ better it ends early. ``Distilled`` says what became of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -28,6 +28,7 @@ from octify.calibrate.streams.sizes import gradient_batch
 from octify.compare.loss import relative_loss
 from octify.compare.outputs import Output, tensors_of
 from octify.passes.rewrite import Rewritten
+from octify.progress import Progress
 from octify.trace import Traced
 
 BATCH = 32
@@ -40,7 +41,6 @@ _PATIENCE = 3  # looks in a row that find nothing better than before
 _TIMED = 3  # steps, from which the time of all is told
 _LEAST_STEPS = 24  # fewer are not worth their time
 _HALF = (torch.float16, torch.bfloat16)  # whose gradients overflow or vanish: trained in float32
-Progress = Callable[[str, int, int], None]
 
 
 def distill(

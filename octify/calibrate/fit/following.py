@@ -20,33 +20,20 @@ from torch import Tensor, fx, nn
 
 from octify.calibrate.fit.activation import Activation, Slopes
 from octify.calibrate.fit.affine import Affine
-from octify.calibrate.streams.nodes import elementwise, inner_activation, is_affine_norm, only_user
+from octify.calibrate.streams.nodes import elementwise, inner_activation, only_user
 from octify.layout.roles import map_shape, sizes
 from octify.nn import OctaveChannelwise
 from octify.ops.conv_function import constant
 from octify.ops.emitter import Value
 from octify.passes.rewrite import Rewritten
 from octify.trace import Traced
+from octify.trace.aliases import is_identity
+from octify.trace.batchnorm import is_affine_norm
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract")
 _PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
 _QUOTIENTS = (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, "div", "div_")
-_IN_EVAL_NOTHING = frozenset(
-    {
-        "Identity",
-        "Dropout",
-        "Dropout1d",
-        "Dropout2d",
-        "Dropout3d",
-        "DropPath",
-        "DropBlock2d",
-        "DropBlock3d",
-        "StochasticDepth",
-        "AlphaDropout",
-        "FeatureAlphaDropout",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -160,7 +147,7 @@ class Walk:
         return map_shape(roles, shape) if shape is not None and "N" in roles else None
 
     def _does_nothing(self, before: fx.Node, user: fx.Node) -> bool:
-        if type(self.traced.submodule(user)).__name__ in _IN_EVAL_NOTHING:
+        if is_identity(self.traced.submodule(user)):
             return True
         these, those = self.rewritten.values[before.name], self.rewritten.values[user.name]
         return these.octave and these.high is those.high and these.low is those.low  # moved dimensions

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from octify.calibrate.fit.rows import Positions, rows_as_weight, weight_as_rows
-from octify.kernels.taps import PathName
+from octify.compat import ConvTransposeNd
+from octify.kernels.taps import PATHS, PathName
 from octify.nn import OctaveConv
 from octify.nn.channels import split_indices
 from octify.nn.functional import low_size, octave_axes, pool, upsample
@@ -127,10 +128,8 @@ class Block:
 
 def branch_paths(conv: OctaveConv, branch: str) -> list[tuple[PathName, nn.Module]]:
     """The paths into a branch, the one at the same resolution (which carries the bias) first."""
-    names: tuple[PathName, ...] = (
-        ("high_to_high", "low_to_high") if branch == "high" else ("low_to_low", "high_to_low")
-    )
-    return [(name, path) for name in names if (path := getattr(conv, name)) is not None]
+    names = sorted((n for n in PATHS if n.target == branch), key=lambda n: not n.keeps_resolution)
+    return [(name, path) for name in names if (path := getattr(conv, name.value)) is not None]
 
 
 def blocks(conv: OctaveConv, branch: str) -> list[Block]:
@@ -176,7 +175,7 @@ def _leading(
         group: Slice(
             name,
             module,
-            isinstance(module, nn.modules.conv._ConvTransposeNd),
+            isinstance(module, ConvTransposeNd),
             place,
             1,
             (run.first_in + place * run.inputs, run.inputs),
@@ -256,7 +255,7 @@ def _flat(position: Sequence[Tensor], size: Sequence[int]) -> Tensor:
 def _places(conv: OctaveConv, part: Slice, size: Sequence[int], need: Sequence[int]) -> Tensor:
     """(taps, *inner size): the number, from 1, of the sample that each tap reads; 0 is a padded zero."""
     recipe = conv.recipes[part.name]
-    given = low_size(size) if part.name.startswith("low") else tuple(size)
+    given = low_size(size) if part.name.source == "low" else tuple(size)
     if recipe.before == "pool":
         given = low_size(given)
     elif recipe.before == "up":
@@ -273,7 +272,7 @@ def _probe(conv: nn.Module) -> nn.Module:
     made: Any = conv
     taps = math.prod(made.kernel_size)
     settings = {name: getattr(made, name) for name in ("stride", "padding", "dilation")}
-    transposed = isinstance(conv, nn.modules.conv._ConvTransposeNd)
+    transposed = isinstance(conv, ConvTransposeNd)
     if transposed:
         settings["output_padding"] = made.output_padding
     probe: nn.Module = _plain(conv)(1, taps, made.kernel_size, bias=False, dtype=torch.float64, **settings)

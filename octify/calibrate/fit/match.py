@@ -21,7 +21,6 @@ from torch import Tensor, fx, nn
 
 from octify.calibrate.inputs.images import count_of
 from octify.calibrate.streams.execution import Stream, out_of_place
-from octify.calibrate.streams.nodes import is_affine_norm
 from octify.calibrate.streams.store import Store
 from octify.layout.channels import Mask
 from octify.nn import OctaveChannelwise
@@ -29,6 +28,7 @@ from octify.nn.functional import pool
 from octify.nn.views import to_map
 from octify.passes.rewrite import Rewritten
 from octify.trace import Traced
+from octify.trace.batchnorm import is_affine_norm
 
 Chunk = tuple[Tensor, ...]
 

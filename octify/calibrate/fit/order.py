@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch import fx, nn
-from torch.nn.modules.conv import _ConvNd
 
+from octify.compat import ConvNd
 from octify.trace import Traced
 
 
@@ -31,7 +31,7 @@ def _operands_of_all_calls(traced: Traced) -> dict[fx.Node, list[fx.Node]]:
     found: dict[fx.Node, list[fx.Node]] = {}
     for path in {str(n.target) for n in nodes if n.op == "call_module"}:
         calls = traced.calls(path)
-        if len(calls) < 2 or not isinstance(traced.submodule(calls[0]), (_ConvNd, nn.Linear)):
+        if len(calls) < 2 or not isinstance(traced.submodule(calls[0]), (ConvNd, nn.Linear)):
             continue
         behind = _behind(nodes, calls)
         free = [call for call in calls if call not in behind]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from octify.trace.batchnorm import keeps_statistics
 
 Moments = tuple[Tensor, Tensor]
 
@@ -19,7 +21,7 @@ def reestimate(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> int:
     small networks one image alone left 22 worse than unrepaired, so it leaves 1.) Only BatchNorms are in
     training mode meanwhile, so dropout stays off. Returns how many there are.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms: list[Any] = [m for m in model.modules() if keeps_statistics(m)]
     statistics = [(m.get_buffer("running_mean"), m.get_buffer("running_var")) for m in norms]
     before = [(mean.clone(), var.clone()) for mean, var in statistics]
     momenta = [norm.momentum for norm in norms]

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from octify.calibrate.streams.execution import out_of_place
-from octify.calibrate.streams.nodes import is_affine_norm
 from octify.calibrate.streams.sizes import gradient_batch
 from octify.data.moves import Moves
 from octify.errors import OctifyError
 from octify.trace import Traced
+from octify.trace.batchnorm import is_affine_norm
 
 NO_IMAGES = (
     "synthetic images are made from BatchNorm statistics, and this model has none: it is not calibrated, and"

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from octify.compat import forward_hooks, forward_pre_hooks
 from octify.ops.base import operand
 from octify.trace import Traced
-from octify.trace.leaves import qualified_name
+from octify.trace.aliases import is_identity
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,12 @@ _SPATIAL = (
     nn.ReplicationPad2d,
     nn.ReplicationPad3d,
 )
-_ANYWHERE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_ANYWHERE_NAMES = (
-    "timm.layers.drop.DropPath",
-    "timm.layers.drop.DropBlock2d",
-    "torchvision.ops.stochastic_depth.StochasticDepth",
-    "torchvision.ops.drop_block.DropBlock2d",
-)
 
 
 def _passes_module(traced: Traced, node: fx.Node, module: nn.Module, known: Channels) -> bool:
-    if module._forward_hooks or module._forward_pre_hooks:
+    if forward_hooks(module) or forward_pre_hooks(module):
         return False
-    if type(module) in _ANYWHERE or qualified_name(type(module)) in _ANYWHERE_NAMES:
+    if is_identity(module):
         return True
     # A map without its batch dimension has its channels elsewhere.
     rank = len(traced.shape(operand(node)) or ())

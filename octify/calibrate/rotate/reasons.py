@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import fx, nn
-from torch.nn.modules.conv import _ConvNd
 
 from octify.calibrate.rotate.ownership import Ownership
+from octify.compat import ConvNd
 from octify.export.fold import is_linear_in_weight
 from octify.export.norm import has_hooks
 from octify.ops import table
@@ -39,7 +39,7 @@ def why_not(traced: Traced, node: fx.Node) -> str:
 def why_unmixed(traced: Traced, owners: Ownership, node: fx.Node, layer: nn.Module) -> str | None:
     """Why a layer does not mix all its channels by a weight of its own; None if it does."""
     path = str(node.target)
-    if isinstance(layer, _ConvNd) and layer.groups > 1:
+    if isinstance(layer, ConvNd) and layer.groups > 1:
         alone = layer.groups == layer.in_channels
         return f"{path} is {'depthwise: it computes each channel from itself' if alone else 'grouped'}"
     if not (is_linear_in_weight(layer) or _padded(traced, node, layer)):
@@ -49,7 +49,7 @@ def why_unmixed(traced: Traced, owners: Ownership, node: fx.Node, layer: nn.Modu
     if not owners.alone(layer):
         return f"{path} shares its weights, or is used by code that was not traced"
     shape = traced.shape(node) or ()
-    if isinstance(layer, _ConvNd) and len(shape) != len(layer.kernel_size) + 2:
+    if isinstance(layer, ConvNd) and len(shape) != len(layer.kernel_size) + 2:
         return f"{path} reads a value without a batch dimension"
     return None if node.args and len(shape) > 1 else f"{path} is called in a way that octify does not follow"
 

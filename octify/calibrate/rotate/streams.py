@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd
 
 from octify.calibrate.rotate.ownership import Ownership
 from octify.calibrate.rotate.passing import Channels, passed
 from octify.calibrate.rotate.reasons import called, why_not, why_unmixed
 from octify.calibrate.rotate.values import Group, Values
+from octify.compat import ConvNd
 from octify.export.norm import norm_of
 from octify.ops.base import operand
 from octify.trace import Traced
@@ -94,12 +94,12 @@ class _Walk:
         if node.op == "output":
             for source in node.all_input_nodes:
                 self.values.refuse(source, "the model returns it")
-        elif isinstance(module, (_ConvNd, nn.Linear)):
+        elif isinstance(module, (ConvNd, nn.Linear)):
             self._layer(node, module)
         elif not (self._normalised(node, module) or self._summed(node) or self._passes(node)):
             self._stop(node)
 
-    def _layer(self, node: fx.Node, layer: _ConvNd | nn.Linear) -> None:
+    def _layer(self, node: fx.Node, layer: ConvNd | nn.Linear) -> None:
         path, source, values = str(node.target), operand(node), self.values
         shape, where = self.traced.shape(node) or (), values.where(source)
         values.begin(node, Channels(len(shape) - 1 if isinstance(layer, nn.Linear) else 1))
@@ -122,7 +122,7 @@ class _Walk:
             values.refuse(source, f"{path} reads values of different sizes as channels")
         values.tie(first, source)
 
-    def _reads_all(self, layer: _ConvNd | nn.Linear, source: fx.Node, where: Channels) -> bool:
+    def _reads_all(self, layer: ConvNd | nn.Linear, source: fx.Node, where: Channels) -> bool:
         """Whether a layer reads the channels of ``source`` where they are."""
         shape = self.traced.shape(source) or ()
         if isinstance(layer, nn.Linear):

@@ -28,7 +28,7 @@ def mix_inputs(layer: nn.Module, matrix: Tensor) -> None:
 @torch.no_grad()
 def mix_outputs(layer: nn.Module, matrix: Tensor) -> None:
     """Make ``layer`` compute ``matrix layer(x)``; matrix (C, C) float64."""
-    weight, bias = layer.get_parameter("weight"), layer._parameters.get("bias")
+    weight, bias = layer.get_parameter("weight"), dict(layer.named_parameters(recurse=False)).get("bias")
     own = weight.detach().double().cpu()
     if isinstance(layer, _TRANSPOSED):
         mixed = matrix @ own.flatten(2)

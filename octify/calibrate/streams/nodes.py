@@ -9,15 +9,6 @@ from torch import Tensor, fx, nn
 
 from octify.trace import Traced
 
-_STATISTICS = ("running_mean", "running_var")
-
-
-def is_affine_norm(module: nn.Module) -> bool:
-    """Whether a module is, in eval mode, a fixed affine map per channel (and maybe an activation)."""
-    return all(isinstance(getattr(module, name, None), Tensor) for name in _STATISTICS) and hasattr(
-        module, "eps"
-    )
-
 
 def only_user(node: fx.Node) -> fx.Node | None:
     """The one reader of a node's value, if there is but one."""

@@ -13,8 +13,8 @@ from typing import IO, Any, overload
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
+from octify.compat import tree_leaves, tree_map
 from octify.errors import OctifyError
 
 IN_MEMORY = 2**30  # bytes

@@ -50,6 +50,7 @@ from octify.cli.session import Session, session
 from octify.errors import OctifyError
 from octify.files import check_directory, write_text
 from octify.source import parse_target
+from octify.storage.digests import digest_of_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,7 +106,7 @@ class _Sweep:
     def key(self, rules: str, alpha: float) -> str:
         """Under which a finished point is known again."""
         from octify import __version__
-        from octify.sweeps.content import file_digest, rules_content
+        from octify.sweeps.content import rules_content
         from octify.sweeps.run import fingerprint
 
         calibration = asdict(self.calibration)
@@ -121,7 +122,7 @@ class _Sweep:
             "calibration": {name: str(value) for name, value in calibration.items()},
             "data": self.data,
             "model": repr(self.source.model),
-            "code": file_digest(self.source.file),
+            "code": digest_of_file(self.source.file),
         }
         return fingerprint(asked, self.source.model.state_dict())
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from octify.compat import ConvNd, ConvTransposeNd
 from octify.errors import PlanError
 from octify.kernels.taps import PathName, Scheme
 from octify.latency.operators.primitives import Op
@@ -61,7 +61,7 @@ class OnnxruntimeCosts:
 def operators(conv: Conv, low_in: int, low_out: int, kernels: Scheme = "paper") -> Iterator[Op]:
     """What ``conv`` is made of with so many low channels, over all its calls."""
     for size in conv.inputs:
-        if not (low_in or low_out) or conv.vector or isinstance(conv.module, _ConvTransposeNd):
+        if not (low_in or low_out) or conv.vector or isinstance(conv.module, ConvTransposeNd):
             yield _dense(conv.module, conv.batch, size)
         else:
             yield from _octave(conv, size, low_in, low_out, kernels)
@@ -81,11 +81,11 @@ def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernel
         yield _dense(module, conv.batch, size)
         return
     need = tuple(axis.output_length(n) for axis, n in zip(made.axes, size, strict=True))
-    if "high_to_low" in made.recipes:
+    if PathName.HIGH_TO_LOW in made.recipes:
         yield Op("pool", conv.batch, module.in_channels - low_in, module.in_channels - low_in, size)
     for name in made.recipes:
         yield from _path(made, name, conv.batch, size, need)
-    targets = [name.rpartition("_")[2] for name in made.recipes]
+    targets: list[str] = [name.target for name in made.recipes]
     for target, channels, out in (
         ("high", module.out_channels - low_out, need),
         ("low", low_out, low_size(need)),
@@ -99,10 +99,10 @@ def _path(
 ) -> Iterator[Op]:
     recipe = made.recipes[name]
     low = low_size(size)
-    reads = {"pool": low, "up": size}.get(recipe.before or "", low if name.startswith("low") else size)
-    target = low_size(need) if name.endswith("low") else need
+    reads = {"pool": low, "up": size}.get(recipe.before or "", low if name.source == "low" else size)
+    target = low_size(need) if name.target == "low" else need
     gives = made.inner_size(name, size, target)
-    path = getattr(made, name)
+    path = getattr(made, name.value)
     for conv in path.convs if isinstance(path, UnevenGroups) else [path]:
         yield _convolution(conv, batch, tuple(reads), tuple(gives))
     if "up" in (recipe.before, recipe.after):
@@ -110,14 +110,14 @@ def _path(
         yield Op("up", batch, channels, channels, tuple(low_size(need)))
 
 
-def _dense(conv: _ConvNd, batch: int, size: tuple[int, ...]) -> Op:
+def _dense(conv: ConvNd, batch: int, size: tuple[int, ...]) -> Op:
     return _convolution(conv, batch, size, None)
 
 
 def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[int] | None) -> Op:
     """``conv`` on a map of ``size``; padded so that it gives a map of that size, or as it is."""
     dims = range(len(size))
-    transposed = isinstance(conv, _ConvTransposeNd)
+    transposed = isinstance(conv, ConvTransposeNd)
     if gives is None or transposed:
         padding = [0 if isinstance(conv.padding, str) else int(conv.padding[a]) for a in dims]
         if conv.padding == "same":

@@ -12,8 +12,7 @@ import platformdirs
 
 from octify.files import staged_file
 from octify.latency.operators.primitives import Op, milliseconds
-
-Progress = Callable[[str], None]
+from octify.progress import Tell
 
 
 def folder() -> Path:
@@ -49,7 +48,7 @@ class Table:
         threads: int = 1,
         path: Path | None = None,
         measure: Callable[[Op, int], float] = milliseconds,
-        progress: Progress = lambda what: None,
+        progress: Tell = lambda what: None,
     ) -> None:
         self.threads = threads
         self.path = path or folder() / f"onnxruntime-{threads}-threads.json"
