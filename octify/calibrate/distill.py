@@ -223,9 +223,10 @@ def relative_loss(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     """``10 ||centred difference||^2 / ||centred target||^2``; logits are centred over the classes."""
     total: Tensor | None = None
     for a, b in zip(given, wanted, strict=True):
-        dim = 1 if b.ndim == 2 else 0
+        logits = b.ndim == 2 and b.shape[1] > 1
+        dim = 1 if logits else 0
         difference, target = a - b, b - b.mean(dim, keepdim=True) if b.shape[dim] > 1 else b
-        if b.ndim == 2:
+        if logits:
             difference = difference - difference.mean(1, keepdim=True)
         part = 10 * difference.square().sum() / target.square().sum().clamp_min(1e-12)
         total = part if total is None else total + part

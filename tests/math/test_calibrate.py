@@ -114,7 +114,7 @@ def test_what_only_some_images_show_is_not_learned_from_their_many_rows(seed: in
     start = torch.zeros(1, unknowns + 1, 3)
     ridges = [cautious_ridge(x, target, None, start, source)[0] for target in (own, x @ laws[:1])]
     assert ridges[1] == least_ridge(images)
-    assert ridges[0] is None or ridges[0] >= 100 * least_ridge(images)
+    assert ridges[0] is None or ridges[0] >= 10 * least_ridge(images)
 
 
 @given(seed=st.integers(0, 2**31 - 1), images=st.integers(1, 60), rows=st.integers(8, 90))

@@ -223,7 +223,7 @@ def test_what_would_end_worse_is_not_kept(net: nn.Module, monkeypatch: pytest.Mo
     kept = {}
     for name, rate in (("sane", distill.RATE), ("wild", 1e3)):
         monkeypatch.setattr(distill, "RATE", rate)
-        monkeypatch.setattr(recipe, "STEPS", {"standard": 12})
+        monkeypatch.setattr(recipe, "STEPS", {"standard": 60})
         result = octify.convert(net, smooth(1), 0.5, "everywhere", calibration=[smooth(96, 7)])
         kept[name] = result.report.calibration.after.relative_error
     monkeypatch.setattr(recipe, "STEPS", {})
