@@ -231,7 +231,7 @@ def _trained(
     while step < planned:
         given, wanted = next(batches)
         made = functional_call(module, held | changed(), tuple(given))
-        loss = sum(_loss(a, b) for a, b in zip(made, wanted, strict=True))
+        loss = torch.stack([_loss(a, b) for a, b in zip(made, wanted, strict=True)]).sum()
         fraction = (
             min(1.0, (step + 1) / max(1, planned // 20)) * 0.5 * (1 + math.cos(math.pi * step / planned))
         )
@@ -266,7 +266,7 @@ def _batches(data: _Data, generator: torch.Generator) -> Iterator[tuple[list[Ten
     while True:
         for chunk in torch.randperm(data.count, generator=generator).tolist():
             count = len(data.wanted[chunk])
-            for rows in torch.randperm(count, generator=generator).split(BATCH):
+            for rows in torch.split(torch.randperm(count, generator=generator), BATCH):
                 yield data.batch(chunk, rows)
 
 
