@@ -86,7 +86,7 @@ def distill(
             taken += 1
             if taken == min(_TIMED, steps):
                 planned = _affordable(steps, seconds / (clock.seconds() / taken))
-            if taken % max(1, planned // LOOKS) == 0 or taken == planned:
+            if planned and (taken % max(1, planned // LOOKS) == 0 or taken == planned):
                 judge.look(taken, training.values())
     return judge.kept(taken, planned, clock.seconds())
 
