@@ -12,12 +12,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from octify.api import Result, convert, inspect, load, profile, reference
+    from octify.api import convert, inspect, profile, reference
+    from octify.artefact.conversion import load
+    from octify.conversion import Result
     from octify.errors import OctifyError
     from octify.export import ExportResult, ProgramResult, export_onnx, export_program
-    from octify.latency.bench import BenchResult, bench
+    from octify.latency.bench import bench
+    from octify.latency.rows import BenchResult
     from octify.plan import ConvPlan, Plan
     from octify.report import Report
+    from octify.sweeps.run import SweepResult, sweep
 
 __version__ = "0.1.0"
 
@@ -30,6 +34,7 @@ _HOME = {
     "ProgramResult": "octify.export",
     "Report": "octify.report",
     "Result": "octify.api",
+    "SweepResult": "octify.sweeps.run",
     "bench": "octify.latency.bench",
     "convert": "octify.api",
     "export_onnx": "octify.export",
@@ -38,6 +43,7 @@ _HOME = {
     "load": "octify.api",
     "profile": "octify.api",
     "reference": "octify.api",
+    "sweep": "octify.sweeps.run",
 }
 
 __all__ = [
@@ -49,6 +55,7 @@ __all__ = [
     "ProgramResult",
     "Report",
     "Result",
+    "SweepResult",
     "bench",
     "convert",
     "export_onnx",
@@ -57,6 +64,7 @@ __all__ = [
     "load",
     "profile",
     "reference",
+    "sweep",
 ]
 
 

@@ -49,6 +49,10 @@ class TraceError(OctifyError):
     """The model could not be traced, or rejects the example inputs."""
 
 
+class InputSizeError(OctifyError):
+    """A converted model is run at a size for which its own code would take another way."""
+
+
 class RuleError(OctifyError):
     """A rule file, or an ``--exclude``, is wrong or matches nothing."""
 

@@ -2,7 +2,8 @@
 
 ``staged_file`` and ``staged_directory`` hand out a path in a hidden folder near the destination (on the
 same file system, so a rename is enough). Only when their block ends well does the result move to its
-real name; on an error or Ctrl-C the hidden folder is removed and the destination is as it was.
+real name; on an error or Ctrl-C the hidden folder is removed and the destination is as it was. A folder
+that exists is exchanged whole (``octify.storage.swap``). Only regular files are ever replaced.
 """
 
 from __future__ import annotations
@@ -11,29 +12,45 @@ import contextlib
 import errno
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 from octify.errors import OctifyError
+from octify.storage import swap
+from octify.storage.hold import signals_held
 
 __all__ = ["check_directory", "check_file", "staged_directory", "staged_file", "write_text"]
+
+PARTIAL = ".partial"
+_KINDS = (
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 
 def check_file(path: Path) -> None:
     """Try, before any long work, whether the file ``path`` could be written; OctifyError if not."""
     with _told(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+        _require_regular(path)
         _remove(_make_staging(path.absolute().parent, path.name))
 
 
-def check_directory(path: Path) -> None:
-    """Try, before any long work, whether the folder ``path`` could be written; OctifyError if not."""
+def check_directory(path: Path, names: Sequence[str] = ()) -> None:
+    """Try, before any long work, whether the folder ``path`` and files of ``names`` in it could be written.
+
+    Raises OctifyError if not.
+    """
     with _told(path):
-        _remove(_make_staging(path.absolute(), path.name))
+        destination = _resolved(path)
+        swap.recover(destination)
+        if destination.exists() and not destination.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"it is {_kind(destination)}, not a folder", str(path))
+        for name in names:
+            _require_regular(destination / name)
+        _remove(_make_staging(destination, path.name))
 
 
 @contextlib.contextmanager
@@ -44,6 +61,7 @@ def staged_file(path: Path) -> Iterator[Path]:
     """
     parent = path.absolute().parent
     with _staging(path, parent) as folder:
+        _require_regular(path)
         staged = folder / path.name
         yield staged
         others = sorted(entry for entry in folder.iterdir() if entry != staged)
@@ -54,29 +72,69 @@ def staged_file(path: Path) -> Iterator[Path]:
 def staged_directory(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder; when the block succeeds it becomes ``path``.
 
-    Where ``path`` is already a folder, its files of the same names are replaced, all others are kept.
+    Where ``path`` is already a folder, its files of the same names are replaced, all others are kept; at
+    every moment ``path`` is the old folder or the new one.
     """
-    destination = path.absolute()
-    with _staging(path, destination) as folder:
+    with _told(path):
+        destination = _resolved(path)
+        swap.recover(destination)
+    # Beside an existing folder, so that the two can be exchanged.
+    with _staging(path, destination, beside=_may_be_exchanged(destination)) as folder:
         yield folder
-        if destination.exists():
-            _move_into(sorted(folder.iterdir()), destination)
-        else:
+        entries = sorted(folder.iterdir())
+        for entry in entries:
+            _require_regular(destination / entry.name)
+        if not destination.exists():
             destination.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(destination)
+        elif folder.parent != destination.parent or not swap.replaced(destination, folder):
+            _move_into(entries, destination)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to the file ``path`` in UTF-8, whole or not at all."""
     with staged_file(path) as staged:
-        staged.write_text(text, encoding="utf-8")
+        # Names of files may hold bytes that are no text.
+        staged.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def _resolved(path: Path) -> Path:
+    """``path`` without symbolic links; a link to nowhere stays, to be met as what stands in the way."""
+    return Path(os.path.realpath(path)) if path.exists() else path.absolute()
+
+
+def _require_regular(path: Path) -> None:
+    """Raise OSError where something other than a file is at ``path``: it would be replaced by one."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return  # nothing is there, or writing will say what is
+        raise
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_kind(path)}, not a file", str(path))
+
+
+def _kind(path: Path) -> str:
+    mode = path.stat().st_mode
+    return next((name for test, name in _KINDS if test(mode)), "a file")
+
+
+def _may_be_exchanged(destination: Path) -> bool:
+    """Whether a folder may become another one: not where somebody stands in it, nor a file system's root."""
+    if not destination.is_dir() or os.path.ismount(destination):
+        return False
+    here = Path.cwd()
+    return here != destination and destination not in here.parents and os.access(destination.parent, os.W_OK)
 
 
 @contextlib.contextmanager
-def _staging(path: Path, destination: Path) -> Iterator[Path]:
+def _staging(path: Path, destination: Path, *, beside: bool = False) -> Iterator[Path]:
     """A hidden folder from which a rename reaches the folder ``destination``; gone afterwards."""
     with _told(path):
-        folder = _make_staging(destination, path.name)
+        folder = _make_staging(destination.parent if beside else destination, path.name)
         try:
             yield folder
         finally:
@@ -89,37 +147,23 @@ def _make_staging(destination: Path, name: str) -> Path:
     # lexists: a dangling link or a plain file in the way must be met here, not stepped over.
     while not os.path.lexists(ancestor) and ancestor != ancestor.parent:
         ancestor = ancestor.parent
-    folder = ancestor / f".{name}.{os.urandom(4).hex()}.partial"
+    shortened = name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
+    folder = ancestor / f".{shortened}.{os.urandom(4).hex()}{PARTIAL}"
     folder.mkdir()  # not mkdtemp, whose results only their owner may read
     return folder
 
 
 def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    with signals_held():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _move_into(entries: list[Path], folder: Path) -> None:
-    """Rename ``entries`` into ``folder``, with Ctrl-C held back so that old and new never mix."""
+    """Rename ``entries`` into ``folder``, with signals held back so that old and new do not mix."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _interrupts_held():
+    with signals_held():
         for entry in entries:
             entry.replace(folder / entry.name)
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let a Ctrl-C inside the block take effect after it (only the main thread receives them)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if received and callable(before):
-            before(*received[0])
 
 
 @contextlib.contextmanager
@@ -138,10 +182,13 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _concerns(error: OSError, path: Path) -> bool:
-    """True when ``error`` is about writing ``path``: a full disk, the path, a folder of it, a staged file."""
+    """True when ``error`` is about writing ``path``: a full disk, the path, a part of it, a staged file."""
     names = [Path(str(name)).absolute() for name in (error.filename, error.filename2) if name is not None]
-    staged = any(part.endswith(".partial") for name in names for part in name.parts)
-    mine = any(name == path or name in path.parents for name in names)
+    staged = any(part.endswith(PARTIAL) for name in names for part in name.parts)
+    places = {path, Path(os.path.realpath(path))}
+    mine = any(
+        name in places or place in name.parents or name in place.parents for name in names for place in places
+    )
     return staged or mine or error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

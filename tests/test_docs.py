@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from octify.ruleset import load_rules
+from octify.planning.ruleset import load_rules
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.places import ROOT
 
 PACKAGE = """\
 import torch
 
-from octify.ops.base import Op, operand
+from octify.ops import Op, operand
 
 
 def layout(walk, node):

@@ -10,24 +10,25 @@ from typing import Any, Literal
 
 import torch
 
-from octify.calibrate.augment import enlarged
-from octify.calibrate.channels import by_energy
-from octify.calibrate.compare import Agreement, compare, outputs
+from octify.calibrate.channels.energy import by_energy
+from octify.calibrate.channels.greedy import by_greedy
 from octify.calibrate.device import require_doubles
-from octify.calibrate.distill import distill
-from octify.calibrate.few import joined_by_made
-from octify.calibrate.greedy import by_greedy
-from octify.calibrate.images import MOST_IMAGES, Images, count_of, gather
-from octify.calibrate.judge import Distilled
-from octify.calibrate.match import match_norms
-from octify.calibrate.repair import LayerError, Repaired, repair
-from octify.calibrate.solve import REFITS
+from octify.calibrate.distill.distill import distill
+from octify.calibrate.distill.judge import Distilled
+from octify.calibrate.fit.match import match_norms
+from octify.calibrate.fit.repair import LayerError, Repaired, repair
+from octify.calibrate.fit.solve import REFITS
+from octify.calibrate.inputs.augment import enlarged
+from octify.calibrate.inputs.few import joined_by_made
+from octify.calibrate.inputs.images import MOST_IMAGES, Images, count_of, gather
+from octify.calibrate.inputs.synthetic import synthetic_images
+from octify.calibrate.rotate import in_basis, with_rotations
 from octify.calibrate.spectrum import by_frequency, spectra
-from octify.calibrate.synthetic import synthetic_images
+from octify.compare.outputs import Agreement, compare, outputs
 from octify.errors import OctifyError
-from octify.plan.model import Plan
+from octify.passes.rewrite import Rewritten, rewrite
+from octify.plan import Plan
 from octify.report.spectrum import SpectrumRow
-from octify.rewrite import Rewritten, rewrite
 from octify.trace import Traced
 
 Effort = Literal["norm", "fast", "standard", "thorough"]
@@ -103,10 +104,14 @@ def calibrate(
     """
     order_of(effort, channel_order)
     images = images_of(traced, data, effort, most=most, seed=seed, progress=progress)
-    measured = spectra(traced, plan, images.chunks)  # now: the repair writes to what is shared with traced
-    made = calibrate_on(traced, plan, images, effort, channel_order, seed=seed, progress=progress)
+    start = rotated(traced, plan, images, effort, channel_order)
+    based = in_basis(traced, start)
+    measured = spectra(based, start, images.chunks)  # now: the repair writes to what is shared with traced
+    made = calibrate_on(
+        traced, plan, images, effort, channel_order, seed=seed, start=start, progress=progress
+    )
     synthetic = isinstance(data, str)
-    spectrum = by_frequency(traced, made.plan, measured, images.given, synthetic=synthetic)
+    spectrum = by_frequency(based, made.plan, measured, images.given, synthetic=synthetic)
     return replace(made, synthetic=synthetic, spectrum=spectrum)
 
 
@@ -131,9 +136,12 @@ def calibrate_on(
     channel_order: str | None = None,
     *,
     seed: int = 0,
+    start: Plan | None = None,
     progress: Progress = lambda what, done, of: None,
 ) -> Calibrated:
     """``calibrate`` on images that were gathered before (``images_of``).
+
+    ``start`` is ``plan`` in the bases that were chosen for it before, if they were (``rotated``).
 
     The repair writes to modules that ``traced`` shares with the result: another run needs another copy.
     """
@@ -141,7 +149,9 @@ def calibrate_on(
     measured = images.held_out or images.chunks
     wanted = outputs(traced.module, measured)
     held = bool(images.held_out)
-    before = compare(wanted, outputs(rewrite(traced, plan).module, measured), held_out=held)
+    before = compare(wanted, outputs(rewrite(in_basis(traced, plan), plan).module, measured), held_out=held)
+    plan = start or rotated(traced, plan, images, effort, order)
+    traced = in_basis(traced, plan)
     chosen = _choose(traced, plan, images, order, seed, progress)
     rewritten = rewrite(traced, chosen)
     training = rewritten.module.training
@@ -213,6 +223,15 @@ def images_of(
         return replace(images, made=images.count)
     images = gather(traced, data, most=most, device=device)
     return joined_by_made(traced, images, seed, progress) if effort in STEPS else images
+
+
+def rotated(traced: Traced, plan: Plan, images: Images, effort: str, channel_order: str | None) -> Plan:
+    """``plan`` in the bases that its low channels lose least in, where calibration chooses the channels.
+
+    Not of efforts that refit nothing: a new basis keeps the function, and they are to keep the weights, too.
+    """
+    order = order_of(effort, channel_order)
+    return plan if effort == "norm" or order == "last" else with_rotations(traced, plan, images.chunks)
 
 
 def _choose(traced: Traced, plan: Plan, images: Images, order: str, seed: int, progress: Progress) -> Plan:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from octify.calibrate.convolution import channels_second
-from octify.calibrate.observe import observe
-from octify.layout import ConvNode, Mask, mask_of
+from octify.calibrate.channels.convolution import channels_second
+from octify.calibrate.streams.observe import observe
+from octify.layout.channels import ConvNode, Mask, mask_of
 from octify.ops.base import operand
-from octify.plan.model import Plan
-from octify.plan.resolve import resolve
+from octify.passes.resolve import resolve
+from octify.plan import Plan
 from octify.report.spectrum import BandRow, MapRow, SpectrumRow
 from octify.trace import Traced
 

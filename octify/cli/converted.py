@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from octify.cli import artefact
+from octify.artefact import origin as artefact
 from octify.cli.loading import check_model, load
 from octify.cli.session import Session
 from octify.errors import SourceError

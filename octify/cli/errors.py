@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from typing import TextIO
 
+from octify.checks.printable import printable
 from octify.errors import OctifyError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -14,12 +16,22 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE, likewise
 INTERNAL = 70  # EX_SOFTWARE: an error of octify itself, told apart from 1 (a check failed) and 2
 _MOST_LINES = {"where": 2, "why": 18, "try": 3}
 _MOST_COLUMNS = 500
+_NAMED = 200  # characters of a path
+_REFUSALS = {
+    errno.ENAMETOOLONG: "give a shorter name: most systems allow 255 bytes, and 4096 for a whole path",
+    errno.ELOOP: "its symbolic links lead in a circle: give another path",
+    errno.EACCES: "give a path that you may use",
+    errno.EPERM: "give a path that you may use",
+    errno.EROFS: "its disk is mounted read-only: give another path",
+    errno.ENOSPC: "its disk is full: make room, or give another path",
+    errno.EIO: "its disk does not answer: give another path",
+}
 
 
 def render(error: OctifyError, *, color: bool = False) -> str:
     """``error`` as lines: the summary, then ``where``, ``why`` and ``try``; at most 24 of them."""
     head = "\x1b[1;31merror:\x1b[0m" if color else "error:"
-    lines = [f"{head} {' '.join(error.what.split())}"]
+    lines = [f"{head} {printable(' '.join(error.what.split()))[:_MOST_COLUMNS]}"]
     for label, text in (("where", error.where), ("why", error.why), ("try", error.hint)):
         if text:
             lines += _section(label, text)
@@ -27,7 +39,7 @@ def render(error: OctifyError, *, color: bool = False) -> str:
 
 
 def _section(label: str, text: str) -> list[str]:
-    lines = [line.rstrip()[:_MOST_COLUMNS] for line in text.splitlines() if line.strip()]
+    lines = [printable(line.rstrip())[:_MOST_COLUMNS] for line in text.splitlines() if line.strip()]
     most = _MOST_LINES[label]
     if len(lines) > most:
         lines = [*lines[: most - 1], f"... and {len(lines) - most + 1} more lines (--debug shows all)"]
@@ -56,8 +68,18 @@ def wants_color(stream: TextIO) -> bool:
 def show(error: OctifyError, *, debug: bool) -> None:
     """Print ``error`` on stderr, after its whole story where ``debug`` asks for it."""
     if debug:
-        traceback.print_exception(error, file=sys.stderr)
-    print(render(error, color=wants_color(sys.stderr)), file=sys.stderr)
+        say(printable("".join(traceback.format_exception(error)).rstrip("\n")))
+    say(render(error, color=wants_color(sys.stderr)))
+
+
+def say(text: str) -> None:
+    """Print ``text`` on stderr, as far as there is one: a full disk under it is no reason to stop."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError):  # ValueError: it was closed
+        return
 
 
 def is_interrupt(error: BaseException | None) -> bool:
@@ -74,6 +96,37 @@ def forget_stdout() -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.__stdout__.fileno() if sys.__stdout__ else 1)
     os.close(null)
+
+
+def of_the_system(error: BaseException) -> OctifyError | None:
+    """What to tell of a refusal of the operating system, which is no bug; None of other errors."""
+    if isinstance(error, MemoryError):
+        return OctifyError("there is not enough memory", why=str(error) or None, hint="smaller inputs")
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS or error.filename is None:
+        return None
+    return OctifyError(
+        f"{str(error.filename)[:_NAMED]} cannot be used",
+        why=error.strerror,
+        hint=_REFUSALS[error.errno],
+    )
+
+
+def of_models_code(error: BaseException) -> OctifyError:
+    """What to tell where the model's code ends the program: ``sys.exit``, or an exception of its own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    told = OctifyError(
+        "the model's code ended the program",
+        where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
+        why=f"it raised {type(error).__name__}{f'({error})' if str(error) else ''}",
+        hint="raise an ordinary exception there, or none",
+    )
+    told.__cause__ = error
+    return told
+
+
+def of_stdout(error: OSError) -> OctifyError:
+    """What to tell where standard output takes no more."""
+    return OctifyError("cannot write to standard output", why=error.strerror or str(error))
 
 
 def internal(error: Exception) -> OctifyError:

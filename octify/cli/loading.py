@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from octify.checks.alpha import check_alpha
 from octify.cli.session import Session
-from octify.errors import OctifyError, SourceError
+from octify.errors import SourceError
 from octify.source import load_source, parse_shape, parse_target
 
 if TYPE_CHECKING:
@@ -30,14 +30,9 @@ def check_model(target: str, weights: Path | None, inputs: Sequence[str] | None)
 
 def check_policy(alpha: float, rules: str | None) -> None:
     """Refuse an alpha outside [0, 1] and a rule set that is missing or wrong."""
-    if math.isnan(alpha) or not 0 <= alpha <= 1:
-        raise OctifyError(
-            f"alpha must lie between 0 and 1, and is {alpha:g}",
-            why="alpha is the share of channels kept at half resolution",
-            hint="--alpha 0.5",
-        )
+    check_alpha(alpha)
     if rules is not None:
-        from octify import ruleset
+        from octify.planning import ruleset
 
         ruleset.load_rules(rules)
 

@@ -6,25 +6,24 @@ input or a model that cannot be traced; 130 interrupted; 70 a bug in octify.
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from octify.cli import errors
-from octify.cli.bench import bench
-from octify.cli.convert import convert
-from octify.cli.export import export
-from octify.cli.inspect import inspect
-from octify.cli.report import report
-from octify.cli.rules import rules
+from octify.cli import errors, signals
+from octify.cli.commands.bench import bench
+from octify.cli.commands.convert import convert
+from octify.cli.commands.export import export
+from octify.cli.commands.inspect import inspect
+from octify.cli.commands.report import report
+from octify.cli.commands.rules import rules
+from octify.cli.commands.sweep import sweep
+from octify.cli.commands.tune import tune
+from octify.cli.commands.verify import verify
 from octify.cli.session import Session
-from octify.cli.sweep import sweep
-from octify.cli.tune import tune
-from octify.cli.verify import verify
 from octify.errors import OctifyError
 
 # Plain help instead of rich's panels: it opens in half the time, and pipes and searches well.
@@ -91,10 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on ``arguments`` (default: those of the process) and return its exit code."""
     if arguments is None:
         arguments = sys.argv[1:]
-        signal.signal(signal.SIGTERM, _terminate)
+        signals.install()
+        _prepare_streams()
     try:
+        _require_text(arguments)
         code = app(args=list(arguments), prog_name="octify", standalone_mode=False)
-        sys.stdout.flush()
+        _flush()
         if code == errors.INTERRUPTED:
             return _interrupted()
         return code if isinstance(code, int) else 0
@@ -104,13 +105,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.forget_stdout()
         return errors.PIPE_CLOSED
     except Exception as error:
-        told = _usage_error(error) or (error if isinstance(error, OctifyError) else errors.internal(error))
+        return _refused(error, arguments)
+
+
+def _refused(error: Exception, arguments: Sequence[str]) -> int:
+    """Tell of an error outside any command's own session; the exit code."""
+    told = _usage_error(error) or errors.of_the_system(error)
+    if isinstance(error, OSError) and error.filename is None and told is None:
+        # Typer's own writing, of the help for one.
+        errors.forget_stdout()
+        told = errors.of_stdout(error)
+    told = told or (error if isinstance(error, OctifyError) else errors.internal(error))
+    try:
         errors.show(told, debug="--debug" in arguments)
         wants_json = "--json" in arguments
         Session(sys.stdout, json=wants_json, quiet=False, verbose=False, debug=False).answer(
             errors.document(told)
         )
-        return told.exit_code
+        _flush()
+    except BrokenPipeError:
+        errors.forget_stdout()
+        return errors.PIPE_CLOSED
+    except OctifyError:
+        pass  # standard output takes nothing, this neither
+    return told.exit_code
+
+
+def _prepare_streams() -> None:
+    """Standard streams that are open, and that show what they cannot encode as escapes."""
+    signals.open_streams()
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        errors.forget_stdout()
+        raise errors.of_stdout(error) from error
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Refuse an argument that is no text: not every library that octify uses takes such a path."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise OctifyError(
+                f"the argument {argument[:200]} holds bytes that are no text",
+                why=f"it is not in the encoding of file names here, {sys.getfilesystemencoding()}",
+                hint="rename the file or its folder",
+            )
 
 
 def _usage_error(error: Any) -> OctifyError | None:
@@ -123,10 +172,8 @@ def _usage_error(error: Any) -> OctifyError | None:
 
 
 def _interrupted() -> int:
-    print("interrupted; nothing was left half written", file=sys.stderr)
+    errors.say("interrupted; nothing was left half written")
     return errors.INTERRUPTED
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """End as on Ctrl-C, so that temporary files are removed."""
-    raise SystemExit(128 + number)
+_terminate = signals.terminate

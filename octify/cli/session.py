@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from octify.cli import errors
+from octify.checks.printable import Printable, printable
+from octify.cli import errors, signals
+from octify.cli.grouping import grouped
 from octify.errors import OctifyError
+from octify.storage.hold import Terminated
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,16 +52,18 @@ class Session:
             return
         self.close()
         for renderable in renderables:
-            if isinstance(renderable, str):
-                print(renderable, file=self._stdout)
-            else:
-                _console(self._stdout).print(renderable)
+            with _written():
+                if isinstance(renderable, str):
+                    print(printable(renderable), file=self._stdout)
+                else:
+                    _console(self._stdout).print(Printable(renderable))
 
     def answer(self, document: dict[str, Any]) -> None:
         """Print the one JSON document of this run, under ``--json``."""
         if self.json and not self._answered:
             self._answered = True
-            print(json.dumps(_finite(document), indent=2), file=self._stdout, flush=True)
+            with _written():
+                print(json.dumps(_finite(document), indent=2), file=self._stdout, flush=True)
 
     def warn(self, *messages: str) -> None:
         """Print warnings on stderr, except under ``--quiet``."""
@@ -66,8 +71,8 @@ class Session:
             return
         self.close()
         head = "\x1b[1;33mwarning:\x1b[0m" if errors.wants_color(sys.stderr) else "warning:"
-        for message in messages:
-            print(f"{head} {message}", file=sys.stderr)
+        for message in grouped(messages):
+            errors.say(f"{head} {printable(message)}")
 
     def progress(self, phase: str) -> None:
         """Tell that ``phase`` begins: a spinner on a terminal, a line with its time under ``--verbose``."""
@@ -75,10 +80,13 @@ class Session:
         self._step = (phase, time.perf_counter())
         if self.quiet or self.verbose or not sys.stderr.isatty():
             return
+        from rich.markup import escape
+
+        shown = escape(printable(phase))
         if self._status is None:
-            self._status = _console(sys.stderr).status(phase)
+            self._status = _console(sys.stderr).status(shown)
             self._status.start()
-        self._status.update(phase)
+        self._status.update(shown)
 
     def close(self) -> None:
         """End the progress display."""
@@ -88,7 +96,7 @@ class Session:
     def _finish_step(self) -> None:
         if self._step and self.verbose:
             phase, start = self._step
-            print(f"{phase}: {1000 * (time.perf_counter() - start):.0f} ms", file=sys.stderr)
+            errors.say(f"{printable(phase)}: {1000 * (time.perf_counter() - start):.0f} ms")
         self._step = None
 
     def _stop_status(self) -> None:
@@ -115,11 +123,36 @@ def session(*, json: bool, quiet: bool, verbose: bool, debug: bool) -> Iterator[
             raise typer.Exit(errors.PIPE_CLOSED) from error
         except Exception as error:
             running.close()
-            if errors.is_interrupt(error):
+            if errors.is_interrupt(error) and signals.interrupted():
                 raise KeyboardInterrupt from error
-            _fail(running, error if isinstance(error, OctifyError) else errors.internal(error))
+            _fail(running, _told(error))
+        except Terminated:
+            raise
+        except BaseException as error:  # the model's code may raise anything
+            running.close()
+            if isinstance(error, KeyboardInterrupt) and signals.interrupted():
+                raise
+            _fail(running, errors.of_models_code(error))
         finally:
             running.close()
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    """Tell of a standard output that takes no more, apart from other files."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        errors.forget_stdout()
+        raise errors.of_stdout(error) from error
+
+
+def _told(error: Exception) -> OctifyError:
+    if isinstance(error, OctifyError):
+        return error
+    return errors.of_the_system(error) or errors.internal(error)
 
 
 def _fail(running: Session, error: OctifyError) -> None:
@@ -142,4 +175,5 @@ def _console(stream: TextIO) -> Console:
 
     # Off a terminal rich would squeeze tables into 80 columns; files and pipes have room.
     wide = not stream.isatty() and "COLUMNS" not in os.environ
-    return Console(file=stream, width=_WIDTH_OF_FILES if wide else None)
+    # Names of modules and files are no markup.
+    return Console(file=stream, width=_WIDTH_OF_FILES if wide else None, markup=False, emoji=False)

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from octify.data.format import Data, ImageFormat, image_format
 from octify.errors import OctifyError
 
 if TYPE_CHECKING:
@@ -18,89 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["Data", "ImageFormat", "check_data", "image_format", "open_data"]
 
 FORMS = "a folder of images, a .npy, .npz, .safetensors or .pt file, file.py:loader, or the word synthetic"
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-_CROP_SHARE = 0.875
-
-
-@dataclass(frozen=True)
-class ImageFormat:
-    """How an image file becomes an input (C, H, W).
-
-    resize:
-        Length in pixels of the shorter side before cropping.
-    crop:
-        Height and width of the crop from the centre.
-    mean, std:
-        Subtracted from, and divided into, pixel values in [0, 1]; one for each channel.
-    assumed:
-        Whether mean and std are a guess.
-    """
-
-    channels: int
-    resize: int
-    crop: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    assumed: bool
-
-
-@dataclass
-class Data:
-    """Calibration inputs. ``skipped`` fills while they are read: files left out, with reasons."""
-
-    inputs: Iterable[Any]
-    skipped: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
-def image_format(
-    model: nn.Module,
-    shape: Sequence[int],
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    resize: int | None = None,
-    crop: int | None = None,
-) -> ImageFormat:
-    """The format of a model's images; what is not given comes from a timm model's own configuration.
-
-    Without one: ImageNet's mean and deviation for three channels, 0 and 1 otherwise, and a
-    shorter side of crop / 0.875. ``shape`` is (N, C, H, W).
-    """
-    if len(shape) != 4:
-        raise OctifyError(
-            "image files need a model that takes images",
-            why=f"its input is {'x'.join(map(str, shape))}",
-            hint="give a tensor file, or file.py:loader",
-        )
-    channels, height, width = shape[1:]
-    config: dict[str, Any] = (
-        getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
-    )
-    known = tuple(config.get("mean") or ()), tuple(config.get("std") or ())
-    guess = (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
-    assumed = (mean is None or std is None) and not all(len(k) == channels for k in known)
-    base = guess if assumed else (known if all(len(k) == channels for k in known) else guess)
-    size = (crop, crop) if crop else (height, width)
-    share = float(config.get("crop_pct") or _CROP_SHARE)
-    return ImageFormat(
-        channels,
-        resize or round(min(size) / share),
-        size,
-        _per_channel(mean, channels, "--mean") or base[0],
-        _per_channel(std, channels, "--std") or base[1],
-        assumed,
-    )
-
-
-def _per_channel(values: Sequence[float] | None, channels: int, option: str) -> tuple[float, ...]:
-    if values is None:
-        return ()
-    if len(values) not in (1, channels):
-        raise OctifyError(
-            f"{option} has {len(values)} numbers", why=f"the model's images have {channels} channels"
-        )
-    return tuple(values) * (channels if len(values) == 1 else 1)
 
 
 def check_data(text: str, kind: str = "calibration data") -> None:
@@ -112,6 +29,9 @@ def check_data(text: str, kind: str = "calibration data") -> None:
     path = Path(place if loader else text)
     if not path.exists():
         raise OctifyError(f"no such {kind}: {text}", hint=f"DATA is {FORMS}")
+    if not path.is_file() and (loader or not path.is_dir()):
+        what = "a folder" if path.is_dir() else "a device or a pipe"
+        raise OctifyError(f"{text} is no {kind}", why=f"{path} is {what}", hint=f"DATA is {FORMS}")
     if path.suffix == ".py" and not (loader and name):
         raise OctifyError(f"which loader in {path}?", hint=f"{path}:loader")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,10 +12,13 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from octify.data import Data, ImageFormat
+from octify.data.format import Data, ImageFormat
 from octify.errors import OctifyError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+# What is decoded, whatever the name says: of Pillow's other formats, one runs a program it finds (EPS).
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MOST_OTHERS = 20_000  # files and folders that are no images, beyond as many as there are images
 # What Pillow raises, besides struct.error of headers that end early.
 UNREADABLE = (
     *(UnidentifiedImageError, Image.DecompressionBombError, struct.error),
@@ -81,13 +85,33 @@ def _listed(values: tuple[float, ...]) -> str:
 def _interleaved(folder: Path) -> list[Path]:
     """One image of every subfolder, then a second of every one, so that the first few show all classes."""
     by_folder: dict[Path, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            by_folder.setdefault(path.parent, []).append(path)
+    for path in walked(folder):
+        by_folder.setdefault(path.parent, []).append(path)
     ranked = [
         (rank, group[0].parent, path) for group in by_folder.values() for rank, path in enumerate(group)
     ]
     return [path for _, _, path in sorted(ranked)]
+
+
+def walked(folder: Path) -> list[Path]:
+    """The image files below ``folder``, sorted. Links to folders are not followed.
+
+    Raises OctifyError in a folder of too many other files: it is not one of images, and would be read for
+    hours.
+    """
+    found: list[Path] = []
+    others = 0
+    for top, folders, names in os.walk(folder):
+        mine = [Path(top) / name for name in names if Path(name).suffix.lower() in SUFFIXES]
+        found += [path for path in mine if path.is_file()]
+        others += len(names) - len(mine) + len(folders)
+        if others > MOST_OTHERS + len(found):
+            raise OctifyError(
+                f"{folder} is not a folder of images",
+                why=f"of the first {others + len(found):,} files and folders in it {len(found):,} are images",
+                hint="give the folder that holds the images alone",
+            )
+    return sorted(found)
 
 
 def _read_all(paths: list[Path], form: ImageFormat, data: Data) -> Iterator[Tensor]:
@@ -111,7 +135,7 @@ def told(path: Path, error: BaseException) -> str:
 
 def read_image(path: Path, form: ImageFormat) -> Tensor:
     """One image as an input (C, H, W)."""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         image = _converted(opened, _MODES[form.channels])
     width, height = image.size
     scale = max(form.resize / min(width, height), form.crop[1] / width, form.crop[0] / height)
@@ -121,6 +145,7 @@ def read_image(path: Path, form: ImageFormat) -> Tensor:
     image = image.crop((left, top, left + form.crop[1], top + form.crop[0]))
     pixels = np.asarray(image, dtype=np.float32) / 255
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    pixels = pixels[..., ::-1] if form.bgr else pixels
     normal = (pixels - np.asarray(form.mean, np.float32)) / np.asarray(form.std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))
 

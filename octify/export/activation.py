@@ -8,28 +8,42 @@ activation: one pass.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 
-from octify.export.edit import constant, inserted, lone_producer
-
-_ALONE = frozenset({"Clip", "LeakyRelu"})  # fused with a convolution, but not with a sum
+from octify.export.edit import accepted, channels_of, constant, producer, refused, shaped
 
 
-def activation_of_sum_by_convolution(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-    """Clip or LeakyRelu of a sum of convolutions of images follows a depthwise Conv by 1 of it."""
-    source = node.inputs[0] if node.op_type in _ALONE else None
-    added = None if source is None else lone_producer(source, "Add")
-    if source is None or added is None or not source.shape or source.dtype is None:
-        return
-    channels = source.shape[1]
-    sums = [value.producer() for value in added.inputs if value is not None]
-    by_convolution = any(term is not None and term.op_type == "Conv" for term in sums)
-    if len(source.shape) != 4 or not isinstance(channels, int) or not by_convolution:
-        return
-    ones = np.ones((channels, 1, 1, 1), dtype=source.dtype.numpy())
-    attributes = [ir.AttrInt64("group", channels), ir.AttrInt64s("kernel_shape", [1, 1])]
-    weight = constant(graph, source, "one", ones)
-    same = inserted(node, "Conv", [source, weight], f"{source.name}_same", attributes)
-    same.type, same.shape = source.type, source.shape
-    node.replace_input_with(0, same)
+class ActivationOfSum(RewriteRuleClassBase):
+    """``op_type`` (Clip or LeakyRelu) of a sum of convolutions -> of a depthwise Conv by 1 of that sum."""
+
+    def __init__(self, op_type: str) -> None:
+        super().__init__(f"{type(self).__name__}({op_type})")
+        self.op_type = op_type
+
+    def pattern(self, op: Any, a: Any, b: Any) -> Any:
+        total = op.Add(a, b, _outputs=["total"])
+        return getattr(op, self.op_type)(total, _allow_other_inputs=True, _outputs=["y"])
+
+    def check(self, context: Any, a: ir.Value, b: ir.Value, total: ir.Value, y: ir.Value) -> MatchResult:
+        if total.shape is None or total.dtype is None or len(total.shape) != 4:
+            return refused("it is no image", total)
+        if not isinstance(total.shape[1], int):
+            return refused("its channels are open", total)
+        terms = [value.producer() for value in (a, b)]
+        if not any(term is not None and term.op_type == "Conv" for term in terms):
+            return refused("no term comes from a convolution", total)
+        return accepted()
+
+    def rewrite(self, op: Any, a: ir.Value, b: ir.Value, total: ir.Value, y: ir.Value) -> Any:
+        assert total.shape is not None and total.dtype is not None
+        channels, shape, node = channels_of(total), list(total.shape), producer(y)
+        ones = np.ones((channels, 1, 1, 1), dtype=total.dtype.numpy())
+        again = shaped(op.Add(a, b, _outputs=[total.name]), like=total, shape=shape)
+        one = constant(op, total, "one", ones)
+        same = op.Conv(again, one, group=channels, kernel_shape=[1, 1], _outputs=[f"{total.name}_same"])
+        activation = getattr(op, self.op_type)
+        return activation(shaped(same, like=total, shape=shape), *node.inputs[1:], **node.attributes)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from octify.compare.rounding import Call, Outputs, Parity, compare, float32_noise, run
 from octify.errors import CheckFailed, ExportError
-from octify.export.parity import Call, Outputs, Parity, compare, float32_noise, run
 from octify.trace.tracer import user_line
 
 Checks = dict[int, tuple[Sequence[Any], Outputs]]  # by batch size: inputs, and what must come out

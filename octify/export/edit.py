@@ -1,4 +1,4 @@
-"""Small edits of an ONNX graph that several rules make (``octify.export.deploy``)."""
+"""What the rewrite rules of an ONNX graph share (``octify.export.deploy``): facts of nodes, and refusals."""
 
 from __future__ import annotations
 
@@ -7,22 +7,36 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnxscript.rewriter import MatchResult, RewriterContext
 
 
-def becomes(node: ir.Node, op_type: str, *inputs: ir.Value) -> None:
-    """Make ``node`` another operator, in place: whoever reads its output, the graph included, keeps it."""
-    node.op_type = op_type
-    node.resize_inputs(len(inputs))
-    for index, value in enumerate(inputs):
-        node.replace_input_with(index, value)
+def accepted() -> MatchResult:
+    """The answer of a ``check`` that has no objection."""
+    return MatchResult()
 
 
-def constant(graph: ir.Graph, near: ir.Value, purpose: str, array: np.ndarray[Any, Any]) -> ir.Value:
+def refused(why: str, where: ir.Node | ir.Value | None = None) -> MatchResult:
+    """The answer of a ``check`` to a match that may not be rewritten, and the node or value at fault."""
+    return MatchResult().fail(why, where)
+
+
+def producer(value: ir.Value) -> ir.Node:
+    """The node that computes ``value``, one that a pattern has matched."""
+    node = value.producer()
+    assert node is not None
+    return node
+
+
+def constant(op: RewriterContext, near: ir.Value, purpose: str, array: np.ndarray[Any, Any]) -> ir.Value:
     """A new initialiser, named after the value it helps to compute."""
     name = f"{near.name}_{purpose}"
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype  # type: ignore[union-attr]
-    graph.register_initializer(value)
+    value: ir.Value = op.initializer(ir.tensor(array, name=name), name=name)
+    return value
+
+
+def shaped(value: ir.Value, like: ir.Value, shape: Sequence[int | ir.SymbolicDim]) -> ir.Value:
+    """``value``, a new intermediate one, with a type and a shape: runtimes plan their layouts by them."""
+    value.type, value.shape = like.type, ir.Shape(shape)
     return value
 
 
@@ -32,26 +46,30 @@ def known(dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:
     return sizes if len(sizes) == len(dims) else None
 
 
+def channels_of(value: ir.Value) -> int:
+    """The number of channels (the second dimension) of a value that has a known one."""
+    assert value.shape is not None
+    channels = value.shape[1]
+    assert isinstance(channels, int)
+    return channels
+
+
 def ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
     """The integers of an attribute, or ``default`` where it is not given."""
     attribute = node.attributes.get(name)
     return default if attribute is None else list(attribute.as_ints())
 
 
-def inserted(
-    before: ir.Node,
-    op_type: str,
-    inputs: Sequence[ir.Value | None],
-    name: str,
-    attributes: Sequence[ir.Attr] = (),
-) -> ir.Value:
-    """The output, called ``name``, of a new node in front of ``before``."""
-    made = ir.Node("", op_type, inputs, attributes)
-    graph = before.graph
-    assert isinstance(graph, ir.Graph)
-    graph.insert_before(before, made)
-    made.outputs[0].name = name
-    return made.outputs[0]
+def flag(node: ir.Node, name: str, default: bool = False) -> bool:
+    """An attribute that is 0 or 1, or ``default`` where it is not given."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else bool(attribute.as_int())
+
+
+def text(node: ir.Node, name: str, default: str) -> str:
+    """An attribute that is a string, or ``default`` where it is not given."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_string()
 
 
 def lone_producer(value: ir.Value, *op_types: str) -> ir.Node | None:

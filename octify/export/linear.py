@@ -13,94 +13,135 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
+from onnxscript.rewriter.pattern import ANY_VALUE, OrValue
 
-from octify.export.edit import constant, inserted, known, lone_producer
+from octify.export.edit import accepted, channels_of, constant, flag, known, producer, refused, shaped, text
+from octify.export.slices import slice_bounds
 
 Weights = npt.NDArray[Any]
 
 
-def merge_into_linear(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-    """Gemm of a flattened Concat of a map and an upsampled one reads the two by themselves."""
-    flat = node.inputs[0] if node.op_type == "Gemm" else None
-    weight = node.inputs[1].const_value if flat is not None and node.inputs[1] is not None else None
-    transposed = [bool(a.as_int()) if (a := node.attributes.get(n)) else False for n in ("transA", "transB")]
-    if flat is None or weight is None or transposed[0]:
-        return
-    found = _branches(flat)
-    if found is None:
-        return
-    high, low, order = found
-    map_shape = (len(order), *_size(high))
-    stored = weight.numpy() if transposed[1] else weight.numpy().T
-    if stored.shape[1] != np.prod(map_shape):
-        return
-    by_place = np.empty((len(stored), *map_shape), stored.dtype)
-    by_place[:, order] = stored.reshape(len(stored), *map_shape)
-    count = len(order) - _channels(low)
+class MergeIntoLinear(RewriteRuleClassBase):
+    """Gemm of the flattened Concat of a map and an upsampled one -> Gemm of both, each flattened as it is.
+
+    The upsampled map may be cropped, and the channels may be put in order behind the Concat.
+    """
+
+    def pattern(self, op: Any, high: Any, low: Any, index: Any, weight: Any) -> Any:
+        up = op.Resize(low, ANY_VALUE, [1, 1, 2, 2], _outputs=["up"])
+        crop = op.Slice(up, _allow_other_inputs=True, _outputs=["crop"])
+        merged = op.Concat(high, OrValue([up, crop]), axis=1)
+        ordered = op.Gather(merged, index, axis=1)
+        image = OrValue([merged, ordered], name="image")
+        flat = OrValue([op.Flatten(image), op.Reshape(image, ANY_VALUE)], name="flat")
+        return op.Gemm(flat, weight, _allow_other_inputs=True, _outputs=["y"])
+
+    def check(
+        self,
+        context: Any,
+        high: ir.Value,
+        low: ir.Value,
+        weight: ir.Value,
+        up: ir.Value,
+        image: ir.Value,
+        flat: ir.Value,
+        y: ir.Value,
+        index: ir.Value | None = None,
+        crop: ir.Value | None = None,
+    ) -> MatchResult:
+        if flag(producer(y), "transA") or weight.const_value is None:
+            return refused("its weight is computed, or its input transposed", y)
+        if text(producer(up), "mode", "nearest") != "nearest":
+            return refused("the map is not upsampled by copies", up)
+        bounds = None if crop is None else slice_bounds(producer(crop))
+        if crop is not None and (bounds is None or bounds[0].any()):
+            return refused("the map is not cropped at its end", crop)
+        if any(value.shape is None for value in (high, low, image, flat)):
+            return refused("a shape is unknown", flat)
+        return _fits(high, low, image, flat, index, weight)
+
+    def rewrite(
+        self,
+        op: Any,
+        high: ir.Value,
+        low: ir.Value,
+        weight: ir.Value,
+        flat: ir.Value,
+        y: ir.Value,
+        index: ir.Value | None = None,
+        **_: ir.Value,
+    ) -> Any:
+        node, count = producer(y), channels_of(high)
+        transposed = flag(node, "transB")
+        order = _order(index, count + channels_of(low))
+        joined = _by_branch(_stored(weight, transposed), order, count, _size(high))
+        vectors = [_flattened(op, value, f"{flat.name}_{n}") for n, value in enumerate((high, low))]
+        both = op.Concat(*vectors, axis=1, _outputs=[f"{flat.name}_both"])
+        shaped(both, like=flat, shape=[flat.shape[0], joined.shape[1]])  # type: ignore[index]
+        joined = np.ascontiguousarray(joined if transposed else joined.T)
+        return op.Gemm(both, constant(op, y, "weight", joined), *node.inputs[2:], **node.attributes)
+
+
+def _fits(
+    high: ir.Value,
+    low: ir.Value,
+    image: ir.Value,
+    flat: ir.Value,
+    index: ir.Value | None,
+    weight: ir.Value,
+) -> MatchResult:
+    """Whether the shapes are those of two branches and of what a linear layer reads of both."""
+    assert image.shape is not None and flat.shape is not None
+    shape = known(image.shape[1:])
+    if shape is None or len(shape) != 3 or known(flat.shape[1:]) != [int(np.prod(shape))]:
+        return refused("it is not the flattened image, of a known size", flat)
+    if index is not None and (index.const_value is None or index.const_value.numpy().ndim != 1):
+        return refused("channels are put in an order that is computed", index)
+    if sorted(_order(index, shape[0]).tolist()) != list(range(shape[0])):
+        return refused("not every channel is read once", index)
+    if any(known(value.shape[1:]) is None for value in (high, low) if value.shape is not None):
+        return refused("the size of a branch is open", low)
+    if channels_of(high) + channels_of(low) != shape[0] or _size(low) != [-(-n // 2) for n in shape[1:]]:
+        return refused("the low branch has not half the size", low)
+    assert weight.const_value is not None
+    if int(np.prod(shape)) not in weight.const_value.shape.numpy():
+        return refused("the weight is of another size", weight)
+    return accepted()
+
+
+def _order(index: ir.Value | None, channels: int) -> Weights:
+    """The place among both branches of every channel of the image."""
+    if index is None:
+        return np.arange(channels)
+    assert index.const_value is not None
+    return index.const_value.numpy()
+
+
+def _stored(weight: ir.Value, transposed: bool) -> Weights:
+    """The weight as (outputs, inputs)."""
+    assert weight.const_value is not None
+    stored = weight.const_value.numpy()
+    return stored if transposed else stored.T
+
+
+def _by_branch(stored: Weights, order: Weights, count: int, size: list[int]) -> Weights:
+    """The weight (O, C H W) for the ``count`` high channels, then for the low ones: (O, inputs)."""
+    by_place = np.empty((len(stored), len(order), *size), stored.dtype)
+    by_place[:, order] = stored.reshape(len(stored), len(order), *size)
     parts = (by_place[:, :count], _blocks_summed(by_place[:, count:]))
-    joined = np.concatenate([part.reshape(len(stored), -1) for part in parts], axis=1)
-    vectors = [inserted(node, "Flatten", [value], f"{flat.name}_{n}") for n, value in enumerate((high, low))]
-    both = inserted(node, "Concat", vectors, f"{flat.name}_both", [ir.AttrInt64("axis", 1)])
-    node.replace_input_with(0, both)
-    joined = np.ascontiguousarray(joined if transposed[1] else joined.T)
-    node.replace_input_with(1, constant(graph, node.outputs[0], "weight", joined))
+    return np.concatenate([part.reshape(len(stored), -1) for part in parts], axis=1)
 
 
-def _branches(flat: ir.Value) -> tuple[ir.Value, ir.Value, Weights] | None:
-    """High and low branch of what is flattened, and for every channel its place among both."""
-    flatten = lone_producer(flat, "Reshape", "Flatten")
-    merged = None if flatten is None else flatten.inputs[0]
-    if merged is None or merged.shape is None or flat.shape is None or len(merged.shape) != 4:
-        return None
-    shape = known(merged.shape[1:])
-    if shape is None or known(flat.shape[1:]) != [int(np.prod(shape))]:
-        return None
-    order = np.arange(shape[0])
-    gather = lone_producer(merged, "Gather")
-    if gather is not None:
-        source, index = gather.inputs
-        axis = gather.attributes.get("axis")
-        if source is None or index is None or index.const_value is None or axis is None or axis.as_int() != 1:
-            return None
-        merged, order = source, index.const_value.numpy()
-    concat = lone_producer(merged, "Concat")
-    if concat is None or concat.attributes["axis"].as_int() != 1 or len(concat.inputs) != 2:
-        return None
-    high, up = concat.inputs
-    low = None if up is None else _upsampled(up)
-    if high is None or low is None or high.shape is None or sorted(order) != list(range(shape[0])):
-        return None
-    fits = [2 * n - odd for n, odd in zip(_size(low), (m % 2 for m in shape[1:]), strict=True)] == shape[1:]
-    return (high, low, order) if fits else None
-
-
-def _upsampled(value: ir.Value) -> ir.Value | None:
-    """What ``value`` is a map of, upsampled by 2 and an odd end cropped; None if it is no such map."""
-    crop = lone_producer(value, "Slice")
-    source = value if crop is None else crop.inputs[0]
-    resize = None if source is None else lone_producer(source, "Resize")
-    if resize is None or len(resize.inputs) != 3 or (crop is not None and any(_starts(crop))):
-        return None
-    low, scales, mode = resize.inputs[0], resize.inputs[2], resize.attributes.get("mode")
-    if low is None or low.shape is None or scales is None or scales.const_value is None:
-        return None
-    nearest = mode is None or mode.as_string() == "nearest"
-    return low if nearest and scales.const_value.numpy().tolist() == [1, 1, 2, 2] else None
-
-
-def _starts(crop: ir.Node) -> list[int]:
-    starts = None if crop.inputs[1] is None else crop.inputs[1].const_value
-    return [1] if starts is None else [int(n) for n in starts.numpy()]
+def _flattened(op: Any, value: ir.Value, name: str) -> ir.Value:
+    assert value.shape is not None
+    flat = op.Flatten(value, _outputs=[name])
+    return shaped(flat, like=value, shape=[value.shape[0], channels_of(value) * int(np.prod(_size(value)))])
 
 
 def _size(value: ir.Value) -> list[int]:
     assert value.shape is not None
     return [int(n) for n in value.shape[2:]]  # type: ignore[arg-type]
-
-
-def _channels(value: ir.Value) -> int:
-    assert value.shape is not None
-    return int(value.shape[1])  # type: ignore[arg-type]
 
 
 def _blocks_summed(weight: Weights) -> Weights:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from octify.trace.attached import attached
+
 _DEPTHWISE: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {4: nn.Conv2d, 5: nn.Conv3d}
 # By name, for timm and torchvision are optional: (package, class).
 _FROZEN = frozenset({("torchvision", "FrozenBatchNorm2d"), ("timm", "FrozenBatchNormAct2d")})
@@ -84,7 +86,7 @@ def norm_of(module: nn.Module) -> Norm | None:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling ``module`` does more than its forward: weight norm and spectral norm work this way."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool(module._forward_hooks or module._forward_pre_hooks or attached(module))
 
 
 def is_one_of(module: nn.Module, names: frozenset[tuple[str, str]]) -> bool:

@@ -2,7 +2,7 @@
 
 ``torch.export`` captures the folded model, PyTorch's exporter and onnxscript's optimizer turn it into
 ONNX, ``octify.export.deploy`` makes it fit to deploy. onnxruntime then runs the file, and it gets its
-name only if its answers are the model's (``octify.export.parity``).
+name only if its answers are the model's (``octify.compare.rounding``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from octify.compare.rounding import Parity
 from octify.errors import ExportError
 from octify.export.calls import (
     Checks,
@@ -37,7 +38,6 @@ from octify.export.calls import (
 )
 from octify.export.deploy import make_deployable
 from octify.export.fold import fold_batchnorm
-from octify.export.parity import Parity
 from octify.export.result import ExportResult
 from octify.export.split import split_by_convolution
 from octify.files import check_file, staged_file

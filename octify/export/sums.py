@@ -7,6 +7,11 @@ the activation behind it. So every chain of additions is written anew (sums comm
     conv_2 + (conv_1 + (residual + up(l_1 + l_2)))
 
 Every convolution then takes up the addition in front of it, and the last one the activation too.
+
+This is no rule of onnxscript's rewriter. A pattern has a fixed number of nodes; a chain has any number, and
+upsampled terms have chains of their own. Were only its end matched, the rest of a chain would stay in the
+graph while the next one is looked at, and count among the readers by which that one tells which terms are
+read once.
 """
 
 from __future__ import annotations
@@ -17,7 +22,16 @@ import numpy as np
 import onnx_ir as ir
 
 
-def sums_in_order(graph: ir.Graph, node: ir.Node, opset: int) -> None:
+class SumsInOrder:
+    """Reorders every chain of additions, in the graph itself."""
+
+    def apply_to_model(self, model: ir.Model) -> None:
+        """Apply the rule to all nodes of ``model``'s graph."""
+        for node in list(model.graph):
+            sum_in_order(node)
+
+
+def sum_in_order(node: ir.Node) -> None:
     """Reorder the chain of additions that ends in ``node``; the middle of a chain is left to its end."""
     if node.graph is None or not is_end_of_sum(node):
         return
@@ -31,6 +45,18 @@ def sums_in_order(graph: ir.Graph, node: ir.Node, opset: int) -> None:
 def is_end_of_sum(node: ir.Node) -> bool:
     """Whether ``node`` is the last addition of a chain of them."""
     return _is_sum(node) and not _continues(node)
+
+
+def end_of_sum(term: ir.Value) -> ir.Node | None:
+    """The last addition of the chain that ``term`` is added in, its only reader; None if there is none."""
+    readers = [use.node for use in term.uses()]
+    if len(readers) != 1 or term.is_graph_output() or not _is_sum(readers[0]):
+        return None
+    end = readers[0]
+    while _continues(end):
+        (use,) = end.outputs[0].uses()
+        end = use.node
+    return end
 
 
 def _ordered(before: ir.Node, terms: Sequence[ir.Value]) -> list[ir.Value]:

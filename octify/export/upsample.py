@@ -12,27 +12,46 @@ the passes over the wide map: for ``WIDEST`` channels or fewer.
 
 from __future__ import annotations
 
-import onnx_ir as ir
+from typing import Any
 
-from octify.export.edit import inserted, ints, lone_producer
-from octify.export.sums import is_end_of_sum, terms_of_sum, upsampled_terms
+import onnx_ir as ir
+from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
+
+from octify.export.edit import accepted, ints, lone_producer, producer, refused, shaped
+from octify.export.sums import end_of_sum, terms_of_sum, upsampled_terms
 
 WIDEST = 32  # channels read; measured with ResNet-50, whose stages have 32, 64, 128 in the low branch
 
 
-def upsampled_before_convolution(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-    """``residual + conv(a) + U conv(l)``, the sum that ends in ``node``, becomes ``... + conv(U l)``."""
-    if node.graph is None or not is_end_of_sum(node):
-        return
-    terms = terms_of_sum(node)
-    upsampled = upsampled_terms(terms)
-    others = [term for term in terms if term not in upsampled and lone_producer(term, "Conv") is None]
-    if len(upsampled) != 1 or not others:  # several are added up first, and one alone is nobody's burden
-        return
-    resize = upsampled[0].producer()
-    conv = None if resize is None or resize.inputs[0] is None else lone_producer(resize.inputs[0], "Conv")
-    if resize is not None and conv is not None and _widens(conv):
-        _exchange(resize, conv)
+class UpsampleBeforeConvolution(RewriteRuleClassBase):
+    """Resize of a Conv, in ``residual + conv(a) + U conv(l)`` -> Conv of a Resize, ``... + conv(U l)``."""
+
+    def pattern(self, op: Any, x: Any) -> Any:
+        narrow = op.Conv(x, _allow_other_inputs=True, _outputs=["narrow"])
+        return op.Resize(narrow, _allow_other_inputs=True, _outputs=["wide"])
+
+    def check(self, context: Any, x: ir.Value, narrow: ir.Value, wide: ir.Value) -> MatchResult:
+        if not _widens(producer(narrow)):
+            return refused("it is no 1x1 convolution of few channels to more", narrow)
+        if wide.shape is None:
+            return refused("its shape is unknown", wide)
+        end = end_of_sum(wide)
+        if end is None:
+            return refused("it is no term of a sum", wide)
+        terms = terms_of_sum(end)
+        upsampled = upsampled_terms(terms)
+        if upsampled != [wide]:
+            return refused("it copies no samples, or several terms do and are added up first", wide)
+        if all(term is wide or lone_producer(term, "Conv") for term in terms):
+            return refused("all other terms are convolutions, which take up one addition each", wide)
+        return accepted()
+
+    def rewrite(self, op: Any, x: ir.Value, narrow: ir.Value, wide: ir.Value) -> Any:
+        resize, conv = producer(wide), producer(narrow)
+        assert x.shape is not None and wide.shape is not None
+        up = op.Resize(x, *resize.inputs[1:], **resize.attributes, _outputs=[f"{x.name}_for_{wide.name}"])
+        shaped(up, like=x, shape=[*x.shape[:2], *wide.shape[2:]])
+        return op.Conv(up, *conv.inputs[1:], **conv.attributes)
 
 
 def _widens(conv: ir.Node) -> bool:
@@ -44,18 +63,3 @@ def _widens(conv: ir.Node) -> bool:
     alone = set(ints(conv, "strides", [1])) == {1} and not any(ints(conv, "pads", [0]))
     one_group = "group" not in conv.attributes or conv.attributes["group"].as_int() == 1
     return alone and one_group and set(taps) == {1} and read <= WIDEST and read < out
-
-
-def _exchange(resize: ir.Node, conv: ir.Node) -> None:
-    """The ``resize`` behind ``conv``, their only link, moves in front of it; readers then read ``conv``."""
-    source, result, wide = conv.inputs[0], conv.outputs[0], resize.outputs[0]
-    assert source is not None and source.shape is not None and wide.shape is not None
-    name = f"{source.name}_for_{wide.name}"
-    up = inserted(conv, "Resize", [source, *resize.inputs[1:]], name, list(resize.attributes.values()))
-    up.type, up.shape = source.type, ir.Shape([*source.shape[:2], *wide.shape[2:]])
-    conv.replace_input_with(0, up)
-    result.shape = wide.shape
-    for use in list(wide.uses()):
-        use.node.replace_input_with(use.idx, result)
-    assert resize.graph is not None
-    resize.graph.remove(resize, safe=True)

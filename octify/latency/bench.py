@@ -5,79 +5,24 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from octify.checks.door import check_count, check_inputs, check_model
 from octify.errors import OctifyError
 from octify.export import export_onnx
 from octify.latency.memory import peak_of_call, peak_of_file
-from octify.latency.profile import OpTime, by_op_type
-from octify.latency.rounds import MIN_SECONDS, ROUNDS, Timing, interleaved
+from octify.latency.profile import by_op_type
+from octify.latency.rounds import MIN_SECONDS, ROUNDS, interleaved
+from octify.latency.rows import BenchResult, OpTime, Row, Timing
 from octify.latency.runtime import RUNTIMES, Run, Setting
 from octify.trace import trace
 
 Progress = Callable[[str], None]
 Contestant = nn.Module | str | Path
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model in one runtime at one batch size.
-
-    timing:
-        Milliseconds per call; ``speedup`` is against the first model in the same runtime.
-    macs:
-        Multiply-accumulates per call; None for a file, whose MACs are not counted.
-    efficiency:
-        Speed-up over the ratio of MACs: 1 when every MAC saved became time saved.
-    peak_bytes:
-        See ``octify.latency.memory``: of an ONNX file with its weights, of a module without.
-    """
-
-    model: str
-    runtime: str
-    batch: int
-    threads: int
-    timing: Timing
-    macs: int | None
-    efficiency: float | None
-    peak_bytes: int | None
-    ops: tuple[OpTime, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, times in milliseconds."""
-        return asdict(self) | {"timing": asdict(self.timing) | {"spread": self.timing.spread}}
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """All rows of a bench, and the machine they were measured on. ``print(result)`` shows a table."""
-
-    rows: tuple[Row, ...]
-    machine: str
-    versions: Mapping[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {
-            "machine": self.machine,
-            "versions": dict(self.versions),
-            "rows": [row.to_dict() for row in self.rows],
-        }
-
-    def __str__(self) -> str:
-        from octify.report.latency import as_text
-
-        return as_text(self)
-
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        from octify.report.latency import render
-
-        yield from render(self)
 
 
 def bench(
@@ -121,9 +66,16 @@ def bench(
         An unknown runtime, one that is not available here, a file in a runtime for modules, or inputs
         that a model does not take.
     """
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    if not models:
-        raise OctifyError("there is nothing to time", hint="give at least one model")
+    inputs = check_inputs(example_inputs)
+    if not isinstance(models, Mapping) or not models:
+        raise OctifyError("there is nothing to time", hint='give models by name: {"original": model}')
+    for model in models.values():
+        if not isinstance(model, (str, Path)):
+            check_model(model)
+    check_count("rounds", rounds)
+    check_count("threads", threads)
+    for batch in batches:
+        check_count("the batch size", batch)
     wanted = tuple(runtimes or ("onnxruntime",))
     _check(models, wanted)
     rows: list[Row] = []

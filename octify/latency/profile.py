@@ -6,24 +6,14 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from octify.latency.rows import OpTime
 from octify.latency.runtime import feed_of, session_of
 
 CALLS = 10
-
-
-@dataclass(frozen=True)
-class OpTime:
-    """Milliseconds per call that operators of one type take, and how many there are after optimisation."""
-
-    op: str
-    milliseconds: float
-    share: float
-    nodes: int
 
 
 def by_op_type(path: Path, inputs: Sequence[Tensor], threads: int, calls: int = CALLS) -> tuple[OpTime, ...]:

@@ -7,37 +7,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from torch.utils.benchmark import Timer
+
+from octify.latency.rows import Timing
 
 ROUNDS = 20
 MIN_SECONDS = 0.05  # of one contestant in one round: shorter ones run several times
 WARM_UPS = 3
 
 Run = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds per call of one contestant.
-
-    median, quartile1, quartile3:
-        Over the rounds.
-    speedup:
-        Median over the rounds of (time of the first contestant / time of this one).
-    """
-
-    median: float
-    quartile1: float
-    quartile3: float
-    speedup: float
-    rounds: int
-
-    @property
-    def spread(self) -> float:
-        """The interquartile range as a share of the median."""
-        return (self.quartile3 - self.quartile1) / self.median
 
 
 def interleaved(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from octify.nn.channels import Gather, last_channels, split_indices
 from octify.nn.functional import pool, upsample
+from octify.nn.tellable import require_tellable
 
 
 class SplitOctave(nn.Module):
@@ -33,6 +34,7 @@ class SplitOctave(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         high = None if self.pick_high is None else self.pick_high(x)
+        require_tellable(high, x.shape[2:])
         low = None if self.pick_low is None else pool(self.pick_low(x))
         return high, low
 

@@ -19,11 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.kernels import PATHS, Axis, Exchange, Path, PathName, SameAxis, Scheme, path
+from octify.checks.words import require_known
+from octify.kernels.convolution import path
+from octify.kernels.taps import PATHS, Axis, Exchange, Path, PathName, SameAxis, Scheme
 from octify.nn.channels import last_channels, split_indices
 from octify.nn.eager import add_upsampled, convolved, is_bare, is_plain
 from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample
 from octify.nn.groups import Grouped, Run, UnevenGroups, needs_no_exchange, refuse_scattered
+from octify.nn.settled import settled
+from octify.nn.tellable import require_tellable
 
 _CONV: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, type[nn.Module]] = {
@@ -32,7 +36,7 @@ _CONV_TRANSPOSE: dict[int, type[nn.Module]] = {
     3: nn.ConvTranspose3d,
 }
 _PathModule = nn.Conv1d | nn.Conv2d | nn.Conv3d | UnevenGroups
-_NOMINAL_LENGTH = 960  # even through many strides: a size at which the usual padding must fit
+NOMINAL_LENGTH = 960  # even through many strides: a size at which the usual padding must fit
 
 
 def axes_of(conv: nn.Module) -> tuple[Axis, ...]:
@@ -119,8 +123,8 @@ class OctaveConv(nn.Module):
         dense = _CONV[self.spatial_dims](
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
-        low_in = _grouped_last(in_channels, alpha_in, groups)
-        self._build(dense, low_in, _grouped_last(out_channels, alpha_out, groups), kernels, exchange)
+        low_in = grouped_last(in_channels, alpha_in, groups)
+        self._build(dense, low_in, grouped_last(out_channels, alpha_out, groups), kernels, exchange)
 
     @classmethod
     def from_conv(
@@ -139,7 +143,7 @@ class OctaveConv(nn.Module):
         """
         made = cls.__new__(cls)
         nn.Module.__init__(made)
-        made._build(conv, low_in, low_out, kernels, exchange)
+        made._build(settled(conv), low_in, low_out, kernels, exchange)
         return made
 
     def _build(
@@ -151,6 +155,8 @@ class OctaveConv(nn.Module):
         exchange: Exchange,
     ) -> None:
         assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        require_known("kernels", kernels, Scheme)
+        require_known("exchange", exchange, Exchange)
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.groups, self.kernels = conv.groups, kernels
         self.axes = self._axes(conv)
@@ -217,7 +223,7 @@ class OctaveConv(nn.Module):
         """The padding a path's own convolution can do: symmetric, where that gives the right size."""
         if recipe.transposed:
             return tuple(-start for start in recipe.starts)
-        size = (_NOMINAL_LENGTH,) * len(self.axes)
+        size = (NOMINAL_LENGTH,) * len(self.axes)
         out = tuple(axis.output_length(n) for axis, n in zip(self.axes, size, strict=True))
         given = low_size(size) if recipe.before == "pool" or name.startswith("low") else size
         wanted = low_size(out) if name.endswith("low") or recipe.after == "up" else out
@@ -234,7 +240,10 @@ class OctaveConv(nn.Module):
 
     def forward(self, high: Tensor | None, low: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         size, high_out, low_out = output_sizes(high, low, self.axes)
-        return self.branch("high", high, low, size, high_out), self.branch("low", high, low, size, low_out)
+        y_high = self.branch("high", high, low, size, high_out)
+        if y_high is None:
+            require_tellable(None, high_out)
+        return y_high, self.branch("low", high, low, size, low_out)
 
     def branch(
         self,
@@ -299,8 +308,8 @@ class OctaveConv(nn.Module):
         """
         recipe = self.recipes[name]
         if recipe.transposed:
-            return _fit_transposed(conv, x, recipe, need)
-        return _fit(conv, x, recipe, need)  # type: ignore[arg-type]
+            return _transposed_to_size(conv, x, recipe, need)
+        return convolved_to_size(conv, x, recipe, need)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
         return (
@@ -314,7 +323,7 @@ def _same_resolution(name: PathName) -> bool:
     return name in ("high_to_high", "low_to_low")
 
 
-def _grouped_last(channels: int, alpha: float, groups: int) -> tuple[int, ...]:
+def grouped_last(channels: int, alpha: float, groups: int) -> tuple[int, ...]:
     """The last ``int(alpha * c)`` channels of every group of c (one group: the paper's choice)."""
     if groups == channels:  # depthwise: groups carry their own level
         return last_channels(channels, alpha)
@@ -327,7 +336,7 @@ def _natural_length(recipe: Path, axis: int, n: int, padding: int) -> int:
     return (n + 2 * padding - reach - 1) // recipe.strides[axis] + 1
 
 
-def _fit(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
+def convolved_to_size(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
     """``conv`` on ``x`` so that its output has spatial size ``need`` and starts at the recipe's offset."""
     extra: list[int] = []
     for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
@@ -344,8 +353,8 @@ def _fit(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence[int]) -> Ten
     return crop(convolved(conv, x), need)
 
 
-def _fit_transposed(conv: nn.Module, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
-    """As ``_fit`` for a transposed convolution of stride 2."""
+def _transposed_to_size(conv: nn.Module, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
+    """As ``convolved_to_size`` for a transposed convolution of stride 2."""
     extra: list[int] = []
     for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
         natural = (n - 1) * 2 + 2 * recipe.starts[axis] + recipe.kernel_size[axis]

@@ -1,4 +1,4 @@
-"""Octave transposed convolution: see ``octify.kernels_transpose`` for its four kernels.
+"""Octave transposed convolution: see ``octify.kernels.transposed`` for its four kernels.
 
     Y_high = high_to_high(X_high) + low_to_high(X_low)
     Y_low  = high_to_low(X_high) + low_to_low(X_low)
@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.kernels import Axis, Exchange, Path, PathName, Scheme
-from octify.kernels_transpose import TransposedAxis, transposed_path
-from octify.nn.conv import _NOMINAL_LENGTH, OctaveConv, _fit, _grouped_last
+from octify.kernels.taps import Axis, Exchange, Path, PathName, Scheme
+from octify.kernels.transposed import TransposedAxis, transposed_path
+from octify.nn.conv import NOMINAL_LENGTH, OctaveConv, convolved_to_size, grouped_last
 from octify.nn.functional import crop, low_size, octave_axes
 from octify.nn.padded import padded_conv
 
@@ -94,8 +94,8 @@ class OctaveConvTranspose(OctaveConv):
         dense = _TRANSPOSED[self.spatial_dims](
             in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation
         )
-        low_in = _grouped_last(in_channels, alpha_in, groups)
-        low_out = _grouped_last(out_channels, alpha_out, groups) if groups < in_channels else low_in
+        low_in = grouped_last(in_channels, alpha_in, groups)
+        low_out = grouped_last(out_channels, alpha_out, groups) if groups < in_channels else low_in
         self._build(dense, low_in, low_out, kernels)
 
     def _build(
@@ -124,7 +124,7 @@ class OctaveConvTranspose(OctaveConv):
 
     def _output_padding(self, recipe: Path, name: PathName) -> tuple[int, ...]:
         """Samples that the path's transposed convolution lacks on the right at even sizes."""
-        size = (_NOMINAL_LENGTH,) * len(self.axes)
+        size = (NOMINAL_LENGTH,) * len(self.axes)
         out = tuple(axis.output_length(n) for axis, n in zip(self.axes, size, strict=True))
         given = low_size(size) if name.startswith("low") else size
         wanted = low_size(out) if recipe.after == "up" or (name.endswith("low") and not recipe.after) else out
@@ -138,7 +138,7 @@ class OctaveConvTranspose(OctaveConv):
         """As ``OctaveConv.convolve``: zeros after ``x`` where its output would be shorter than ``need``."""
         recipe = self.recipes[name]
         if not recipe.transposed:
-            return _fit(conv, x, recipe, need)  # type: ignore[arg-type]
+            return convolved_to_size(conv, x, recipe, need)  # type: ignore[arg-type]
         extra: list[int] = []
         own = self._output_padding(recipe, name)
         for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octify.kernels import Axis
+from octify.kernels.taps import Axis
 from octify.nn.eager import pooled
 
 Pair = tuple[Tensor | None, Tensor | None]
@@ -118,15 +118,6 @@ def position_mean(x: Tensor, size: Sequence[int]) -> Tensor:
     return x
 
 
-def low_mean(low: Tensor, high: Tensor | None, keepdim: bool = True) -> Tensor:
-    """Mean over all positions of the map that a low branch stands for: (N, L, *size) -> (N, L, 1, ...).
-
-    ``mean(U x) = mean(x)``, except that an odd end counts once.
-    """
-    mean = position_mean(low, dense_size(high, low))
-    return mean if keepdim else mean.flatten(1)
-
-
 def dense_size(high: Tensor | None, low: Tensor | None) -> tuple[int, ...]:
     """Spatial size of the map an octave value stands for; without a high branch, twice the low one."""
     if high is not None:
@@ -147,10 +138,3 @@ def dense_shape(high: Tensor | None, low: Tensor | None) -> tuple[int, ...]:
 def upsample_nearest(x: Tensor, factors: Sequence[int]) -> Tensor:
     """Nearest-neighbour upsampling by whole factors, one for each spatial axis."""
     return F.interpolate(x, scale_factor=[float(f) for f in factors], mode="nearest")
-
-
-def low_upsample_nearest(low: Tensor, high: Tensor | None, factors: Sequence[int]) -> Tensor:
-    """The low branch of a map upsampled by whole ``factors``: upsampled itself, an odd end cropped."""
-    y = upsample_nearest(low, factors)
-    size = [n * f for n, f in zip(dense_size(high, low), factors, strict=True)]
-    return crop(y, low_size(size))

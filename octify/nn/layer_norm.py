@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octify.kernels import Scheme
+from octify.kernels.taps import Scheme
 from octify.nn.affine import Branch, OctaveNorm, shifted, weighted, wide
 from octify.nn.functional import Pair, each, pool, upsample
 

@@ -86,7 +86,20 @@ class OctaveBatchNorm2d(OctaveChannelwise):
 
     High (N, C - L, H, W) and low (N, L, ceil(H/2), ceil(W/2)) keep their shapes. Made by hand
     it has ``int(alpha * num_features)`` low channels.
+
+    PyTorch takes no statistics of a single value. One that is left of a larger map is given twice, which
+    has the same mean and, as the map it stands for, no variance.
     """
+
+    def forward(self, high: Tensor | None, low: Tensor | None) -> Pair:
+        if low is None or self.low is None or low.shape[0] * math.prod(low.shape[2:]) > 1:
+            return super().forward(high, low)
+        if not (self.low.training or getattr(self.low, "running_mean", None) is None):
+            return super().forward(high, low)
+        if high is not None and math.prod(high.shape[2:]) == 1:  # nor is there more of the original's
+            return super().forward(high, low)
+        y_high, _ = super().forward(high, None)
+        return y_high, self.low(torch.cat([low, low]))[:1]
 
     def __init__(self, num_features: int, *, alpha: float = 0.5) -> None:
         low = len(last_channels(num_features, alpha))

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.kernels import Axis, Path, PathName, path, unpooled
+from octify.kernels.convolution import path, unpooled
+from octify.kernels.taps import Axis, Path, PathName
 from octify.nn.conv import OctaveConv, OctaveConv1d, OctaveConv2d, OctaveConv3d
 from octify.nn.functional import crop
 

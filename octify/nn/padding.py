@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from octify.kernels import Scheme
+from octify.kernels.taps import Scheme
 from octify.nn.functional import dense_size, low_size, octave_axes, pool, upsample
+from octify.nn.tellable import require_tellable
 
 Ends = tuple[int, int]
 """Channels in front and behind."""
@@ -30,8 +31,12 @@ def octave_pad(
 ) -> tuple[Tensor | None, Tensor | None]:
     """``F.pad`` along the spatial axes of an octave value."""
     y_high = None if high is None else F.pad(high, list(amounts), mode, value)
-    y_low = None if low is None else _pad_low(low, dense_size(high, low), amounts, mode, value, scheme)
-    return y_high, y_low
+    if low is None:
+        return y_high, None
+    size = dense_size(high, low)
+    given = [*amounts, *[0] * (2 * len(size) - len(amounts))]
+    require_tellable(high, [n + a + b for n, a, b in zip(size, given[-2::-2], given[-1::-2], strict=True)])
+    return y_high, _pad_low(low, size, amounts, mode, value, scheme)
 
 
 def _pad_low(

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from octify.nn.functional import dense_size, pool, upsample
+from octify.nn.tellable import require_tellable
 
 
 def low_pixel_shuffle(low: Tensor, high: Tensor | None, factor: int) -> Tensor:
@@ -33,6 +34,7 @@ def low_pixel_shuffle(low: Tensor, high: Tensor | None, factor: int) -> Tensor:
 
 def low_pixel_unshuffle(low: Tensor, high: Tensor | None, factor: int) -> Tensor:
     """(N, L, *low_size) -> the low branch of the map taken apart, (N, L factor^2, *low_size / factor)."""
+    require_tellable(high, [n // factor for n in dense_size(high, low)])
     if factor % 2:
         return pool(F.pixel_unshuffle(upsample(low, dense_size(high, low)), factor))
     half = factor // 2

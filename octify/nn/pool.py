@@ -19,8 +19,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.kernels import Scheme
+from octify.kernels.taps import Scheme
 from octify.nn.functional import crop, dense_size, low_size, octave_axes, pool, upsample
+from octify.nn.tellable import require_tellable
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVG: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -62,6 +63,7 @@ class _OctavePool(nn.Module):
     def forward(self, high: Tensor | None, low: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         size = dense_size(high, low)
         need = self._lengths(size, self.ceil_mode)
+        require_tellable(high, need)
         y_high = None if high is None else self._pool(high)
         y_low = None if low is None else self._low(low, size, need)
         return y_high, y_low

@@ -22,7 +22,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octify.kernels import Scheme
+from octify.kernels.taps import Scheme
 from octify.nn.functional import (
     crop,
     dense_size,
@@ -33,6 +33,7 @@ from octify.nn.functional import (
     upsample_nearest,
 )
 from octify.nn.reduction import low_reduced
+from octify.nn.tellable import require_tellable
 
 _NEAREST = ("nearest", "nearest-exact")
 _LINEAR = ("linear", "bilinear", "trilinear")
@@ -139,6 +140,7 @@ def low_resized(low: Tensor, high: Tensor | None, scheme: Scheme, *settings: Any
     size = dense_size(high, low)
     resize = Resize.of(len(size), *settings)
     out = resize.lengths(size)
+    require_tellable(high, out)
     factors = resize.factors(size)
     if factors is not None:
         return crop(upsample_nearest(low, factors), low_size(out))
@@ -173,6 +175,7 @@ def low_adaptive(low: Tensor, high: Tensor | None, kind: Any, output_size: Any) 
     size = dense_size(high, low)
     given = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * len(size)
     out = [n if wanted is None else int(wanted) for n, wanted in zip(size, given, strict=True)]
+    require_tellable(high, out)
     single = [axis + 2 for axis, (n, wanted) in enumerate(zip(size, out, strict=True)) if wanted == 1 < n]
     if single:
         low = low_reduced(low, high, kind, single)
@@ -225,9 +228,18 @@ class AsWritten(nn.Module):
         y_high = None if high is None else self.layer(high)
         if low is None:
             return y_high, None
-        if self.scheme == "paper" and y_high is not None:
+        if self.scheme == "paper" and y_high is not None and self._holds_a_window(low):
             direct: Tensor = self.layer(low)
             wanted = low_size(y_high.shape[2:])
             if all(have >= n for have, n in zip(direct.shape[2:], wanted, strict=True)):
                 return y_high, crop(direct, wanted)
-        return y_high, pool(self.layer(upsample(low, dense_size(high, low))))
+        y_low = self.layer(upsample(low, dense_size(high, low)))
+        require_tellable(high, y_low.shape[2:])
+        return y_high, pool(y_low)
+
+    def _holds_a_window(self, low: Tensor) -> bool:
+        """Whether a map is large enough for the layer, which may reflect what is inside it as its padding."""
+        names = ("kernel_size", "k", "filt_size")
+        kernel: Any = next((getattr(self.layer, name) for name in names if hasattr(self.layer, name)), 1)
+        axes = kernel if isinstance(kernel, (tuple, list)) else (kernel,) * (low.ndim - 2)
+        return all(n >= int(k) for n, k in zip(low.shape[2:], axes, strict=True))

@@ -1,6 +1,6 @@
 """Between a value whose channels are spread over its dimensions and a map (N, C, *size).
 
-``roles`` has a letter for every dimension (``octify.views``).
+``roles`` has a letter for every dimension (``octify.layout.roles``).
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from octify.nn.functional import crop, low_size, octave_axes, pool
+from octify.nn.functional import crop, dense_size, low_size, octave_axes, pool
+from octify.nn.tellable import require_tellable
 
 
 def low_window(
@@ -40,3 +41,13 @@ def low_window(
     if not strided:
         return crop(low, low_size(size))
     return pool(crop(low, size))
+
+
+def low_window_alone(
+    low: Tensor, windows: Sequence[slice], starts: Sequence[int], steps: Sequence[int]
+) -> Tensor:
+    """As ``low_window`` where all channels are low: the size follows from ``windows``, one for each axis."""
+    whole = dense_size(None, low)
+    size = [len(range(*window.indices(n))) for window, n in zip(windows, whole, strict=True)]
+    require_tellable(None, size)
+    return low_window(low, None, size, starts, steps)

@@ -10,23 +10,27 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.metadata import entry_points
 
+from octify.layout.channels import Ids, Refusal
+from octify.layout.roles import View
 from octify.ops.activation import OPS as ACTIVATION
 from octify.ops.arithmetic import OPS as ARITHMETIC
-from octify.ops.attention_gate import OPS as ATTENTION_GATE
-from octify.ops.base import Op, Table
+from octify.ops.base import Op, Table, operand
 from octify.ops.channels_last import OPS as CHANNELS_LAST
+from octify.ops.chunk import OPS as CHUNK
 from octify.ops.concat import OPS as CONCAT
 from octify.ops.conv import OPS as CONV
 from octify.ops.conv_function import OPS as CONV_FUNCTION
 from octify.ops.conv_transpose import OPS as CONV_TRANSPOSE
+from octify.ops.emitter import Emitter, Value
+from octify.ops.expand_as import OPS as EXPAND_AS
 from octify.ops.functional_norm import OPS as FUNCTIONAL_NORM
-from octify.ops.gates import OPS as GATES
+from octify.ops.global_context import OPS as GLOBAL_CONTEXT
 from octify.ops.group_norm import OPS as GROUP_NORM
+from octify.ops.indexing import OPS as INDEXING
 from octify.ops.layer_norm import OPS as LAYER_NORM
 from octify.ops.linear import OPS as LINEAR
 from octify.ops.norm import OPS as NORM
 from octify.ops.padding import OPS as PADDING
-from octify.ops.parts import OPS as PARTS
 from octify.ops.permute import OPS as PERMUTE
 from octify.ops.pixel_shuffle import OPS as PIXEL_SHUFFLE
 from octify.ops.pool import OPS as POOL
@@ -36,8 +40,22 @@ from octify.ops.reshape import OPS as RESHAPE
 from octify.ops.resize import OPS as RESIZE
 from octify.ops.response_norm import OPS as RESPONSE_NORM
 from octify.ops.shape import OPS as SHAPE
-from octify.ops.slices import OPS as SLICES
-from octify.ops.slicing import OPS as SLICING
+from octify.ops.softmax import OPS as SOFTMAX
+from octify.ops.walk import Walk
+
+__all__ = [
+    "BUILT_IN",
+    "Emitter",
+    "Ids",
+    "Op",
+    "Refusal",
+    "Table",
+    "Value",
+    "View",
+    "Walk",
+    "operand",
+    "table",
+]
 
 BUILT_IN: tuple[Op, ...] = (
     *CONV,
@@ -53,12 +71,12 @@ BUILT_IN: tuple[Op, ...] = (
     *ACTIVATION,
     *ARITHMETIC,
     *CONCAT,
-    *ATTENTION_GATE,
-    *GATES,
+    *GLOBAL_CONTEXT,
+    *EXPAND_AS,
     *PIXEL_SHUFFLE,
     *REARRANGE,
-    *PARTS,
-    *SLICING,
+    *CHUNK,
+    *INDEXING,
     *RESHAPE,
     *PERMUTE,
     *POOL,
@@ -69,7 +87,7 @@ BUILT_IN: tuple[Op, ...] = (
 
 
 # Rules that are others where an operand's channels are not in dimension 1.
-ON_VIEWS: tuple[Op, ...] = (*CHANNELS_LAST, *SLICES)
+ON_VIEWS: tuple[Op, ...] = (*CHANNELS_LAST, *SOFTMAX)
 
 
 @lru_cache(maxsize=2)

@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Mask, Refusal, Walk
+from octify.layout.channels import DENSE, Ids, Mask, Refusal
+from octify.layout.roles import View
 from octify.ops.arithmetic import picked
 from octify.ops.base import Op, operand
-from octify.views import View
+from octify.ops.emitter import Emitter, Value
+from octify.ops.softmax import never, refuse_softmax
+from octify.ops.walk import Walk
 
 _MODULES: tuple[type[nn.Module] | str, ...] = (
     nn.CELU,
@@ -177,18 +179,6 @@ def _emit_prelu(emitter: Emitter, node: fx.Node) -> Value:
     return Value(branch(x.high, ~x.mask), branch(x.low, x.mask), x.mask)
 
 
-def _refuse_softmax(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
-    source = operand(node)
-    ids = walk.ids(source)
-    if ids is None or not bool((ids != DENSE).any()):
-        return walk.dense(node)
-    return Refusal("a softmax normalises over values of both resolutions")
-
-
-def _never(emitter: Emitter, node: fx.Node) -> Value:
-    raise AssertionError(f"{node.name} was refused")
-
-
 OPS = (
     Op("elementwise", _layout, _emit, modules=_MODULES, functions=_FUNCTIONS, methods=_METHODS, views=True),
     Op("gated linear unit", _layout_glu, _emit_glu, modules=(nn.GLU,), functions=(F.glu,)),
@@ -201,8 +191,8 @@ OPS = (
     ),
     Op(
         "softmax",
-        _refuse_softmax,
-        _never,
+        refuse_softmax,
+        never,
         modules=(nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin),
         functions=(F.softmax, F.log_softmax, F.softmin, torch.softmax, torch.log_softmax),
         methods=("softmax", "log_softmax"),

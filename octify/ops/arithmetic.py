@@ -9,7 +9,7 @@ are constant on blocks, as octave values are::
 
 Such an operand is a dense map of the result's size (it is split), a spatial gate of one channel
 (N, 1, H, W), or a strip (N, C, H, 1) or (N, C, 1, W) as coordinate attention makes, for which
-``P`` pools along the strip. The channels of all may be in other dimensions (``octify.views``).
+``P`` pools along the strip. The channels of all may be in other dimensions (``octify.layout.roles``).
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from torch import fx
 
-from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Mask, Refusal, Walk
+from octify.layout.channels import DENSE, Ids, Mask, Refusal
+from octify.layout.roles import View, sizes, standard_roles
 from octify.nn.functional import octave_axes, pool
 from octify.nn.views import to_map
 from octify.ops.base import Op, operand
-from octify.views import View, sizes, standard_roles
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 
 Operands = tuple[str, ...]
 _TWO: Operands = ("input", "other")

@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import Ids, Refusal, Walk
+from octify.layout.channels import Ids, Refusal
+from octify.layout.roles import View
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
+from octify.trace.attached import attached
 from octify.trace.leaves import qualified_name
 from octify.trace.model import Traced
-from octify.views import View
 
 LayoutRule = Callable[[Walk, fx.Node], Ids | View | Refusal | None]
 EmitRule = Callable[[Emitter, fx.Node], Value]
@@ -38,7 +40,7 @@ class Op:
     functions, methods:
         Functions, or their qualified names when the library may be missing; tensor method names.
     views:
-        Whether the rule knows values whose channels are not in dimension 1 (``octify.views``).
+        Whether the rule knows values whose channels are not in dimension 1 (``octify.layout.roles``).
         Other operations merge them first.
     any_forward:
         Whether subclasses that override ``forward`` are handled too: the rules look at what it does.
@@ -73,7 +75,9 @@ class Table:
         """The family of ``node``, or None."""
         if node.op == "call_module":
             module = traced.submodule(node)
-            return None if module is None else self.find_module(type(module))
+            if module is None or attached(module) is not None:
+                return None
+            return self.find_module(type(module))
         if node.op == "call_function":
             function: Any = node.target
             name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import Ids, Refusal, Walk
+from octify.layout.channels import Ids, Refusal
+from octify.layout.roles import View
 from octify.nn.affine import shifted, weighted, wide
 from octify.nn.functional import Pair, each
 from octify.nn.layer_norm import (
@@ -25,8 +25,9 @@ from octify.nn.layer_norm import (
 )
 from octify.ops.arithmetic import picked
 from octify.ops.base import Op, operand
+from octify.ops.emitter import Emitter, Value
 from octify.ops.norm import emit_module
-from octify.views import View
+from octify.ops.walk import Walk
 
 _KEYS = ("normalized_shape", "weight", "bias", "eps")
 

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import fx
 
-from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.layout.channels import DENSE, Ids, Refusal
+from octify.layout.roles import View, map_shape, sizes, standard_roles
 from octify.ops.base import Op, operand
-from octify.ops.moves import taken
-from octify.views import View, map_shape, sizes, standard_roles
+from octify.ops.channel_moves import taken
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 
 
 def _tensors(node: fx.Node) -> list[Any]:

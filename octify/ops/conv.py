@@ -14,18 +14,20 @@ from collections.abc import Sequence
 import numpy as np
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from octify.emitter import Emitter, Value
-from octify.kernels import Exchange, Scheme
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.kernels.taps import Exchange, Scheme
+from octify.layout.channels import DENSE, Ids, Refusal
 from octify.nn.conv import OCTAVE_CONV, OctaveConv
 from octify.nn.functional import octave_axes
 from octify.nn.padded import OCTAVE_PADDED
 from octify.ops.base import Op, operand
-from octify.ops.conv_variants import Form, form_of, plain_form
+from octify.ops.effective_conv import Form, form_of, plain_form
+from octify.ops.emitter import Emitter, Value
 from octify.ops.padding import Padding, through_padding
+from octify.ops.walk import Walk
 
 ONE_SAMPLE = "there is one sample along an axis: no resolution to halve"
 
@@ -52,9 +54,10 @@ def refusal_of(conv: nn.Module, form: Form | str, before: Padding | None, shape:
 
 
 def _has_foreign_hooks(conv: nn.Module) -> bool:
-    """Hooks other than those by which weight and spectral norm compute the weight."""
+    """Hooks other than those by which pruning, weight and spectral norm compute the weight."""
     return bool(conv._forward_hooks) or not all(
-        isinstance(hook, (WeightNorm, SpectralNorm)) for hook in conv._forward_pre_hooks.values()
+        isinstance(hook, (BasePruningMethod, WeightNorm, SpectralNorm))
+        for hook in conv._forward_pre_hooks.values()
     )
 
 

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.layout.channels import DENSE, Ids, Refusal, indices
 from octify.ops.base import Op, operand
 from octify.ops.conv import octave_conv, refusal_of
-from octify.ops.conv_variants import Form, form_of
+from octify.ops.effective_conv import Form, form_of
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 from octify.trace import Traced
 
 _FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -110,7 +111,7 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     layer = _layer(emitter.traced, node)
     x, mask = emitter.value(source), emitter.mask(node)
     assert isinstance(layer, nn.Module) and x.mask is not None and mask is not None
-    low_in, low_out = ([int(c) for c in np.flatnonzero(m)] for m in (x.mask, mask))
+    low_in, low_out = (indices(m) for m in (x.mask, mask))
     made = octave_conv(layer, emitter.shape(source), None, low_in, low_out, emitter.plan.kernels)
     path = str(node.target) if node.op == "call_module" else f"octave_{node.name}"
     return emitter.pair(emitter.call(path, made, x.high, x.low), mask)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import Ids, Refusal, Walk
+from octify.layout.channels import Ids, Refusal
 from octify.nn.conv_transpose import OCTAVE_CONV_TRANSPOSE
 from octify.ops.base import Op, operand
 from octify.ops.conv import convolved_ids
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 
 
 def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:

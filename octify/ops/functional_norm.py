@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import fx
 
-from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.layout.channels import DENSE, Ids, Refusal, indices
 from octify.nn.group_norm import GroupNormalise
 from octify.nn.layer_norm import l1_normalise, l2_normalise
 from octify.ops.arithmetic import parted_parameter
 from octify.ops.base import Op, operand
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 
 _GROUP_KEYS = ("num_groups", "weight", "bias", "eps")
 _CHANNEL_KEYS = ("running_mean", "running_var", "weight", "bias")
@@ -53,7 +53,7 @@ def _emit_group(emitter: Emitter, node: fx.Node) -> Value:
 def _normalised(emitter: Emitter, node: fx.Node, groups: int, given: dict[str, Any]) -> Value:
     x = emitter.value(operand(node))
     assert x.mask is not None
-    made = GroupNormalise(len(x.mask), [int(c) for c in np.flatnonzero(x.mask)], groups, given["eps"])
+    made = GroupNormalise(len(x.mask), indices(x.mask), groups, given["eps"])
     weights, biases = (parted_parameter(emitter, given[name], x.mask) for name in ("weight", "bias"))
     return emitter.pair(emitter.call(f"octave_{node.name}", made, x.high, x.low, weights, biases), x.mask)
 

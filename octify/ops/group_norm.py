@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value
 from octify.nn.evo_norm import OctaveEvoNorm, Statistic
 from octify.nn.group_norm import OctaveGroupNorm
 from octify.nn.norm import OctaveChannelwise
 from octify.ops.base import Op
+from octify.ops.emitter import Emitter, Value
 from octify.ops.norm import emit_module, layout_norm
 
 

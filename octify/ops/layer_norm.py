@@ -12,8 +12,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import Ids, Refusal, Walk
+from octify.layout.channels import Ids, Refusal
+from octify.layout.roles import View
 from octify.nn.affine import shifted, weighted
 from octify.nn.layer_norm import (
     Normalise,
@@ -24,8 +24,9 @@ from octify.nn.layer_norm import (
 )
 from octify.ops.arithmetic import parted_parameter
 from octify.ops.base import Op, operand
+from octify.ops.emitter import Emitter, Value
 from octify.ops.norm import emit_module, layout_norm, layout_view
-from octify.views import View
+from octify.ops.walk import Walk
 
 _OTHER_DIMENSIONS = "it normalises over positions, not over channels alone"
 

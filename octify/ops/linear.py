@@ -12,11 +12,12 @@ import numpy as np
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from octify.emitter import Emitter, Value, is_vector
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.layout.channels import DENSE, Ids, Refusal
+from octify.layout.roles import View, is_vector, map_shape
 from octify.nn.conv import OCTAVE_CONV
 from octify.ops.base import Op, operand
-from octify.views import View, map_shape
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 
 _CONV: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     1: nn.Conv1d,

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import Ids, Refusal, Walk
+from octify.layout.channels import Ids, Refusal, indices
+from octify.layout.roles import View
 from octify.nn.norm import OctaveBatchNorm2d, OctaveChannelwise, OctavePositionNorm
 from octify.ops.base import Op, operand
-from octify.views import View
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 
 
 def layout_norm(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
@@ -51,7 +51,7 @@ def emit_module(
     assert x.mask is not None
     made = emitter.modules.get(path)
     if made is None:
-        low = [int(c) for c in np.flatnonzero(x.mask)]
+        low = list(indices(x.mask))
         made = make(emitter.module(node), len(x.mask), low)
     return emitter.pair(emitter.call(path, made, x.high, x.low), x.mask)
 

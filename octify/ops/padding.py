@@ -19,13 +19,15 @@ import numpy as np
 import torch.nn.functional as F
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import Ids, Refusal, Walk
+from octify.layout.channels import Ids, Refusal
 from octify.nn.padded import Pads
 from octify.nn.padding import octave_pad, pad_channels
 from octify.ops.base import Op, operand
-from octify.ops.conv_variants import Form, form_of, join_pads, pads_of
+from octify.ops.effective_conv import Form, form_of, join_pads, pads_of
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 from octify.trace import Traced
+from octify.trace.attached import attached
 
 Padding = tuple[Pads, str]
 """Pads of every axis, and the mode as ``nn.Conv*d`` names it."""
@@ -97,6 +99,8 @@ def _foldable(traced: Traced, node: fx.Node) -> Padding | None:
 
 def _takes(traced: Traced, user: fx.Node, pad: fx.Node, padding: Padding) -> bool:
     conv, shape = traced.submodule(user), traced.shape(pad)
+    if any(m is not None and attached(m) for m in (conv, traced.submodule(pad))):
+        return False
     if not isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or operand(user) is not pad or shape is None:
         return False
     form = form_of(conv, shape)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from octify.emitter import Emitter, Value
+from octify.layout.roles import View
 from octify.ops.base import Op, operand
-from octify.ops.moves import Move, MoveRule, Site, emit_of, layout_of
-from octify.views import View
+from octify.ops.channel_moves import Move, MoveRule, Site, emit_of, layout_of
+from octify.ops.emitter import Emitter, Value
 
 _COMPUTED = "its dimensions are computed"
 

@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value, is_vector
-from octify.layout import Ids, Mask, Refusal, Walk
+from octify.layout.channels import Ids, Mask, Refusal
+from octify.layout.roles import is_vector
 from octify.nn.pixel_shuffle import low_pixel_shuffle, low_pixel_unshuffle
 from octify.ops.base import Op, operand
-from octify.ops.slices import tied
+from octify.ops.emitter import Emitter, Value
+from octify.ops.softmax import tied
+from octify.ops.walk import Walk
 
 
 def _factor(walk: Walk | Emitter, node: fx.Node) -> Any:

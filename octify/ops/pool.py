@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.node import map_arg
 
-from octify.emitter import Emitter, Value, is_vector
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.layout.channels import DENSE, Ids, Refusal
+from octify.layout.roles import is_vector
 from octify.nn.pool import OctaveAvgPool, OctaveMaxPool
 from octify.nn.reduction import Reduction, low_reduced
 from octify.nn.resample import AsWritten, low_adaptive
 from octify.ops.base import Op, operand
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 
 _MAX_KEYS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _AVG_KEYS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from octify.emitter import Emitter, Value
+from octify.layout.roles import sizes
 from octify.nn.functional import octave_axes
 from octify.nn.views import view_shape
 from octify.ops.base import Op, operand
-from octify.ops.moves import Move, Site, emit_of, layout_of
-from octify.views import sizes
+from octify.ops.channel_moves import Move, Site, emit_of, layout_of
+from octify.ops.emitter import Emitter, Value
 
 _COMPUTED = "its arguments are computed"
 _ODD = "it moves positions of an odd size, which are not whole blocks"

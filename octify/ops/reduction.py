@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from octify.emitter import Emitter, Value
-from octify.layout import Ids, Refusal, Walk
+from octify.layout.channels import Ids, Refusal
+from octify.layout.roles import View, sizes, standard_roles
 from octify.nn.reduction import (
     Extreme,
     Reduction,
@@ -29,8 +29,9 @@ from octify.nn.slices import slices_reduced
 from octify.nn.views import from_map
 from octify.ops.arithmetic import emit_pointwise, layout_pointwise
 from octify.ops.base import Op, operand
-from octify.ops.slices import across, tied
-from octify.views import View, sizes, standard_roles
+from octify.ops.emitter import Emitter, Value
+from octify.ops.softmax import MIXED, across, are_mixed, tied
+from octify.ops.walk import Walk
 
 _KINDS: dict[str, Reduction] = {
     "mean": "mean",
@@ -45,6 +46,7 @@ _KINDS: dict[str, Reduction] = {
     "linalg_vector_norm": "norm",
 }
 _SPREADS = ("var", "std")
+_LINEAR = ("mean", "sum")
 # Reductions that can be taken over positions first and over channels of the result then.
 _IN_STEPS = ("mean", "sum", "amax", "amin", "norm")
 
@@ -141,6 +143,8 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     if reason is not None or call is None:
         return Refusal(reason or "")
     if call.across_slices:
+        if call.kind not in _LINEAR and are_mixed(view.ids, call.axes):
+            return Refusal(MIXED)
         made = _across_slices(walk, view, call)
         if call.with_indices:
             walk.set_parts(node, [made])

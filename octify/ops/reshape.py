@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from octify.emitter import Emitter, Value
+from octify.layout.roles import regrouped, sizes
 from octify.ops.base import Op, operand
-from octify.ops.moves import Move, MoveRule, Site, emit_of, layout_of
+from octify.ops.channel_moves import Move, MoveRule, Site, emit_of, layout_of
+from octify.ops.emitter import Emitter, Value
 from octify.ops.rearrange import shape_of
-from octify.views import regrouped, sizes
 
 _BATCH = "it mixes the batch with other dimensions"
 

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.node import map_arg
 
-from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.layout.channels import DENSE, Ids, Refusal
 from octify.nn.resample import low_resized, resized
 from octify.ops.base import Op, operand
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 
 _NAMES = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias")
 _DEFAULTS = {"mode": "nearest", "antialias": False}

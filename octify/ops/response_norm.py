@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import fx, nn
 
-from octify.emitter import Emitter, Value
-from octify.layout import DENSE, Ids, Refusal, Walk
+from octify.layout.channels import DENSE, Ids, Refusal
+from octify.layout.roles import View
 from octify.nn.response_norm import OctaveGlobalResponseNorm
 from octify.ops.base import Op, operand
+from octify.ops.emitter import Emitter, Value
 from octify.ops.norm import emit_module, layout_view
-from octify.views import View
+from octify.ops.walk import Walk
 
 
 def _layout_global(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:

@@ -6,12 +6,13 @@ from operator import getitem
 
 from torch import fx
 
-from octify.emitter import Emitter, Value
-from octify.layout import Ids, Refusal, Walk
+from octify.layout.channels import Ids, Refusal
+from octify.layout.roles import sizes, standard_roles
 from octify.nn.functional import dense_shape
 from octify.nn.views import view_shape
 from octify.ops.base import Op, operand
-from octify.views import sizes, standard_roles
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
 
 
 def _is_question(node: fx.Node) -> bool:

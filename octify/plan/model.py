@@ -12,9 +12,11 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from octify.checks.documents import parse_json, read_text
 from octify.errors import PlanError
 from octify.files import staged_file
-from octify.kernels import Exchange, Scheme
+from octify.kernels.taps import Exchange, Scheme
+from octify.plan.rotation import Rotation, RotationDocument, rotations_of
 from octify.trace.facts import InputSpec
 
 FORMAT = 1
@@ -64,6 +66,8 @@ class Plan:
         Scheme of pooling layers, and the default of the convolutions.
     inputs:
         The example inputs the plan was made for.
+    rotations:
+        Values whose channels are those of another basis, which their channel numbers count in.
     """
 
     alpha: float
@@ -71,6 +75,7 @@ class Plan:
     kernels: Scheme
     inputs: tuple[InputSpec, ...]
     convs: tuple[ConvPlan, ...]
+    rotations: tuple[Rotation, ...] = ()
 
     @cached_property
     def by_path(self) -> Mapping[str, ConvPlan]:
@@ -107,6 +112,7 @@ class Plan:
                 }
                 for conv in self.convs
             ],
+            "rotations": [rotation.to_dict() for rotation in self.rotations],
         }
 
     @classmethod
@@ -129,7 +135,7 @@ class Plan:
     def load(cls, path: str | Path) -> Plan:
         """Read a plan. Raises PlanError when the file is missing or not a plan."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = parse_json(read_text(Path(path)))
         except OSError as error:
             raise PlanError("the plan cannot be read", where=str(path), why=error.strerror) from None
         except ValueError as error:
@@ -164,6 +170,7 @@ class _Document(_Strict):
     kernels: str = Field(pattern="^(paper|exact)$")
     inputs: list[_Input]
     convolutions: list[_Conv]
+    rotations: list[RotationDocument] = []
 
     def plan(self, where: str | None) -> Plan:
         for path, count in Counter(conv.path for conv in self.convolutions).items():
@@ -198,4 +205,5 @@ class _Document(_Strict):
                 )
                 for c in self.convolutions
             ),
+            rotations_of(self.rotations, where),
         )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from octify.cost import Cost, LayerCost, cost, place_of
 from octify.ops.conv import is_depthwise
-from octify.plan.model import ConvPlan, Plan
+from octify.passes.rewrite import Rewritten
+from octify.plan import ConvPlan, Plan
 from octify.report.graph import graph_of
-from octify.report.model import BoundaryRow, LayerRow, Left, Report, Totals
-from octify.rewrite import Rewritten
+from octify.report.report import Report
+from octify.report.rows import BoundaryRow, LayerRow, Left, Totals
 from octify.trace import Facts, Opaque, Traced
+from octify.trace.cost import Cost, LayerCost, cost, place_of
 
 UNCALIBRATED = (
     "the converted model is not calibrated: a trained network loses accuracy, the more the larger alpha is. "
@@ -91,7 +92,7 @@ def profile_report(traced: Traced) -> Report:
 
 def _tracing_warnings(traced: Traced) -> list[str]:
     """What was not traced, or not for all sizes."""
-    told = []
+    told = list(traced.remarks)
     if traced.parts is not None:
         failure = traced.parts.failure
         names = ", ".join(part.path for part in traced.parts.members if not part.alone)
@@ -108,12 +109,20 @@ def _tracing_warnings(traced: Traced) -> list[str]:
         f"{leaf.path} ({leaf.kind}) could not be traced and is run as it is: {leaf.reason}{_at(leaf)}"
         for leaf in traced.opaque
     ]
-    told += [
-        f"{leaf.path or 'the model'} ({leaf.kind}) asks for sizes and is fixed to the height and width of "
-        f"the example{_at(leaf)}"
-        for leaf in traced.fixed_sizes
+    return told + _deciding(traced.fixed_sizes)
+
+
+def _deciding(leaves: Sequence[Opaque]) -> list[str]:
+    """A sentence for every line that decides by a size, whichever modules run it."""
+    by_line: dict[tuple[str, str | None], list[Opaque]] = {}
+    for leaf in leaves:
+        by_line.setdefault((leaf.reason, leaf.where), []).append(leaf)
+    return [
+        f"{first.path or 'the model'} ({first.kind}){f' and {len(rest)} more' if rest else ''} decides by a "
+        f"size, and is fixed to the decision for the example: `{first.reason}`{_at(first)}; where another "
+        "input size decides otherwise, the converted model stops with an error"
+        for first, *rest in by_line.values()
     ]
-    return told
 
 
 def _at(leaf: Opaque) -> str:

@@ -38,6 +38,24 @@ class BranchError:
 
 
 @dataclass(frozen=True)
+class RotationRow:
+    """A value whose channels are those of another basis, written by the layers at ``writers``.
+
+    low:
+        How many of its channels are low.
+    lost_before, lost:
+        Share of the high-frequency energy that its readers see which that many low channels lose: the best of
+        the original's channels, and of the new basis.
+    """
+
+    writers: tuple[str, ...]
+    channels: int
+    low: int
+    lost_before: float
+    lost: float
+
+
+@dataclass(frozen=True)
 class CalibrationRow:
     """A calibration: with what, and how good before and after, on ``measured_on`` inputs.
 
@@ -60,6 +78,7 @@ class CalibrationRow:
     layers: tuple[BranchError, ...]
     uncalibrated: tuple[tuple[str, str], ...]
     distillation: str | None = None
+    rotations: tuple[RotationRow, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -86,6 +105,16 @@ def render_calibration(row: CalibrationRow) -> Iterator[RenderableType]:
     if row.before.agreement is not None and row.after.agreement is not None:
         table.add_row(
             "same answer as the original", f"{row.before.agreement:.1%}", f"{row.after.agreement:.1%}"
+        )
+    if row.rotations:
+        count = len(row.rotations)
+        before, after = (
+            sum(getattr(r, name) for r in row.rotations) / count for name in ("lost_before", "lost")
+        )
+        table.add_row(
+            f"high-frequency energy lost by low channels of {count} rotated value{'s' if count > 1 else ''}",
+            f"{before:.1%}",
+            f"{after:.1%}",
         )
     yield table
     if row.distillation is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import fx
 
 from octify.nn.functional import dense_shape
-from octify.report.model import GraphNode
-from octify.rewrite import Rewritten
+from octify.passes.rewrite import Rewritten
+from octify.report.rows import GraphNode
 from octify.trace import Traced
 
 _METHODS = ("size", "dim", "numel")  # that ask for sizes, and

@@ -1,121 +1,20 @@
-"""The report as data. MACs are multiply-accumulates; one MAC is two FLOPs."""
+"""The report as data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from octify.report.allocation import AllocationRow
 from octify.report.calibration import CalibrationRow
+from octify.report.rows import BoundaryRow, GraphNode, LayerRow, Left, Totals
 from octify.report.spectrum import SpectrumRow
 from octify.report.tuning import TuningRow
 
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType
-
 
 @dataclass(frozen=True)
-class LayerRow:
-    """One layer that multiplies, before and after.
-
-    kind:
-        ``dense``, ``grouped``, ``depthwise`` or ``transposed`` convolution, ``linear``, or the
-        class or function name.
-    output_size:
-        Spatial size of its output at the example inputs.
-    exchange:
-        ``"spatial"`` where it has no paths between high and low channels.
-    """
-
-    path: str
-    kind: str
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    in_channels: int
-    out_channels: int
-    output_size: tuple[int, ...]
-    alpha_in: float
-    alpha_out: float
-    kernels: str | None
-    macs_before: int
-    macs_after: int
-    parameters_before: int
-    parameters_after: int
-    activation_bytes_before: int
-    activation_bytes_after: int
-    exchange: str = "full"
-
-
-@dataclass(frozen=True)
-class Left:
-    """A convolution that stays dense on both sides, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class BoundaryRow:
-    """A split or merge layer: where it stands and who needed it."""
-
-    kind: str
-    after: str
-    before: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class GraphNode:
-    """One value of the network as it is drawn: an operation of the original, a split or a merge.
-
-    kind:
-        ``"input"``, ``"output"``, ``"operation"``, ``"split"`` or ``"merge"``.
-    path:
-        Of its module; empty for a function.
-    operation:
-        Class of the module, or name of the function.
-    shape:
-        Of the original's value at the example inputs; empty if it yields no single tensor.
-    low_channels:
-        How many of its channels are at half resolution; 0 for a dense value.
-    inputs:
-        Names of the nodes it reads.
-    """
-
-    name: str
-    kind: str
-    path: str
-    operation: str
-    shape: tuple[int, ...]
-    low_channels: int
-    inputs: tuple[str, ...]
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Whole-network figures at the example inputs. Bytes are of all values the graph makes."""
-
-    macs_before: int
-    macs_after: int
-    parameters_before: int
-    parameters_after: int
-    activation_bytes_before: int
-    activation_bytes_after: int
-    splits: int
-    merges: int
-    convolutions: int
-    converted: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, with FLOPs (2 per MAC) named beside MACs."""
-        return asdict(self) | {"flops_before": 2 * self.macs_before, "flops_after": 2 * self.macs_after}
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything a conversion has to say. ``print(report)`` and ``rich.print(report)`` both work."""
+class ReportData:
+    """Everything a conversion has to say, as data. ``octify.report.report.Report`` adds how it is shown."""
 
     model: str
     alpha: float | None
@@ -152,26 +51,3 @@ class Report:
             "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
             "tuning": [row.to_dict() for row in self.tuning],
         }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Report:
-        """The report of ``to_dict``'s form, or of an older version's. Raises ``pydantic.ValidationError``."""
-        from octify.report.stored import report_of
-
-        return report_of(data)
-
-    def to_html(self) -> str:
-        """The report as one HTML page that needs nothing but a browser: no network, no other file."""
-        from octify.report.html import conversion_page
-
-        return conversion_page(self)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        from octify.report.terminal import render
-
-        yield from render(self)
-
-    def __str__(self) -> str:
-        from octify.report.terminal import as_text
-
-        return as_text(self)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from octify.sweep.point import Point
+    from octify.report.rows import Point
 
 
 def render_sweep(points: Sequence[Point], model: str) -> Table:

@@ -9,16 +9,18 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from octify.checks.printable import Printable
 from octify.report.allocation import render_allocation
 from octify.report.calibration import render_calibration
-from octify.report.model import LayerRow, Left, Report
+from octify.report.model import ReportData
+from octify.report.rows import LayerRow, Left
 from octify.report.spectrum import render_spectrum
 from octify.report.tuning import render_tuning
 
 _SHOWN_PATHS = 6
 
 
-def render(report: Report) -> Iterator[RenderableType]:
+def render(report: ReportData) -> Iterator[RenderableType]:
     """The report's parts, the totals last."""
     yield _layers(report)
     if report.left_dense:
@@ -43,15 +45,15 @@ def render(report: Report) -> Iterator[RenderableType]:
     yield _totals(report)
 
 
-def as_text(report: Report) -> str:
+def as_text(report: ReportData) -> str:
     """The report as plain text of at most 140 columns."""
-    console = Console(file=io.StringIO(), width=140, color_system=None)
-    console.print(report)
+    console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
+    console.print(Printable(report))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def _layers(report: Report) -> Table:
+def _layers(report: ReportData) -> Table:
     table = Table(title=f"{report.model}: layers", title_justify="left", header_style="bold")
     for name in ("layer", "kind", "kernel", "channels", "output"):
         table.add_column(name, overflow="fold" if name == "layer" else "ellipsis")
@@ -98,7 +100,7 @@ def _left(left: Sequence[Left]) -> Table:
     return table
 
 
-def _boundaries(report: Report) -> Table:
+def _boundaries(report: ReportData) -> Table:
     table = Table(
         "layer", "after", "before", "why", title="boundaries", title_justify="left", header_style="bold"
     )
@@ -107,7 +109,7 @@ def _boundaries(report: Report) -> Table:
     return table
 
 
-def _totals(report: Report) -> Table:
+def _totals(report: ReportData) -> Table:
     totals = report.totals
     table = Table(title="totals", title_justify="left", header_style="bold")
     table.add_column("")

@@ -28,6 +28,8 @@ class TuningRow:
         Share of the labels that is right; None without labels.
     resumed_at:
         The step that the run was last resumed after; 0 if it was not.
+    run, began_with:
+        Digests of all that the run follows from, and of the weights it began with (``tune.finished``).
     """
 
     labels: bool
@@ -52,6 +54,8 @@ class TuningRow:
     device: str
     seconds: float
     resumed_at: int
+    run: str | None = None
+    began_with: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from octify.errors import SourceError
+from octify.storage.hold import Terminated
 
 
 def run_file(place: str) -> ModuleType:
@@ -45,7 +46,9 @@ def import_module(name: str) -> ModuleType:
             )
         try:
             return importlib.import_module(name)
-        except (Exception, SystemExit) as error:
+        except (Terminated, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             raise _failure(error, name, Path.cwd()) from error
 
 
@@ -56,9 +59,9 @@ def running(module: ModuleType, what: str) -> Iterator[None]:
     with _importable(folder):
         try:
             yield
-        except SourceError:
+        except (SourceError, Terminated, KeyboardInterrupt, GeneratorExit):
             raise
-        except (Exception, SystemExit) as error:  # a model file that exits is as unusable as one that raises
+        except BaseException as error:  # a model file that exits is as unusable as one that raises
             raise _failure(error, what, folder) from error
 
 

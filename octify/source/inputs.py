@@ -36,7 +36,7 @@ def _random(shape: Shape, generator: torch.Generator) -> Tensor:
             return torch.randn(shape.sizes, generator=generator).to(dtype)
         # 0 and 1 are valid indices into any table of two or more rows, and valid masks.
         return torch.randint(0, 2, shape.sizes, generator=generator).to(dtype)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise SourceError(f"an input of shape {shape} cannot be made", why=str(error)) from error
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from octify.errors import SourceError
 
+MOST_VALUES = 2**40  # of one input: no machine computes with more
+_DIGITS = 100
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 
 
@@ -29,10 +32,18 @@ def parse_shape(text: str) -> Shape:
             f"--input {text}: unknown dtype {dtype!r}", hint=f"one of {', '.join(DTYPES)}: --input 1x16:int64"
         )
     words = sizes_text.replace(",", "x").split("x")
-    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+    if not all(word.isascii() and word.isdigit() and word.strip("0") for word in words):
         raise SourceError(
             f"--input {text!r} is not a shape",
             why="a shape is positive whole numbers joined by x: batch, channels, height, width",
             hint="--input 1x3x224x224",
         )
-    return Shape(tuple(int(word) for word in words), dtype or "float32")
+    # Longer numbers than these Python may refuse to read.
+    sizes = tuple(int(word) if len(word) < _DIGITS else MOST_VALUES + 1 for word in words)
+    if math.prod(sizes) > MOST_VALUES:
+        raise SourceError(
+            f"--input {text[:80]} is too large",
+            why=f"it has more than {MOST_VALUES:,} values",
+            hint="--input 1x3x224x224",
+        )
+    return Shape(sizes, dtype or "float32")

@@ -1,7 +1,8 @@
 """Factories that are given sizes one by one: ``torch.zeros(batch, 8, h, w)``.
 
 Their first argument, a proxy of a number, is taken for a tensor, and no more arguments are allowed behind it:
-the call fails before anything could record it. Of a tuple it is recorded.
+the call fails before anything could record it. Of a tuple it is recorded. A proxy that knows its number would
+be asked for it, which fixes the size: what is given one is recorded at once.
 """
 
 from __future__ import annotations
@@ -15,23 +16,31 @@ from unittest.mock import patch
 import torch
 from torch import fx
 
-_NAMES = ("zeros", "ones", "empty", "rand", "randn")
+from octify.trace.numbers import proxies_in
+
+_OF_SIZES = ("zeros", "ones", "empty", "rand", "randn")
+_OF_NUMBERS = ("full", "arange", "linspace", "logspace", "eye", "tensor", "as_tensor")
 
 
 @contextmanager
 def sizes_as_tuples() -> Iterator[None]:
     """Meanwhile torch's factories take sizes that are proxies one by one, too."""
     with ExitStack() as stack:
-        for name in _NAMES:
-            stack.enter_context(patch.object(torch, name, _packing(getattr(torch, name))))
+        for name in (*_OF_SIZES, *_OF_NUMBERS):
+            made = _packing(getattr(torch, name), sizes=name in _OF_SIZES)
+            stack.enter_context(patch.object(torch, name, made))
         yield
 
 
-def _packing(factory: Callable[..., Any]) -> Callable[..., Any]:
+def _packing(factory: Callable[..., Any], *, sizes: bool) -> Callable[..., Any]:
     @functools.wraps(factory)
-    def call(*size: Any, **options: Any) -> Any:
-        if len(size) > 1 and any(issubclass(type(n), fx.Proxy) for n in size):
-            return factory(size, **options)
-        return factory(*size, **options)
+    def call(*given: Any, **options: Any) -> Any:
+        for proxy in proxies_in((given, *options.values())):
+            tracer: Any = proxy.tracer
+            if tracer.knows_number(proxy):
+                return tracer.create_proxy("call_function", factory, given, options)
+        if sizes and len(given) > 1 and any(issubclass(type(n), fx.Proxy) for n in given):
+            return factory(given, **options)
+        return factory(*given, **options)
 
     return call

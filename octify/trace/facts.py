@@ -6,7 +6,6 @@ convolutions and matrix products; one MAC is two of its FLOPs.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from octify.trace.attached import attached
+from octify.trace.duplicate import duplicate
+from octify.trace.modes import in_eval
+from octify.trace.state import buffers_kept
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class MeasureError(Exception):
 
 
 def _stand_ins(module: fx.GraphModule) -> dict[str, nn.Module]:
-    """Copies of the modules that are not torch's or octify's own, with the very same parameters.
+    """Copies of the modules that are not just torch's or octify's own, with the very same parameters.
 
     They may keep what they compute, and would keep tensors without data.
     """
@@ -117,9 +121,9 @@ def _stand_ins(module: fx.GraphModule) -> dict[str, nn.Module]:
     called = {str(node.target) for node in module.graph.find_nodes(op="call_module")}
     found = {target: module.get_submodule(target) for target in called}
     return {
-        target: copy.deepcopy(each, tensors)
+        target: duplicate(each, tensors)
         for target, each in found.items()
-        if not type(each).__module__.startswith(("torch.nn.", "octify.nn."))
+        if not type(each).__module__.startswith(("torch.nn.", "octify.nn.")) or attached(each)
     }
 
 
@@ -137,13 +141,13 @@ def _run(
 
 
 def measure(module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> Mapping[str, Facts]:
-    """Facts of every node of ``module`` by name, for inputs shaped like ``example_inputs``.
+    """Facts of every node of ``module`` by name, in eval mode, for inputs shaped like ``example_inputs``.
 
     Tries fake tensors first; a graph they cannot run (data-dependent control flow in an
     opaque module) is run for real. Raises MeasureError when that fails too.
     """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    with torch.no_grad():
+    with torch.no_grad(), in_eval(module), buffers_kept(module):
         try:
             stand_ins = _stand_ins(module)
             with FakeTensorMode(allow_non_fake_inputs=True):

@@ -14,6 +14,9 @@ from typing import Any
 
 from torch import fx, nn
 
+from octify.nn.assign import assigned
+from octify.trace.aliases import aliases
+
 OUT_OF_PLACE: dict[Any, Any] = {  # by the operator that changes its left operand
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -34,10 +37,14 @@ _VIEWS = frozenset(
         *("getitem", "narrow", "select", "diagonal", "expand", "expand_as"),
         *("view", "view_as", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"),
         *("permute", "transpose", "swapaxes", "swapdims", "movedim", "t"),
-        *("contiguous", "detach"),
+        *("contiguous", "detach", "data", "ravel", "reshape_as", "moveaxis", "hsplit", "vsplit", "dsplit"),
+        # They return their operand itself, or a copy: that depends on its type, device and order.
+        *("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "real", "positive"),
+        *("broadcast_tensors", "broadcast_to", "atleast_1d", "atleast_2d", "atleast_3d", "T", "mT", "conj"),
+        *("adjoint", "as_strided", "unfold", "view_as_real", "view_as_complex", "swapdims", "unsafe_chunk"),
     }
 )
-_IN_PARTS = ("chunk", "split", "tensor_split", "unbind")
+_IN_PARTS = ("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "unsafe_chunk")
 
 
 class InPlaceProxy(fx.Proxy):
@@ -45,6 +52,9 @@ class InPlaceProxy(fx.Proxy):
 
     def _record(self, target: Any, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", assigned, (self, index, value), {})
 
     def __iadd__(self, other: Any) -> Any:
         return self._record(operator.iadd, other)
@@ -88,20 +98,37 @@ def make_visible(module: nn.Module, graph: fx.Graph) -> None:
         changed = _changed(module, node)
         if changed is None:
             continue
-        relatives = [*_bases(changed), *_views(changed)]
-        if any(user is not node and user not in relatives for r in relatives for user in later(r, node)):
+        same = aliases(module, changed)
+        # A view that is made later is one of the result.
+        earlier = [view for alias in same for view in _views(alias) if place[view] < place[node]]
+        relatives = {*earlier, *(base for alias in same for base in _bases(alias))} - same
+        readers = {user for r in relatives for user in later(r, node)} - {node, *relatives}
+        back = min((place[user] for user in readers if _puts_back(user, node, changed)), default=len(place))
+        if any(place[user] < back for user in readers):
             raise ValueError(f"it changes a value in place ({node.name}) of which a view is read later")
-        for user in later(changed, node):
-            user.replace_input_with(changed, node)
+        for alias in same:
+            for user in later(alias, node):
+                user.replace_input_with(alias, node)
+        if "out" in node.kwargs:  # the result is a tensor of its own now
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "out"}
     for node in graph.nodes:
         if node.op == "call_function" and node.target in OUT_OF_PLACE:
             node.target = OUT_OF_PLACE[node.target]
 
 
+def _puts_back(user: fx.Node, node: fx.Node, part: fx.Node) -> bool:
+    """Whether ``user`` assigns ``node``, a changed ``part``, to where the part is from: ``x[0] += 1``."""
+    return user.target is assigned and user.args[2] is node and part.args[:2] == user.args[:2]
+
+
 def _changed(module: nn.Module, node: fx.Node) -> fx.Node | None:
     """The operand that ``node`` changes in place; None if it changes none."""
+    if node.op == "call_function" and node.kwargs.get("out") is not None:
+        if isinstance(node.kwargs["out"], fx.Node):
+            return node.kwargs["out"]
+        raise ValueError(f"it writes its results ({node.name}) into several tensors")
     first = node.args[0] if node.args else None
-    if not isinstance(first, fx.Node) or _is_number(first):
+    if not isinstance(first, fx.Node) or is_number(first):
         return None
     return first if _in_place(module, node) else None
 
@@ -114,7 +141,12 @@ def _in_place(module: nn.Module, node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     target: Any = node.target
-    return target in OUT_OF_PLACE or _says_so(getattr(target, "__name__", "")) or _flagged(node, target)
+    return (
+        target in OUT_OF_PLACE
+        or target is assigned
+        or _says_so(getattr(target, "__name__", ""))
+        or _flagged(node, target)
+    )
 
 
 def _says_so(name: str) -> bool:
@@ -135,7 +167,7 @@ def _flagged(node: fx.Node, target: Any) -> bool:
     return bound.arguments.get("inplace") is True
 
 
-def _is_number(node: fx.Node) -> bool:
+def is_number(node: fx.Node) -> bool:
     """Whether a value is a size, or computed from sizes alone: numbers are never changed in place."""
     if node.op == "call_method" and node.target in _SIZES:
         return True
@@ -144,15 +176,17 @@ def _is_number(node: fx.Node) -> bool:
     if node.target is getattr:
         return node.args[1] in _SIZE_ATTRIBUTES
     inputs = node.all_input_nodes
-    return bool(inputs) and all(_is_number(n) for n in inputs)
+    return bool(inputs) and all(is_number(n) for n in inputs)
 
 
 def _name(node: fx.Node) -> str:
+    if node.op == "call_function" and node.target is getattr:
+        return str(node.args[1])
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _is_view(node: fx.Node) -> bool:
-    return node.op in ("call_method", "call_function") and _name(node) in _VIEWS and not _is_number(node)
+    return node.op in ("call_method", "call_function") and _name(node) in _VIEWS and not is_number(node)
 
 
 def _bases(node: fx.Node) -> Iterator[fx.Node]:

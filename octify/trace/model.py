@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from torch import fx, nn
 from torch.utils import _pytree as pytree
@@ -15,18 +17,23 @@ from octify.trace.facts import Facts, InputSpec
 
 @dataclass(frozen=True)
 class Opaque:
-    """A module that could not be traced as it should: it is run as it is, or its sizes are fixed.
+    """A module that could not be traced as it should: it is run as it is, or it decides by a size.
 
     path:
         Empty for the model itself.
+    reason:
+        Why it is run as it is; or the line that decides.
     where:
         The user's ``file:line``, if it is known.
+    fixes:
+        Whether a size is a constant of the graph, and not only one of a kind (even, at least 32).
     """
 
     path: str
     kind: str
     reason: str
     where: str | None
+    fixes: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,15 @@ class Traced:
     opaque:
         Submodules that are run as they are.
     fixed_sizes:
-        Modules whose graph holds for the example's height and width only.
+        Modules that decide by a size: the graph holds where they decide as they did for the example.
     parts:
         None for a model that was traced as a whole.
+    modes:
+        The training mode of every module, by path.
+    remarks:
+        What the user must be told of the tracing, in sentences.
+    results:
+        Path and names of the resulting nodes of every call of a module, in the order of their ends.
     """
 
     module: fx.GraphModule
@@ -101,6 +114,20 @@ class Traced:
     _modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
     fixed_sizes: tuple[Opaque, ...] = ()
     parts: Parts | None = None
+    modes: Mapping[str, bool] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    results: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Traced:
+        """A copy with modules and nodes of its own. What is cached is left out: nodes alone lead to each
+        other, and those of a deep network to the end of the stack.
+        """
+        return replace(
+            self,
+            module=copy.deepcopy(self.module, memo),
+            _modules={path: copy.deepcopy(module, memo) for path, module in self._modules.items()},
+            parts=copy.deepcopy(self.parts, memo),
+        )
 
     @property
     def whole(self) -> nn.Module:
@@ -136,3 +163,11 @@ class Traced:
             if node.op == "call_module":
                 calls.setdefault(str(node.target), []).append(node)
         return calls
+
+
+def attribute(root: nn.Module, path: str) -> Any:
+    """The object at a dotted ``path`` below ``root``."""
+    found: Any = root
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found

@@ -8,7 +8,6 @@ into the model, whose own code stays as it is.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +19,15 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from octify.errors import TraceError
+from octify.nn.guard import holds
 from octify.trace.arguments import Arguments
+from octify.trace.calls import Call, observe
+from octify.trace.duplicate import duplicate
 from octify.trace.facts import Facts, InputSpec, MeasureError, measure
+from octify.trace.keywords import with_any_names
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Part, Parts, Traced
-from octify.trace.observe import Call, observe
+from octify.trace.modes import set_modes
 from octify.trace.tracer import Symbolic, symbolic_trace
 
 
@@ -132,10 +135,9 @@ class _Search:
             return None
         try:
             symbolic = symbolic_trace(module, largest, flat=True)
-            measure(symbolic.module, [spec.example() for spec in largest.inputs])
+            for specs in sizes:  # at one of them the graph may stop: its code decides otherwise there
+                measure(symbolic.module, [spec.example() for spec in specs])
         except (TraceError, MeasureError):
-            return None
-        if symbolic.fixed_sizes and len(sizes) > 1:
             return None
         return _Found(path, largest, sizes, symbolic)
 
@@ -156,7 +158,7 @@ def _side_by_side(parts: Parts, found: Sequence[_Found]) -> tuple[fx.GraphModule
     """One graph of all parts: their placeholders, and one tuple of results for each."""
     shell = parts.shell
     paths = {id(module): path for path, module in shell.named_modules()}
-    graph = fx.Graph()
+    graph = with_any_names(fx.Graph())
     members, results = [], []
     for part in found:
         if part.symbolic is None:
@@ -228,12 +230,22 @@ def _slices(parts: Parts, graph: fx.Graph) -> list[_Slice]:
     found = []
     for part, results in zip(parts.members, output.args[0], strict=True):
         wanted = {next(placeholders) for _ in part.arguments.inputs}
+        wanted.update(_checks(graph, wanted))
         fx.map_arg(results, wanted.add)
         for node in reversed(graph.nodes):
             if node in wanted:
                 wanted.update(node.all_input_nodes)
         found.append(_Slice(tuple(node for node in graph.nodes if node in wanted), results))
     return found
+
+
+def _checks(graph: fx.Graph, placeholders: set[fx.Node]) -> set[fx.Node]:
+    """The checks of sizes among what is computed from ``placeholders``: no result depends on them."""
+    computed = set(placeholders)
+    for node in graph.nodes:
+        if not computed.isdisjoint(node.all_input_nodes):
+            computed.add(node)
+    return {node for node in computed if node.op == "call_function" and node.target is holds}
 
 
 def measure_nodes(traced: Traced, module: fx.GraphModule) -> Mapping[str, Facts]:
@@ -293,15 +305,15 @@ def assemble(traced: Traced, module: fx.GraphModule, converted: frozenset[str]) 
         for node in each.nodes:
             if node.op == "call_module" and str(node.target) in known:
                 memo[id(known[str(node.target)])] = module.get_submodule(str(node.target))
-    model = copy.deepcopy(shell, memo)
+    model: nn.Module = duplicate(shell, memo)
     for part, each in active:
         _install(model.get_submodule(part.path), part, each, module)
-    return model.train(traced.training)
+    return set_modes(model, traced.modes)
 
 
 def _install(host: nn.Module, part: Part, own: _Slice, module: fx.GraphModule) -> None:
     """Make ``own`` the forward of ``host``, which becomes an instance of a subclass of its class."""
-    graph = fx.Graph()
+    graph = with_any_names(fx.Graph())
     made: dict[fx.Node, fx.Node] = {}
     for node in own.nodes:
         made[node] = graph.node_copy(node, made.__getitem__)

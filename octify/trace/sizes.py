@@ -1,15 +1,17 @@
 """Proxies that know their sizes, for code whose control flow depends on them.
 
 Plain symbolic tracing gives up at ``if x.shape[2] % 2``. Here every value is also computed on fake
-tensors while it is traced, and where the tracer says so a proxy answers questions about its sizes with
-numbers. They become constants of the graph, except the first dimension, the batch: it is recorded as
-``x.size(0)``, and nothing that depends on it is told.
+tensors while it is traced. A size is recorded as ``x.size(2)``, and stays open through arithmetic. Where
+Python must know it (``if``, ``range``), the example's answer is given, and the question is recorded with its
+answer (``octify.nn.guard``): at a size for which the answer is another, the graph stops. Numbers of channels
+(``octify.trace.twins``) are constants; nothing that depends on the batch is told.
 """
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +19,19 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from octify.trace.inplace import InPlaceProxy
+from octify.nn.assign import assigned
+from octify.nn.guard import holds
+from octify.trace.inplace import InPlaceProxy, is_number
+from octify.trace.twins import Question, Twins, asking_line
 
 
 class Sizes(tuple[Any, ...]):
-    """A shape: a proxy of the batch, then numbers."""
+    """A shape: proxies of what is open, numbers of channels."""
+
+    def __hash__(self) -> int:
+        if any(map(_is_open, self)):
+            raise TypeError("a shape that is being traced is no key: a cache would keep it")
+        return super().__hash__()
 
     def numel(self) -> Any:
         """The product of all sizes."""
@@ -54,8 +64,11 @@ class SizedProxy(InPlaceProxy):
 
     @property
     def __class__(self) -> type:
-        """``isinstance(x, Tensor)`` is true of a proxy of a tensor."""
-        return fx.Proxy if self._tensor() is None else Tensor
+        """``isinstance(x, Tensor)`` is true of a tensor's proxy, ``isinstance(h, int)`` of a size's."""
+        known = self._known()
+        if isinstance(known, Tensor):
+            return Tensor
+        return type(known) if type(known) in (int, float, bool) else fx.Proxy
 
     @__class__.setter
     def __class__(self, kind: type) -> None:
@@ -80,11 +93,8 @@ class SizedProxy(InPlaceProxy):
         return sizes if dim is None else sizes[dim]
 
     def _sizes(self, known: Tensor) -> Sizes:
-        sizes = [int(size) for size in known.shape]
-        if not sizes:
-            return Sizes()
-        first = self.tracer.create_proxy("call_method", "size", (self, 0), {})
-        return Sizes([first, *sizes[1:]])
+        tracer: Any = self.tracer
+        return Sizes(tracer.one_size(self, dim, int(size)) for dim, size in enumerate(known.shape))
 
     def _answer(self, name: str, ask: Callable[[Tensor], Any]) -> Any:
         known = self._tensor()
@@ -111,13 +121,45 @@ class SizedProxy(InPlaceProxy):
         return self._answer("is_floating_point", lambda known: known.is_floating_point)
 
     def __index__(self) -> int:
+        return int(self._told(int))
+
+    def __int__(self) -> int:
+        return int(self._told(int, float))
+
+    def __float__(self) -> float:
+        return float(self._told(int, float))
+
+    def _told(self, *kinds: type) -> Any:
+        """The number that Python must have."""
         known = self._known()
-        if isinstance(known, int):
-            return int(known)
-        raise TypeError("symbolically traced variables cannot be used as integers")
+        if not isinstance(known, kinds):
+            raise TypeError("symbolically traced variables cannot be used as numbers")
+        tracer: Any = self.tracer
+        tracer.decide(self, known)
+        return known
+
+    def _number(self, function: Any, *args: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, *args), {})
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self._number(round, *(() if digits is None else (digits,)))
+
+    def __trunc__(self) -> Any:
+        return self._number(math.trunc)
+
+    def __floor__(self) -> Any:
+        return self._number(math.floor)
+
+    def __ceil__(self) -> Any:
+        return self._number(math.ceil)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
 
     def __len__(self) -> int:
         tracer: Any = self.tracer
+        if self._tensor() is not None:  # Python's len must be a number, and this is the batch
+            return super().__len__()
         length: int | None = tracer.length(self)
         return super().__len__() if length is None else length
 
@@ -134,7 +176,7 @@ class RecordBatch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        leaves = tree_leaves((args, kwargs))
+        leaves = [each for leaf in tree_leaves((args, kwargs)) for each in _ends(leaf)]
         if self._tracer.computing or _recorded_by_fx(types, leaves) or not any(map(_is_open, leaves)):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
@@ -149,8 +191,19 @@ def _recorded_by_fx(types: Any, leaves: Sequence[Any]) -> bool:
     return bool(own) and all(any(issubclass(type(leaf), kind) for leaf in leaves) for kind in own)
 
 
+def _ends(leaf: Any) -> Sequence[Any]:
+    return (leaf.start, leaf.stop, leaf.step) if isinstance(leaf, slice) else (leaf,)
+
+
 def _is_open(leaf: Any) -> bool:
     return type(leaf) in (Sizes, SizedProxy, InPlaceProxy, fx.proxy.Attribute)
+
+
+def _is_shape(node: fx.Node) -> bool:
+    """Whether a node is a whole shape."""
+    if node.target is getattr:
+        return node.args[1] == "shape"
+    return node.target == "size" and len(node.args) + len(node.kwargs) == 1
 
 
 _INTO_A_NUMBER = ("chunk", "tensor_split")  # of parts, unless there are fewer samples than that
@@ -178,14 +231,18 @@ def _depends_on_size(node: fx.Node, source: Any, length: int) -> bool:
 class SizedTracer(fx.Tracer):
     """A tracer whose values are computed on fake tensors as they are traced.
 
-    ``sizes_known`` says whether proxies answer at this place of the model.
+    ``sizes_known`` says whether proxies answer at this place of the model; ``questions`` holds what they
+    were asked.
     """
 
     def __init__(self, mode: Any) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=(holds, assigned))
         self._mode = mode
         self._values: dict[fx.Node, Any] = {}
         self._batches: set[fx.Node] = set()  # nodes of numbers that depend on a first dimension
+        self._channels: set[fx.Node] = set()  # nodes of numbers of the inputs' channels
+        self._twins: Twins | None = None
+        self.questions: list[Question] = []
         self.computing = False
 
     @property
@@ -199,6 +256,58 @@ class SizedTracer(fx.Tracer):
             return None
         return self._values.get(proxy.node)
 
+    def is_number(self, proxy: fx.Proxy) -> bool:
+        """Whether ``proxy`` stands for a size, or for what is computed from sizes alone."""
+        if self._mode is None:
+            return is_number(proxy.node) and not _is_shape(proxy.node)
+        return isinstance(self._values.get(proxy.node), (int, float))
+
+    def knows_number(self, proxy: fx.Proxy) -> bool:
+        """Whether ``proxy`` stands for a number that is known."""
+        return self._mode is not None and self.is_number(proxy)
+
+    @property
+    def twins(self) -> Twins:
+        """The values at other sizes of the inputs."""
+        if self._twins is None:
+            inputs = {node: value for node, value in self._values.items() if node.op == "placeholder"}
+            self._twins = Twins(inputs, self._mode, self._run)
+        return self._twins
+
+    def one_size(self, proxy: fx.Proxy, dim: int, size: int) -> Any:
+        """Dimension ``dim`` of a tensor, ``size`` in the example: a number, or a proxy of one."""
+        if self.twins.is_constant(proxy.node, dim):
+            return size
+        made = self.create_proxy("call_method", "size", (proxy, dim), {})
+        if self.twins.is_batch(proxy.node, dim, size):
+            self._batches.add(made.node)
+        elif self.twins.is_channels(proxy.node, dim):
+            self._channels.add(made.node)
+        return made
+
+    def decide(self, proxy: fx.Proxy, answer: Any) -> None:
+        """Record that the model's code went on with ``answer``."""
+        question = asking_line(self.path_now, answer)
+        if question.fixes or not self._is_of_channels(proxy.node):
+            self.questions.append(question)
+        self.create_proxy("call_function", holds, (proxy, answer, question.text, question.where), {})
+
+    def _is_of_channels(self, node: fx.Node) -> bool:
+        """Whether a number depends on the inputs' channels alone: that they are as many is no news."""
+        sources = node.all_input_nodes
+        return node in self._channels or (bool(sources) and all(map(self._is_of_channels, sources)))
+
+    @property
+    def path_now(self) -> str:
+        """Path of the module that is being traced."""
+        return next(reversed(self.module_stack.values()))[0] if self.module_stack else ""
+
+    def length_of(self, proxy: fx.Proxy) -> Any:
+        """``len(proxy)``: of a tensor its batch, which stays open."""
+        if isinstance(self._values.get(proxy.node), Tensor):
+            return self.create_proxy("call_method", "size", (proxy, 0), {})
+        return proxy.__len__()
+
     def length(self, proxy: fx.Proxy) -> int | None:
         """The number of entries of a sequence, wherever in the model no size decides it; None if unknown."""
         value = self._values.get(proxy.node)
@@ -206,8 +315,13 @@ class SizedTracer(fx.Tracer):
             return None
         sources = proxy.node.all_input_nodes
         source = self._values.get(sources[0]) if sources else None
-        if _depends_on_size(proxy.node, source, len(value)) and not self.sizes_known:
+        lengths = self.twins.lengths(proxy.node)
+        if lengths[0] not in (None, len(value)):  # the batch decides
             return None
+        if _depends_on_size(proxy.node, source, len(value)) or lengths[1] not in (None, len(value)):
+            if not self.sizes_known:
+                return None
+            self.decide(self.create_proxy("call_function", len, (proxy,), {}), len(value))
         return len(value)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -219,7 +333,7 @@ class SizedTracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
-        if self._mode is not None and kind != "placeholder":
+        if self._mode is not None and kind != "placeholder" and target is not holds:
             value = self._computed(proxy.node)
             if value is not None:
                 self._values[proxy.node] = value
@@ -249,8 +363,10 @@ class SizedTracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         known = self.known(obj)
-        if isinstance(known, bool):
-            return known
+        if isinstance(known, (bool, int, float)):
+            asked = obj if isinstance(known, bool) else self.create_proxy("call_function", bool, (obj,), {})
+            self.decide(asked, bool(known))
+            return bool(known)
         # The batch of one value is the batch of another, whatever it is.
         node = obj.node
         batches = self.sizes_known and all(n in self._batches for n in node.args)
@@ -278,8 +394,12 @@ class SizedTracer(fx.Tracer):
         """The node's value on fake tensors; None if it cannot be had."""
         if self.computing or not all(self._has(n) for n in node.all_input_nodes):
             return None
-        args = fx.map_arg(node.args, self._values.__getitem__)
-        kwargs = fx.map_arg(node.kwargs, self._values.__getitem__)
+        return self._run(node, self._values)
+
+    def _run(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        """``node`` computed from ``values``; None if it cannot be."""
+        args = fx.map_arg(node.args, values.__getitem__)
+        kwargs = fx.map_arg(node.kwargs, values.__getitem__)
         self.computing = True
         try:
             with self._mode, torch.no_grad():

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor, fx, nn
 
 from octify.errors import TraceError
+from octify.nn.settled import settle
+from octify.trace.duplicate import duplicate
 from octify.trace.facts import MeasureError, measure
-from octify.trace.model import Traced
+from octify.trace.model import Opaque, Traced
+from octify.trace.modes import modes_of
 from octify.trace.parts import in_parts, share_in_parts
-from octify.trace.tracer import arguments_of, first_line, symbolic_trace
+from octify.trace.tracer import NO_LEAVES, arguments_of, first_line, symbolic_trace
 
 _ENOUGH = 0.9  # of the MACs: parts that reach so much are preferred to a graph for one size
 
 
-def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced:
+def trace(
+    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, leaves: Mapping[str, Opaque] = NO_LEAVES
+) -> Traced:
     """Trace ``model`` on a deep copy in eval mode and measure it at ``example_inputs``.
 
     A model whose own ``forward`` cannot be traced is traced in parts: the largest of its submodules
@@ -29,6 +34,9 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
     example_inputs:
         A tensor or a sequence of tensors, on any device including ``meta``.
 
+    leaves:
+        Modules that are run as they are, by path; with the model itself among them it is traced in parts.
+
     Raises
     ------
     TraceError
@@ -37,20 +45,29 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     arguments = arguments_of(model, inputs)
-    duplicate = copy.deepcopy(model).eval()
+    own = duplicate(model).eval()
+    settle(own)
+    symbolic, failure = None, None
     try:
-        symbolic = symbolic_trace(duplicate, arguments, sizes="inside")
-    except TraceError as failure:
-        parts = in_parts(duplicate, inputs, failure, training=model.training)
-        # Parts keep the sizes open; a graph for one size alone is for what they do not reach.
-        if parts is not None and share_in_parts(parts) >= _ENOUGH:
+        if "" in leaves:
+            raise _distrusted(leaves[""])
+        symbolic = symbolic_trace(own, arguments, leaves=leaves)
+        fixed = next((each for each in symbolic.fixed_sizes if each.fixes), None)
+        if fixed is not None:
+            failure = TraceError(
+                "it fixes a size", where=fixed.where, why=f"it decides by a size: {fixed.reason}"
+            )
+    except TraceError as error:
+        failure = error
+    if failure is not None:
+        # Parts may keep the sizes open; a graph for one size alone is for what they do not reach.
+        parts = in_parts(own, inputs, failure, training=model.training)
+        parts = None if parts is None else replace(parts, modes=modes_of(model))
+        if parts is not None and (symbolic is None or _are_better(parts)):
             return parts
-        try:
-            symbolic = symbolic_trace(duplicate, arguments)
-        except TraceError:
-            if parts is None:
-                raise
-            return parts
+        if symbolic is None:
+            raise failure
+    assert symbolic is not None
     try:
         facts = measure(symbolic.module, inputs)
     except MeasureError as error:
@@ -63,7 +80,23 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced
         model.training,
         dict(symbolic.root.named_modules(remove_duplicate=False)),
         symbolic.fixed_sizes,
+        modes=modes_of(model),
+        results=symbolic.results,
     )
+
+
+def _distrusted(root: Opaque) -> TraceError:
+    return TraceError(
+        f"{root.kind} cannot be traced",
+        where=root.where,
+        why=root.reason.removeprefix("cannot be traced: "),
+        hint="convert the part of the model that is a plain CNN (its backbone)",
+    )
+
+
+def _are_better(parts: Traced) -> bool:
+    """Whether parts keep sizes open that the whole graph fixes, and reach nearly all of the model."""
+    return share_in_parts(parts) >= _ENOUGH and not any(each.fixes for each in parts.fixed_sizes)
 
 
 def _rejected(module: fx.GraphModule, inputs: Sequence[Tensor], error: MeasureError) -> TraceError:

@@ -1,43 +1,53 @@
 """FX tracing that keeps every convolution and norm whole and never gives up on a submodule.
 
 Plain symbolic tracing comes first. Where it fails, the model is traced again with values known on fake
-tensors (``octify.trace.sizes``): a submodule that fails then has its sizes told, and one that still fails
-becomes an opaque leaf (dense in, dense out), named with the user's file and line.
+tensors (``octify.trace.sizes``): a submodule that fails then becomes an opaque leaf (dense in, dense out),
+named with the user's file and line.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import os
 import textwrap
 import traceback
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx._symbolic_trace import _orig_module_call
 from torch.utils import _pytree as pytree
 
 from octify.errors import TraceError
 from octify.trace.arguments import Arguments
+from octify.trace.duplicate import sharing_tensors
 from octify.trace.factories import sizes_as_tuples
 from octify.trace.inplace import make_visible
+from octify.trace.keywords import with_any_names
+from octify.trace.leaked import without_proxies
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Traced
+from octify.trace.numbers import numbers_recorded
 from octify.trace.sizes import RecordBatch, SizedTracer
+from octify.trace.state import buffers_kept
+from octify.trace.twins import Question
 
 __all__ = ["Opaque", "Symbolic", "Traced", "first_line", "symbolic_trace", "user_line"]
 
-Sizing = Literal["anywhere", "inside", "nowhere"]
+Sizing = Literal["anywhere", "nowhere"]
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, which begins like it
 _OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
+
+
+NO_LEAVES: Mapping[str, Opaque] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class Symbolic:
         The copy of the model that was traced: the graph's module holds its submodules, not all of them.
     output:
         The form of the module's result, where the graph's own is the flat tuple of its leaves.
+    results:
+        Path and names of the resulting nodes of every call of a module, in the order of their ends.
     """
 
     module: fx.GraphModule
@@ -55,14 +67,14 @@ class Symbolic:
     opaque: tuple[Opaque, ...]
     fixed_sizes: tuple[Opaque, ...]
     output: pytree.TreeSpec | None
+    results: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
 class _Treatment:
-    """Paths of modules that plain tracing cannot enter: what was seen, by path."""
+    """Paths of modules that tracing cannot enter: what was seen, by path."""
 
     opaque: dict[str, Opaque]
-    sized: dict[str, Opaque]
 
 
 class _Tracer(SizedTracer):
@@ -82,18 +94,19 @@ class _Tracer(SizedTracer):
         self.explores = explores
         self.output: pytree.TreeSpec | None = None
         self._entered = [""]
+        self.results: list[tuple[str, tuple[str, ...]]] = []
 
     @property
     def sizes_known(self) -> bool:
-        return any(path in self.treatment.sized for path in self._entered)
+        return self._mode is not None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self.treatment.opaque or is_kept_whole(m)
 
     def create_arg(self, a: Any) -> Any:
         """As FX does, which would however turn an OrderedDict into a dict."""
-        if type(a) is OrderedDict:
-            return self.create_proxy("call_function", OrderedDict, (list(a.items()),), {}).node
+        if isinstance(a, OrderedDict):
+            return self.create_proxy("call_function", type(a), (list(a.items()),), {}).node
         return super().create_arg(a)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
@@ -105,9 +118,9 @@ class _Tracer(SizedTracer):
         args, kwargs = self.arguments.filled(self.root, placeholders)
 
         def call(root: nn.Module) -> Any:
-            result = root.forward(*args, **kwargs)
             if not self.flat:
-                return result
+                return _orig_module_call(root, *args, **kwargs)  # with its hooks
+            result = root.forward(*args, **kwargs)
             leaves, self.output = pytree.tree_flatten(result)
             return tuple(leaves)
 
@@ -116,6 +129,9 @@ class _Tracer(SizedTracer):
     def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
         if self.computing:
             return forward(*args, **kwargs)
+        made_here = m not in (self.submodule_paths or {}) and not [*m.parameters(), *m.buffers()]
+        if made_here:  # nn.AvgPool2d(2)(x) is a function
+            return forward(*args, **kwargs)
         path = self.path_of_module(m)
         try:
             return self._enter(path, m, forward, args, kwargs)
@@ -123,13 +139,6 @@ class _Tracer(SizedTracer):
             if not self.explores:
                 raise
             seen = _seen(path, m, error)
-        if self._mode is not None and not self.sizes_known and path not in self.treatment.sized:
-            self.treatment.sized[path] = seen
-            try:
-                return self._enter(path, m, forward, args, kwargs)
-            except Exception as error:
-                seen = _seen(path, m, error)
-                del self.treatment.sized[path]
         self.treatment.opaque[path] = seen
         return self._enter(path, m, forward, args, kwargs)
 
@@ -137,10 +146,17 @@ class _Tracer(SizedTracer):
         stack = self.module_stack.copy()
         self._entered.append(path)
         try:
-            return super().call_module(m, forward, args, kwargs)
+            result = super().call_module(m, forward, args, kwargs)
+            self.results.append((path, _names(result)))
+            return result
         finally:
             self._entered.pop()
             self.module_stack = stack
+
+
+def _names(result: Any) -> tuple[str, ...]:
+    """Of the nodes of a result's leaves."""
+    return tuple(leaf.node.name for leaf in pytree.tree_leaves(result) if issubclass(type(leaf), fx.Proxy))
 
 
 def _seen(path: str, module: nn.Module, error: Exception) -> Opaque:
@@ -211,12 +227,17 @@ def with_same_tensors(model: nn.Module) -> nn.Module:
 
     Tracing leaves proxies in the caches of some models; each attempt gets a clean copy.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    made: nn.Module = sharing_tensors(model)
+    return made
 
 
 def symbolic_trace(
-    model: nn.Module, arguments: Arguments, *, flat: bool = False, sizes: Sizing = "anywhere"
+    model: nn.Module,
+    arguments: Arguments,
+    *,
+    flat: bool = False,
+    sizes: Sizing = "anywhere",
+    leaves: Mapping[str, Opaque] = NO_LEAVES,
 ) -> Symbolic:
     """The graph of ``model`` called with ``arguments``.
 
@@ -226,9 +247,11 @@ def symbolic_trace(
         In the mode (eval) to be traced in. It is left as it is; the graph's module shares its tensors.
     flat:
         The graph returns the flat tuple of the result's leaves.
+    leaves:
+        Modules that are run as they are, whether or not they can be traced.
     sizes:
-        Where control flow may be decided by the arguments' sizes: ``"anywhere"``, ``"inside"`` (in
-        submodules, not in the model's own forward), or ``"nowhere"`` (they are not real ones).
+        Where control flow may be decided by the arguments' sizes: ``"anywhere"``, or ``"nowhere"`` (they
+        are not real ones).
 
     Raises
     ------
@@ -237,20 +260,16 @@ def symbolic_trace(
     """
     failure: Exception
     try:
-        return _attempt(model, arguments, _Treatment({}, {}), None, flat=flat)
+        return _attempt(model, arguments, _Treatment(dict(leaves)), None, flat=flat)
     except Exception as error:
         failure = error
-    tellings: list[dict[str, Opaque]] = [{}]
-    if sizes == "anywhere":
-        tellings.append({"": _seen("", model, failure)})
-    for told in tellings:
-        treatment = _Treatment({}, told)
-        mode = None if sizes == "nowhere" else FakeTensorMode(allow_non_fake_inputs=True)
-        try:
-            _attempt(model, arguments, treatment, mode, flat=flat, explores=True)
-            return _attempt(model, arguments, treatment, mode, flat=flat)
-        except Exception as error:
-            failure = error
+    treatment = _Treatment(dict(leaves))
+    mode = None if sizes == "nowhere" else FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        _attempt(model, arguments, treatment, mode, flat=flat, explores=True)
+        return _attempt(model, arguments, treatment, mode, flat=flat)
+    except Exception as error:
+        failure = error
     raise TraceError(
         f"{type(model).__name__} cannot be traced",
         where=user_line(failure) or forward_line(model),
@@ -271,16 +290,31 @@ def _attempt(
 ) -> Symbolic:
     tracer = _Tracer(arguments, treatment, mode, flat=flat, explores=explores)
     clean = with_same_tensors(model)
-    with sizes_as_tuples(), contextlib.nullcontext() if mode is None else RecordBatch(tracer):
-        graph = tracer.trace(clean)
+    recorded = contextlib.nullcontext() if mode is None else RecordBatch(tracer)
+    with without_proxies(clean), buffers_kept(clean), sizes_as_tuples(), numbers_recorded(clean), recorded:
+        graph = with_any_names(tracer.trace(clean))
     _drop_assertions(graph)
     make_visible(clean, graph)
     module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
     module.graph.eliminate_dead_code()
     module.recompile()
     return Symbolic(
-        module, clean, tuple(treatment.opaque.values()), tuple(treatment.sized.values()), tracer.output
+        module,
+        clean,
+        tuple(treatment.opaque.values()),
+        _deciding(clean, tracer.questions),
+        tracer.output,
+        tuple(tracer.results),
     )
+
+
+def _deciding(root: nn.Module, questions: Sequence[Question]) -> tuple[Opaque, ...]:
+    """The modules that decide by a size, each with its first question; a number it asks for comes first."""
+    found: dict[str, Opaque] = {}
+    for question in sorted(questions, key=lambda each: not each.fixes):
+        path, kind = question.path, type(root.get_submodule(question.path)).__name__
+        found.setdefault(path, Opaque(path, kind, question.text, question.where, fixes=question.fixes))
+    return tuple(found.values())
 
 
 def _drop_assertions(graph: fx.Graph) -> None:

@@ -82,6 +82,17 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         save_file(dict(checkpoint.tensors), staged, metadata={"octify": json.dumps(header)})
 
 
+def identity_of(path: Path) -> Identity | None:
+    """Which run the checkpoint ``path`` is of; None where there is none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(json.loads((file.metadata() or {})["octify"])["identity"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError):
+        return None
+
+
 def load(path: Path, identity: Identity) -> Checkpoint:
     """Read ``path``. OctifyError when it is missing, unreadable or of another run."""
     if not path.is_file():
@@ -103,7 +114,7 @@ def load(path: Path, identity: Identity) -> Checkpoint:
             tensors,
             dict(header["scaler"]),
         )
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise OctifyError(
             f"{path} is not a checkpoint that can be read",
             why=f"{type(error).__name__}: {error}",

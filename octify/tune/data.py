@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from octify.data import ImageFormat, check_data, files, folder
+from octify.data import check_data, files, folder
+from octify.data.format import ImageFormat
 from octify.errors import OctifyError
 from octify.trace.facts import InputSpec
 from octify.tune.parse import Row, parse_item, require_finite

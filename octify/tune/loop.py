@@ -13,6 +13,8 @@ from typing import Any
 from torch import nn
 
 from octify.errors import CheckFailed
+from octify.report.calibration import OutputError
+from octify.report.tuning import TuningRow
 from octify.tune import checkpoint as checkpoints
 from octify.tune.data import Samples
 from octify.tune.measure import Measured
@@ -229,3 +231,35 @@ def _identity(run: Run, samples: Samples, words: dict[str, str]) -> dict[str, An
         "augment": run.augment,
     }
     return words | {"data": samples.digest} | asked | resolved
+
+
+def tuning_row(tuned: Tuned, options: Options) -> TuningRow:
+    """The report's row for a run."""
+    return TuningRow(
+        labels=tuned.labelled,
+        distill_weight=tuned.distill_weight,
+        steps=options.steps,
+        batch=tuned.batch,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        norm=options.norm,
+        augment=tuned.augment,
+        precision=tuned.precision,
+        seed=options.seed,
+        images=tuned.images,
+        measured_on=tuned.measured_on,
+        held_out=tuned.held_out,
+        before=_output(tuned.before),
+        after=_output(tuned.after),
+        accuracy_original=tuned.before.original_accuracy,
+        accuracy_before=tuned.before.accuracy,
+        accuracy_after=tuned.after.accuracy,
+        processes=tuned.processes,
+        device=tuned.device,
+        seconds=tuned.seconds,
+        resumed_at=tuned.resumed_at,
+    )
+
+
+def _output(measured: Measured) -> OutputError:
+    return OutputError(measured.relative_error, measured.agreement)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octify.calibrate.observe import tensors_of
+from octify.compare.loss import Total
+from octify.compare.outputs import tensors_of
 from octify.tune.data import Batch
-from octify.tune.loss import Total
 from octify.tune.parse import IGNORED
 
 

@@ -11,6 +11,7 @@ from octify.errors import OctifyError
 Norm = Literal["frozen", "reestimated", "batch"]
 Labels = Literal["auto", "none", "required"]
 Precision = Literal["no", "bf16", "fp16"]
+_MOST = 2**31
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Options:
 
     def check(self) -> None:
         """OctifyError for a value that cannot be right."""
-        _require("--steps", self.steps, self.steps >= 1, "at least 1")
-        _require("--batch", self.batch, self.batch >= 1, "at least 1")
+        _require("--steps", self.steps, 1 <= self.steps < _MOST, "at least 1, and below 2^31")
+        _require("--batch", self.batch, 1 <= self.batch < _MOST, "at least 1, and below 2^31")
         _require("--lr", self.lr, 0 < self.lr < math.inf, "above 0")
         _require("--weight-decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or above")
         _require("--eval", self.held_out, 0 <= self.held_out <= 0.9, "a share from 0 to 0.9")
@@ -80,4 +81,5 @@ class Options:
 
 def _require(option: str, value: float, right: bool, what: str) -> None:
     if not right:
-        raise OctifyError(f"{option} is {value:g}", why=f"it is {what}")
+        written = f"{value:g}" if abs(value) < 1e300 or value != value else "out of range"
+        raise OctifyError(f"{option} is {written}", why=f"it is {what}")

@@ -13,13 +13,13 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from octify.calibrate.observe import tensors_of
-from octify.calibrate.renorm import reestimate
+from octify.calibrate.fit.renorm import reestimate
+from octify.compare.loss import label_loss, output_loss
+from octify.compare.outputs import tensors_of
 from octify.errors import OctifyError
 from octify.tune.augment import Augment, augmented
 from octify.tune.data import Batch, Samples, seed_all
 from octify.tune.labels import use_labels
-from octify.tune.loss import label_loss, output_loss
 from octify.tune.measure import Measured, measure
 from octify.tune.options import Options
 from octify.tune.order import HELD_OUT_MOST, derived, picked, share_of, split

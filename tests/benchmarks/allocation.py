@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import octify
-from octify.calibrate.compare import compare
+from octify.compare.outputs import compare
 from tests.benchmarks.accuracy import data, nets
 from tests.benchmarks.accuracy.nets import NETS
 

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from octify.calibrate import recipe
-from octify.calibrate.compare import compare, outputs
 from octify.calibrate.distill import distill
-from octify.plan.planner import make_plan
-from octify.rewrite import rewrite
-from octify.ruleset import load_rules
+from octify.compare.outputs import compare, outputs
+from octify.passes.rewrite import rewrite
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import trace
 from tests.benchmarks.phases import install_quirk
 from tests.models.zoo import settle

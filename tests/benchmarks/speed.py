@@ -29,9 +29,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import octify
-from octify.latency.bench import Row
+from octify.latency.rows import Row
 from octify.latency.runtime import RUNTIMES
-from octify.ruleset import rules_path
+from octify.planning.ruleset import rules_path
 from tests.benchmarks.phases import install_quirk
 
 ALPHA, SIDE = 0.5, 224

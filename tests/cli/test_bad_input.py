@@ -180,7 +180,7 @@ def test_an_output_that_cannot_be_written(
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     # It must be found out before the long work: the model is not even loaded.
-    monkeypatch.setattr("octify.cli.convert.load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("octify.cli.commands.convert.load", lambda *_: pytest.fail("the model was loaded"))
     assert f"cannot write {options[1]}" in refused("convert", net, *options)
     assert (tmp_path / "file").read_text() == "mine"
 

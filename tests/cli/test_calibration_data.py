@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from octify.data import ImageFormat
 from octify.data.folder import UNREADABLE, images, read_image
+from octify.data.format import ImageFormat
 from octify.errors import OctifyError
 from tests.cli.conftest import Octify, Signalled
 
@@ -235,7 +235,7 @@ def test_ctrl_c_while_weights_are_fitted(
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"octify.calibrate.repair.{step}", interrupted)
+    monkeypatch.setattr(f"octify.calibrate.fit.repair.{step}", interrupted)
     outcome = octify("convert", net, "--calib", "x.npy", "-o", "out", *FAST)
     assert outcome.code == 130
     assert outcome.err.endswith("interrupted; nothing was left half written\n")

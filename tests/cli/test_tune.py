@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import octify as library
-from octify.cli import artefact
+from octify.artefact import origin as artefact
 from tests.cli.conftest import Octify, Signalled
 
 Refused = Callable[..., str]
@@ -291,7 +291,6 @@ X = ("--data", "x.npz")
         (break_nothing, ("out", *X, "--steps", "0"), "--steps is 0"),
         (break_nothing, ("out", *X, "--eval", "1"), "--eval is 1"),
         (break_nothing, ("out", *X, "--lr", "-1"), "--lr is -1"),
-        (break_nothing, ("out", *X, "--resume"), "there is no checkpoint out-tuned.checkpoint.safetensors"),
         (break_nothing, ("out", *X, "-o", "hf2"), "hf2 is not empty, and not a folder that octify wrote"),
         (break_nothing, ("out", *X, "-o", "net.py"), "cannot write net.py"),
         (break_nothing, ("out", *X, "--precision", "fp16"), "--precision fp16 cannot be had here"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from octify.cli import checks
+from octify.compare import oracles as checks
 from octify.errors import CheckFailed
 
 

@@ -13,18 +13,18 @@ import torch
 from torch import nn
 
 import octify
-from octify.cost import cost
-from octify.coupling import couple
 from octify.errors import OctifyError
-from octify.latency.costs import OnnxruntimeCosts, operators
-from octify.latency.primitives import Op, milliseconds
-from octify.latency.table import Table
-from octify.plan.convs import Conv, collect
-from octify.plan.costs import MacCosts
-from octify.plan.planner import make_plan
-from octify.rewrite import rewrite
-from octify.ruleset import load_rules
+from octify.latency.operators.costs import OnnxruntimeCosts, operators
+from octify.latency.operators.primitives import Op, milliseconds
+from octify.latency.operators.table import Table
+from octify.passes.couple import couple
+from octify.passes.rewrite import rewrite
+from octify.planning.convs import Conv, collect
+from octify.planning.costs import MacCosts
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import trace
+from octify.trace.cost import cost
 from octify.trace.parts import measure_nodes
 
 

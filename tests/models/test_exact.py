@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 import octify
-from octify.layout import mask_of
-from octify.plan.choose import cells
-from octify.plan.planner import make_plan
-from octify.plan.resolve import resolve
-from octify.projection import reference
-from octify.rewrite import rewrite
-from octify.ruleset import load_rules
+from octify.layout.channels import mask_of
+from octify.passes.reference import reference
+from octify.passes.resolve import resolve
+from octify.passes.rewrite import rewrite
+from octify.planning.choose import cells
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import Traced, trace
 from tests.models import zoo
 from tests.models.comparing import difference, run, tolerance

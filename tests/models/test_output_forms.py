@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 import octify
-from octify.cli.checks import enlivened
+from octify.compare.oracles import enlivened
 
 CASES = {
     "lraspp_mobilenet_v3_large": (1, 3, 64, 64),

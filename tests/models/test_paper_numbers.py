@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import octify
-from octify.plan.planner import make_plan
+from octify.passes.rewrite import rewrite
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.report import Report
 from octify.report.build import build_report
-from octify.rewrite import rewrite
-from octify.ruleset import load_rules
 from octify.trace import Traced, trace
 from octify.trace.facts import measure
 from tests.models import zoo

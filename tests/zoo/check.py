@@ -24,16 +24,16 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import octify
-from octify.cli.checks import enlivened
+from octify.compare.oracles import enlivened
 from octify.errors import OctifyError
+from octify.passes.reference import reference
+from octify.passes.resolve import resolve
+from octify.passes.rewrite import Rewritten, rewrite
 from octify.plan import Plan
-from octify.plan.planner import make_plan
-from octify.plan.resolve import resolve
-from octify.projection import reference
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.report import Report
 from octify.report.build import build_report
-from octify.rewrite import Rewritten, rewrite
-from octify.ruleset import load_rules
 from octify.trace import Traced, trace
 from octify.trace.parts import assemble, measure_nodes
 from tests.models.zoo import settle

@@ -9,7 +9,7 @@ from octify.report.calibration import CalibrationRow
 from octify.report.html.numbers import fixed, percent
 from octify.report.html.tables import Cell, Column, Row, plain_table, table
 from octify.report.html.tags import Child, tag
-from octify.report.model import Report
+from octify.report.model import ReportData
 from octify.report.tuning import TuningRow
 
 _NOT = (
@@ -18,7 +18,7 @@ _NOT = (
 )
 
 
-def outputs(report: Report) -> Child:
+def outputs(report: ReportData) -> Child:
     """Calibration, the choice of alphas, and training, as far as there were any."""
     found: list[Child] = []
     if report.calibration is not None:

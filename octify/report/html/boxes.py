@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from octify.report.model import GraphNode, LayerRow, Report
+from octify.report.model import ReportData
+from octify.report.rows import GraphNode, LayerRow
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Box:
         return self.nodes[-1]
 
 
-def boxes(report: Report) -> Sequence[Box]:
+def boxes(report: ReportData) -> Sequence[Box]:
     """The boxes, operands first, without what computes no map, such as constants."""
     layers = {row.path: row for row in report.layers}
     readers = Counter(name for node in report.graph for name in node.inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from octify.latency.rows import LatencyRows
 from octify.report.html import accuracy, costs, frequencies, latency
 from octify.report.html.drawing import network
 from octify.report.html.layers import layer_table
@@ -11,11 +12,12 @@ from octify.report.html.numbers import sizes
 from octify.report.html.page import Part, page
 from octify.report.html.tables import Cell, Column, Row, table
 from octify.report.html.tags import Child, tag
-from octify.report.latency_rows import LatencyRows
-from octify.report.model import Report
+from octify.report.model import ReportData
 
 
-def conversion_page(report: Report, *, source: str | None = None, measured: LatencyRows | None = None) -> str:
+def conversion_page(
+    report: ReportData, *, source: str | None = None, measured: LatencyRows | None = None
+) -> str:
     """The report as one page.
 
     Parameters
@@ -30,7 +32,7 @@ def conversion_page(report: Report, *, source: str | None = None, measured: Late
     return page(title, _lead(report, source), parts, report.to_dict())
 
 
-def _parts(report: Report, measured: LatencyRows | None) -> Iterator[Part]:
+def _parts(report: ReportData, measured: LatencyRows | None) -> Iterator[Part]:
     yield Part("totals", "Totals", costs.totals(report.totals))
     if report.warnings:
         yield Part("warnings", "Warnings", tag("ul", [tag("li", each) for each in report.warnings]))
@@ -48,7 +50,7 @@ def _parts(report: Report, measured: LatencyRows | None) -> Iterator[Part]:
     yield Part("latency", "Latency", latency.rows(measured))
 
 
-def _lead(report: Report, source: str | None) -> Child:
+def _lead(report: ReportData, source: str | None) -> Child:
     facts = [
         ("model", source),
         ("alpha (share of low channels)", None if report.alpha is None else f"{report.alpha:g}"),
@@ -65,7 +67,7 @@ def _lead(report: Report, source: str | None) -> Child:
     return [tag("dl", known, class_="facts"), tag("p", explained)]
 
 
-def _network(report: Report) -> Child:
+def _network(report: ReportData) -> Child:
     if not report.graph:
         return tag(
             "p", "This report holds no graph: an older version of octify wrote it. Convert again to have one."
@@ -78,7 +80,7 @@ def _network(report: Report) -> Child:
     return [tag("p", explained), network(report)]
 
 
-def _left_dense(report: Report) -> Child:
+def _left_dense(report: ReportData) -> Child:
     if not report.left_dense:
         return tag("p", "None: every convolution has low channels.")
     count = f"{len(report.left_dense)} of {report.totals.convolutions} convolutions, and why."
@@ -87,7 +89,7 @@ def _left_dense(report: Report) -> Child:
     return [tag("p", count), table("left-dense-table", "Convolutions left dense", columns, rows)]
 
 
-def _boundaries(report: Report) -> Child:
+def _boundaries(report: ReportData) -> Child:
     totals = report.totals
     count = (
         f"Splits, where a dense value gets low channels: {totals.splits}. Merges, where low channels return "

@@ -8,7 +8,7 @@ from octify.report.html.charts import Bar, bars
 from octify.report.html.numbers import ratio
 from octify.report.html.tables import Column
 from octify.report.html.tags import Child, Markup, scroll_box, tag
-from octify.report.model import LayerRow, Totals
+from octify.report.rows import LayerRow, Totals
 
 _MOST_BARS = 24
 

@@ -8,14 +8,15 @@ from octify.report.html.boxes import Box, boxes
 from octify.report.html.layered import Drawing, Slot, layered
 from octify.report.html.numbers import kind_of, sizes
 from octify.report.html.tags import Markup, scroll_box, tag
-from octify.report.model import GraphNode, Report
+from octify.report.model import ReportData
+from octify.report.rows import GraphNode
 
 _WIDTH, _HEIGHT, _STEP, _MARGIN = 250.0, 58.0, 92.0, 12.0
 _PILL = 76.0
 _CHARACTERS, _SMALL = 30, 37  # that fit into a box, in bold and in small letters
 
 
-def network(report: Report) -> Markup:
+def network(report: ReportData) -> Markup:
     """The drawing in a scroll box, with its legend."""
     shown = boxes(report)
     placed = layered({box.name: box.inputs for box in shown}, _WIDTH)

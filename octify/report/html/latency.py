@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from octify.latency.rows import LatencyRows
 from octify.report.html.tables import Cell, Column, Row, table
 from octify.report.html.tags import Child, tag
-from octify.report.latency_rows import LatencyRows
 
 _ABSENT = (
     "Not measured. octify bench DIR --json > DIR/bench.json times the converted model against the original, "

@@ -5,7 +5,8 @@ from __future__ import annotations
 from octify.report.html.numbers import alpha, fixed, kind_of, percent, sizes
 from octify.report.html.tables import Cell, Column, Row, filters, table
 from octify.report.html.tags import Child, tag
-from octify.report.model import LayerRow, Report
+from octify.report.model import ReportData
+from octify.report.rows import LayerRow
 
 _COLUMNS = (
     Column("path", "layer"),
@@ -27,7 +28,7 @@ _COLUMNS = (
 _ERROR = Column("error", "calibrated error", True)
 
 
-def layer_table(report: Report) -> Child:
+def layer_table(report: ReportData) -> Child:
     """The filters and the table; with the larger error of a layer's two branches, if calibrated."""
     errors: dict[str, float] = {}
     for each in report.calibration.layers if report.calibration else ():

@@ -10,7 +10,7 @@ from octify.report.html.numbers import fixed, percent
 from octify.report.html.page import Part, page
 from octify.report.html.tables import Cell, Column, Row, table
 from octify.report.html.tags import Child, tag
-from octify.sweep.point import Point
+from octify.report.rows import Point
 
 _COLUMNS = (
     Column("name", "conversion"),

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable
 
+from markupsafe import Markup as Markup
+from markupsafe import escape
+
 _VOID = frozenset({"meta", "link", "input", "br"})
-
-
-class Markup(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
-
 
 Child = str | Markup | Iterable["Child"] | None
 
@@ -32,10 +27,8 @@ def join(children: Child) -> Markup:
     """Children one after another."""
     if children is None:
         return Markup("")
-    if isinstance(children, Markup):
-        return children
     if isinstance(children, str):
-        return Markup(html.escape(children))
+        return escape(children)  # unless it is Markup already
     return Markup("".join(join(child) for child in children))
 
 
@@ -43,7 +36,7 @@ def _attribute(key: str, value: object) -> str:
     if value is None or value is False:
         return ""
     name = key.removesuffix("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{html.escape(str(value))}"'
+    return f" {name}" if value is True else f' {name}="{escape(str(value))}"'
 
 
 def scroll_box(label: str, *children: Child, class_: str = "scroll") -> Markup:

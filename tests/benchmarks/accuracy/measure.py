@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from octify.calibrate.compare import compare
+from octify.compare.outputs import compare
 from tests.benchmarks.accuracy import data, nets
 from tests.benchmarks.accuracy.methods import Case, make
 

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 import octify
 from octify.nn import OctaveConv
 from octify.nn.groups import Grouped
-from octify.plan.planner import make_plan
-from octify.rewrite import rewrite
-from octify.ruleset import load_rules
+from octify.passes.rewrite import rewrite
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import load_rules
 from octify.trace import trace
 from tests.benchmarks.accuracy import data, nets, peers
 

@@ -9,10 +9,11 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from octify.calibrate.augment import augmented, blended
-from octify.calibrate.distill import BATCH, CLIP, relative_loss
+from octify.calibrate.distill.distill import BATCH, CLIP
+from octify.calibrate.fit.renorm import reestimate
+from octify.calibrate.inputs.augment import augmented, blended
 from octify.calibrate.recipe import STEPS
-from octify.calibrate.renorm import reestimate
+from octify.compare.loss import relative_loss
 
 RATE = 1e-3
 _BISECTIONS = 7  # to .007: finer than one channel of 96

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from octify.calibrate.execution import Stream, out_of_place
-from octify.calibrate.store import Store
+from octify.calibrate.streams.execution import Stream, out_of_place
+from octify.calibrate.streams.store import Store
 from octify.trace import trace
 from tests.benchmarks.accuracy.peers import macs
 from tests.benchmarks.real.refit import fit, rows

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from octify.calibrate.execution import Stream, out_of_place
-from octify.calibrate.store import Store
+from octify.calibrate.streams.execution import Stream, out_of_place
+from octify.calibrate.streams.store import Store
 from octify.trace import trace
 
 ROWS = 30_000

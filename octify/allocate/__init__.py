@@ -1,0 +1,1 @@
+"""An alpha for every coupled set: the search above planning and calibration."""

@@ -1,0 +1,138 @@
+"""How much error each coupled set costs, against its share of low channels.
+
+Measured: the model in which this set alone is octave, at a quarter, a half and three quarters, after a fast
+calibration, on images that this calibration did not use. Between two measured shares the error follows
+a power of the share.
+
+The errors after refitting that the greedy channel choice adds up are no substitute: they know neither
+what it costs to make the low channels nor pools behind them, count in units of the likelihood, and were off
+by factors up to 100 between the layers of one network.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from octify.allocate.budget import Budget, FreeSet, Level
+from octify.allocate.path import Curve, convex
+from octify.calibrate.channels.choices import Chunks
+from octify.calibrate.inputs.images import Images
+from octify.calibrate.recipe import Progress, calibrate_on
+from octify.calibrate.streams.sizes import batch_of
+from octify.kernels.taps import Scheme
+from octify.plan import Plan
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import RuleSet
+from octify.trace import Traced
+
+_SHARES = ((0.5,), (0.25, 0.5), (0.25, 0.5, 0.75))  # as many as the MACs below allow
+_MACS = 3 * 10**13  # of all trials together
+_PASSES = 6  # of the network over the images of a trial
+_MOST_IMAGES = 64  # of a trial, to fit on, and as many to measure on
+_FEWEST_IMAGES = 16
+_WORST = 1e6  # stands for errors that are not finite
+_POWER = 2.0  # of the share, where only one error is known
+_POWERS = (1.0, 8.0)  # the smallest is a straight line
+_LAST_POWER = 3.0  # at least, beyond the last share: the last channels cost most
+
+
+def error_curves(
+    traced: Traced,
+    choices: Budget,
+    rules: RuleSet,
+    kernels: Scheme,
+    exclude: Sequence[str],
+    images: Images,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda what, done, of: None,
+) -> dict[int, Curve]:
+    """The curve of every free set that can be octave by itself, by its number.
+
+    Errors are squared relative output errors. Deterministic for a seed.
+    """
+    trial, shares = _trials(traced, len(choices.free), images)
+    # A set alone may cost more split and merge layers than with its neighbours.
+    rules = replace(rules, settings=rules.settings.model_copy(update={"boundary_macs_per_element": 0.0}))
+
+    def plan(alphas: Mapping[str, float]) -> Plan:
+        return make_plan(traced, rules, 0.0, kernels, exclude, alphas)
+
+    def error(plan: Plan) -> float:
+        found = calibrate_on(copy.deepcopy(traced), plan, trial, "fast", seed=seed).after.relative_error
+        return min(found**2, _WORST) if math.isfinite(found) else _WORST
+
+    fixed = error(plan({})) if choices.fixed.any() else 0.0
+    curves = {}
+    for done, free in enumerate(choices.free):
+        progress("measuring error curves", done, len(choices.free))
+        plans = {
+            level.share: plan(dict.fromkeys(free.paths, level.alpha)) for level in _nearest(free, shares)
+        }
+        known = {
+            share: max(0.0, error(made) - fixed)
+            for share, made in plans.items()
+            if any(made.conv(path).low_out for path in free.paths)
+        }
+        if known:
+            curves[free.number] = curve_through(known, [level.share for level in free.levels])
+    return curves
+
+
+def curve_through(known: Mapping[float, float], shares: Sequence[float]) -> Curve:
+    """A convex curve from 0, at ``shares``, that follows errors ``known`` at some of them by powers."""
+    at = sorted(known)
+    errors = convex([0.0, *at], [0.0, *(known[share] for share in at)])[1:]
+    powers = [
+        min(max(math.log(high / low) / math.log(b / a), _POWERS[0]), _POWERS[1]) if low > 0 else _POWERS[1]
+        for a, b, low, high in zip(at, at[1:], errors, errors[1:], strict=False)
+    ]
+    first, last = (powers[0], powers[-1]) if powers else (_POWER, _POWER)
+
+    def value(share: float) -> float:
+        if share <= at[0]:
+            return errors[0] * math.pow(share / at[0], first)
+        if share >= at[-1]:
+            return errors[-1] * math.pow(share / at[-1], max(last, _LAST_POWER))
+        right = next(i for i, a in enumerate(at) if a >= share)
+        a, b, low, high = at[right - 1], at[right], errors[right - 1], errors[right]
+        return low + (high - low) * _between(a, b, share, powers[right - 1])
+
+    return Curve(tuple(shares), convex(shares, [value(share) for share in shares]))
+
+
+def _between(a: float, b: float, share: float, power: float) -> float:
+    """From 0 at ``a`` to 1 at ``b`` as the power grows."""
+    start, end = math.pow(a, power), math.pow(b, power)
+    return (math.pow(share, power) - start) / (end - start)
+
+
+def _nearest(free: FreeSet, shares: Sequence[float]) -> list[Level]:
+    """The set's levels nearest to ``shares``, each once, without the dense one."""
+    found = [min(free.levels[1:], key=lambda level: abs(level.share - share)) for share in shares]
+    return list(dict.fromkeys(found))
+
+
+def _trials(traced: Traced, sets: int, images: Images) -> tuple[Images, Sequence[float]]:
+    """Images to fit on, others to measure on, both of those that calibration fits on; and shares to try."""
+    batch = batch_of(traced)
+    macs = sum(facts.macs for facts in traced.facts.values()) // batch
+    afford = _MACS // max(1, sets * _PASSES * macs)  # images for each set
+    shares = _SHARES[min(len(_SHARES), max(1, afford // _FEWEST_IMAGES)) - 1]
+    count = min(images.count // 2, _MOST_IMAGES, max(_FEWEST_IMAGES, afford // len(shares)))
+    return Images(_part(images.chunks, 0, count), _part(images.chunks, count, 2 * count), ()), shares
+
+
+def _part(chunks: Chunks, start: int, stop: int) -> tuple[tuple[Tensor, ...], ...]:
+    """The images from ``start`` to ``stop``."""
+    found = []
+    for chunk in chunks:
+        taken = tuple(x[max(start, 0) : max(stop, 0)] for x in chunk)
+        found += [taken] if len(taken[0]) else []
+        start, stop = start - len(chunk[0]), stop - len(chunk[0])
+    return tuple(found)

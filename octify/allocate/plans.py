@@ -1,0 +1,127 @@
+"""The plans to choose from, with the MACs that their graphs really have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from octify.allocate.budget import Budget, budget
+from octify.allocate.path import Curve, Step, last_steps, levels_after, path
+from octify.kernels.taps import Scheme
+from octify.passes.rewrite import rewrite
+from octify.plan import Plan
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import RuleSet
+from octify.trace import Traced
+from octify.trace.cost import cost
+from octify.trace.parts import measure_nodes
+
+_GRID = 256  # uniform alphas are multiples of 1 / _GRID
+_ENDINGS = 4  # last steps whose MACs are counted
+_STOP = 0.01  # of the original's MACs, between two stops
+
+
+class Plans:
+    """Plans under one policy, at uniform alphas or along the path of error curves.
+
+    Ratios are MACs over those of the original, both as a report counts them.
+    """
+
+    def __init__(self, traced: Traced, rules: RuleSet, kernels: Scheme, exclude: Sequence[str]) -> None:
+        self.traced, self.rules, self.kernels, self.exclude = traced, rules, kernels, exclude
+        self._ratios: dict[tuple[object, ...], float] = {}
+
+    @cached_property
+    def choices(self) -> Budget:
+        """What the rules leave open."""
+        return budget(self.traced, self.rules, self.exclude)
+
+    @cached_property
+    def dense_macs(self) -> int:
+        """MACs of the original."""
+        return cost(self.traced.module, self.traced.facts).macs
+
+    def uniform(self, alpha: float) -> Plan:
+        """The plan in which every set that the rules leave open has ``alpha``."""
+        return make_plan(self.traced, self.rules, alpha, self.kernels, self.exclude)
+
+    def at_levels(self, levels: Mapping[int, int], alpha: float) -> Plan:
+        """The plan with these levels of the free sets; ``alpha`` is noted as its uniform equivalent."""
+        alphas = {
+            path: free.levels[levels.get(free.number, 0)].alpha
+            for free in self.choices.free
+            for path in free.paths
+        }
+        return make_plan(self.traced, self.rules, alpha, self.kernels, self.exclude, alphas)
+
+    def ratio(self, plan: Plan) -> float:
+        """MACs of the converted model over those of the original."""
+        key = tuple((conv.low_in, conv.low_out) for conv in plan.convs)
+        if key not in self._ratios:
+            module = rewrite(self.traced, plan).module
+            after = cost(module, measure_nodes(self.traced, module)).macs
+            self._ratios[key] = after / self.dense_macs if self.dense_macs else 1.0
+        return self._ratios[key]
+
+    def uniform_below(self, ratio: float) -> Plan | None:
+        """The uniform plan of smallest alpha with at most ``ratio`` of the MACs."""
+        found = first(_GRID, lambda n: self.ratio(self.uniform(n / _GRID)) <= ratio)
+        return None if found is None else self.uniform(found / _GRID)
+
+
+@dataclass(frozen=True)
+class Path:
+    """The way from dense to lowest, one coupled set at a time."""
+
+    plans: Plans
+    curves: Mapping[int, Curve]
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def of(cls, plans: Plans, curves: Mapping[int, Curve]) -> Path:
+        """The path of least error for the MACs saved."""
+        return cls(plans, curves, path(curves, plans.choices.model, plans.choices.fixed))
+
+    def plan(self, count: int, alpha: float = 0.0) -> Plan:
+        """After ``count`` steps."""
+        return self.plans.at_levels(levels_after(self.steps[:count], self.curves), alpha)
+
+    def below(self, ratio: float, alpha: float) -> Plan | None:
+        """The plan with at most ``ratio`` of the MACs; None where the path does not lead so far."""
+        count = first(len(self.steps), lambda n: self.plans.ratio(self.plan(n)) <= ratio)
+        if not count:
+            return None if count is None else self.plan(0, alpha)
+        choices, taken = self.plans.choices, self.steps[: count - 1]
+        missing = (self.plans.ratio(self.plan(count - 1)) - ratio) * self.plans.dense_macs
+        for s, level in last_steps(taken, self.curves, choices.model, choices.fixed, missing)[:_ENDINGS]:
+            found = self.plans.at_levels(levels_after(taken, self.curves) | {s: level}, alpha)
+            if self.plans.ratio(found) <= ratio:
+                return found
+        return self.plan(count, alpha)
+
+    def stops(self) -> list[Plan]:
+        """Plans about one percent of the MACs apart, from the first that saves any."""
+        counts: list[int] = []
+        saved = 0.0
+        for count, step in enumerate(self.steps, start=1):
+            saved += step.saved
+            if saved >= _STOP * self.plans.dense_macs * (len(counts) + 1) or count == len(self.steps):
+                counts.append(count)
+        plans = [self.plan(count) for count in counts]
+        start = first(len(plans), lambda n: n == len(plans) or self.plans.ratio(plans[n]) < 1)
+        return plans[start:]
+
+
+def first(last: int, holds: Callable[[int], bool]) -> int | None:
+    """The smallest of 0, ..., ``last`` for which ``holds``, once true, stays true; None if it never does."""
+    if not holds(last):
+        return None
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high

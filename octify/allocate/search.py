@@ -1,0 +1,240 @@
+"""A conversion that meets a target: alpha for each coupled set, against the same alpha for all.
+
+MACs: the path of ``allocate.path`` is followed until the graph's own MACs are at most the target; the
+smallest uniform alpha that meets it is the rival. Error: stops on the path, one percent of the MACs
+apart, are calibrated and measured, first by bisection with fast calibration, then around the found stop
+with the effort asked for; the rival is the uniform alpha of the same MACs. Of the two the one with the
+smaller error on inputs that calibration does not use is kept; to meet a target for the MACs, alpha per set
+only where it is better by more than the standard error of that comparison. Plans are compared with no more
+than ``standard``; the longer distillation of ``thorough`` follows for the chosen plan alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from octify.allocate.curves import error_curves
+from octify.allocate.plans import Path, Plans, first
+from octify.allocate.target import Allocation, Rival, SetAlpha, Target
+from octify.calibrate.inputs.images import Images
+from octify.calibrate.recipe import Calibrated, Progress, calibrate_on
+from octify.compare.outputs import advantage, outputs
+from octify.errors import CheckFailed, OctifyError
+from octify.plan import Plan
+
+_SPANS = (8, 4, 2, 1, 1)  # stops between trials with the full effort
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """Calibrates plans of one model on one set of images."""
+
+    plans: Plans
+    images: Images
+    effort: str
+    channel_order: str | None
+    seed: int
+    progress: Progress
+
+    @property
+    def comparing(self) -> str:
+        """The effort with which plans are compared."""
+        return "standard" if self.effort == "thorough" else self.effort
+
+    def calibrated(self, plan: Plan, effort: str, name: str) -> Calibrated:
+        """``plan`` carried out; progress is told under ``name``."""
+
+        def progress(what: str, done: int, of: int) -> None:
+            self.progress(f"{name}: {what}", done, of)
+
+        traced = copy.deepcopy(self.plans.traced)
+        order = self.channel_order
+        return calibrate_on(traced, plan, self.images, effort, order, seed=self.seed, progress=progress)
+
+
+def convert_to(
+    target: Target,
+    plans: Plans,
+    images: Images,
+    effort: str,
+    channel_order: str | None,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda what, done, of: None,
+) -> tuple[Calibrated, Allocation]:
+    """Find, and calibrate, the model that meets ``target``.
+
+    Raises CheckFailed when no plan meets it, saying how near one comes; OctifyError when there are too
+    few inputs to measure an error on.
+    """
+    trials = _Trials(plans, images, effort, channel_order, seed, progress)
+    return _to_macs(target, trials) if target.kind == "macs" else _to_error(target, trials)
+
+
+def _to_macs(target: Target, trials: _Trials) -> tuple[Calibrated, Allocation]:
+    plans = trials.plans
+    uniform = plans.uniform_below(target.value)
+    if uniform is None:
+        least = plans.ratio(plans.uniform(1.0))
+        raise CheckFailed(
+            f"the MACs cannot be brought down to {target.value:g} of the original's",
+            why=f"the smallest ratio reachable under the rules {plans.rules.name} is {least:.3f}",
+            hint=f"--target-macs {_rounded_up(least)}, or rules that convert more (--rules everywhere)",
+        )
+    if not trials.images.held_out:
+        few = f"{trials.images.count} inputs are too few to keep some aside to judge an allocation on"
+        return _uniform(target, trials, uniform, few)
+    per_set = _path(trials).below(target.value, uniform.alpha)
+    if per_set is None:
+        return _uniform(target, trials, uniform, "only sets that are octave together reach the target")
+    return _better(target, trials, uniform, trials.calibrated(per_set, trials.comparing, "alpha per set"))
+
+
+def _path(trials: _Trials) -> Path:
+    plans = trials.plans
+    curves = error_curves(
+        plans.traced,
+        plans.choices,
+        plans.rules,
+        plans.kernels,
+        plans.exclude,
+        trials.images,
+        seed=trials.seed,
+        progress=trials.progress,
+    )
+    return Path.of(plans, curves)
+
+
+def _rounded_up(ratio: float) -> str:
+    return f"{min(0.99, int(ratio * 100) / 100 + 0.01):.2f}"
+
+
+def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[Calibrated, Allocation]:
+    """The uniform plan, without anything to compare it with."""
+    made = trials.calibrated(uniform, trials.effort, "uniform alpha")
+    rival = Rival(trials.plans.ratio(uniform), made.after.relative_error)
+    sets = _sets(trials.plans, made.plan)
+    return made, Allocation(target, "uniform", why, sets, None, rival, uniform.alpha, trials.effort, 0)
+
+
+def _better(
+    target: Target, trials: _Trials, uniform: Plan, ours: Calibrated, tried: int = 0
+) -> tuple[Calibrated, Allocation]:
+    """What was calibrated with alpha per set, or the uniform plan if its error is smaller."""
+    theirs = trials.calibrated(uniform, trials.comparing, "uniform alpha")
+    errors = [each.after.relative_error for each in (ours, theirs)]
+    unclear = target.kind == "macs" and not _clear(trials, ours, theirs)
+    worse = unclear or not errors[0] <= errors[1]
+    why = (
+        f"on {ours.after.inputs} inputs kept aside its error is {errors[worse]:.4f}, "
+        f"that of {'alpha per set' if worse else 'the uniform alpha'} {errors[not worse]:.4f}"
+        + (", which may be chance" if worse and errors[0] < errors[1] else "")
+    )
+    made = theirs if worse else ours
+    allocation = Allocation(
+        target,
+        "uniform" if worse else "per set",
+        why,
+        _sets(trials.plans, made.plan),
+        Rival(trials.plans.ratio(ours.plan), errors[0]),
+        Rival(trials.plans.ratio(uniform), errors[1]),
+        uniform.alpha,
+        trials.comparing,
+        tried,
+    )
+    if trials.effort != trials.comparing:
+        made = _distilled(target, trials, made)
+    return made, allocation
+
+
+def _clear(trials: _Trials, ours: Calibrated, theirs: Calibrated) -> bool:
+    """Whether ``ours`` is better on the inputs kept aside by more than the standard error of that."""
+    modules = (trials.plans.traced.module, ours.rewritten.module, theirs.rewritten.module)
+    gain, error = advantage(*(outputs(module, trials.images.held_out) for module in modules))
+    return gain > error
+
+
+def _distilled(target: Target, trials: _Trials, made: Calibrated) -> Calibrated:
+    """The plan with the full effort; as it was made before, should that miss the target."""
+    found = trials.calibrated(made.plan, trials.effort, "the chosen plan")
+    error = found.after.relative_error
+    if target.kind == "error" and not error <= target.value:
+        told = f"distillation brought the error to {error:.4f}, above the target: it was left out"
+        return replace(made, warnings=(*made.warnings, told))
+    return found
+
+
+def _sets(plans: Plans, plan: Plan) -> tuple[SetAlpha, ...]:
+    return tuple(SetAlpha(free.paths, plan.conv(free.paths[0]).alpha_out) for free in plans.choices.free)
+
+
+def _to_error(target: Target, trials: _Trials) -> tuple[Calibrated, Allocation]:
+    if not trials.images.held_out:
+        raise OctifyError(
+            "a target for the error needs more calibration inputs",
+            why=f"{trials.images.count} are too few to keep some aside to measure the error on",
+            hint="give at least 32, better 256",
+        )
+    plans = _path(trials).stops()
+    if not plans:
+        raise CheckFailed(
+            "nothing in this model can be converted under these rules",
+            why=f"the rules {trials.plans.rules.name} leave no channels low",
+            hint="--rules everywhere converts all it can; octify inspect MODEL shows every layer",
+        )
+    stops = _Stops(target, trials, plans)
+    stops.search()
+    if stops.best is None:
+        raise CheckFailed(
+            f"the relative output error cannot be brought down to {target.value:g}",
+            why=f"the smallest conversion ({trials.plans.ratio(plans[0]):.3f} of the MACs) has "
+            f"{stops.errors[0, trials.comparing]:.4f}, on inputs kept aside, after calibration",
+            hint="a larger target, more --calib data, or --calib-effort thorough",
+        )
+    uniform = trials.plans.uniform_below(trials.plans.ratio(stops.best.plan))
+    assert uniform is not None
+    found = replace(stops.best, plan=replace(stops.best.plan, alpha=uniform.alpha))
+    return _better(target, trials, uniform, found, len(stops.errors))
+
+
+class _Stops:
+    """The search for the cheapest of ``plans`` that meets a target error.
+
+    The error is taken to grow from plan to plan; ``best`` was measured itself.
+    """
+
+    def __init__(self, target: Target, trials: _Trials, plans: Sequence[Plan]) -> None:
+        self.target, self.trials, self.plans = target, trials, plans
+        self.errors: dict[tuple[int, str], float] = {}
+        self.best: Calibrated | None = None
+
+    def search(self) -> None:
+        """Bisection with fast calibration, then shorter and shorter steps with the effort of comparisons."""
+        effort, count = self.trials.comparing, len(self.plans)
+        quick = "fast" if effort == "standard" else effort
+        failing = first(count, lambda n: n == count or not self._meets(n, quick))
+        if quick == effort:
+            return
+        below, above = -1, count  # meets, fails
+        at = max(0, (failing or 0) - 1)
+        for span in _SPANS:
+            if self._meets(at, effort):
+                below, at = at, min(at + span, above - 1)
+            else:
+                above, at = at, max(at - span, below + 1)
+            if not below < at < above:
+                break
+        if below < 0:
+            self._meets(0, effort)
+
+    def _meets(self, stop: int, effort: str) -> bool:
+        if (stop, effort) not in self.errors:
+            ratio = self.trials.plans.ratio(self.plans[stop])
+            name = f"trial {len(self.errors) + 1}, {ratio:.2f} of the MACs"
+            made = self.trials.calibrated(self.plans[stop], effort, name)
+            self.errors[stop, effort] = made.after.relative_error
+            if effort == self.trials.comparing and made.after.relative_error <= self.target.value:
+                self.best = made  # searches go on only beyond what meets
+        return self.errors[stop, effort] <= self.target.value

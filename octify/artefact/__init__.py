@@ -1,0 +1,1 @@
+"""The folder that octify writes: the only place that knows its files' names."""

@@ -1,0 +1,1 @@
+"""Sequential reconstruction: one convolution after another is refitted by least squares."""

@@ -1,0 +1,1 @@
+"""What calibration runs on: the user's inputs, altered copies, synthetic images."""

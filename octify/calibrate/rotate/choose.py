@@ -1,0 +1,85 @@
+"""A plan in the bases that its low channels lose least in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from octify.calibrate.rotate.basis import best_rotated, best_unrotated, lost, low_basis
+from octify.calibrate.rotate.moments import Moments, moments
+from octify.calibrate.rotate.streams import Stream, streams
+from octify.plan import Plan
+from octify.plan.rotation import RotatedWriter, Rotation, encoded
+from octify.trace import Traced
+
+_SMALLEST = 2.0**-14  # normal number in half precision
+
+
+def with_rotations(traced: Traced, plan: Plan, chunks: Sequence[tuple[Tensor, ...]]) -> Plan:
+    """``plan`` with a rotation for every stream of which it makes channels low, where that loses less.
+
+    The numbers of low channels stay, and so do the channels themselves: the last are the best, and the
+    choice of channels that follows finds them in the rotated model. A plan that has rotations keeps them.
+
+    Parameters
+    ----------
+    traced:
+        The model in its own basis.
+    chunks:
+        Calibration inputs; the model runs over them once.
+    """
+    if plan.rotations or traced.parts is not None:
+        return plan
+    wanted = [(stream, count) for stream in streams(traced) if (count := _low(plan, stream))]
+    if not wanted:
+        return plan
+    measured = moments(traced, [stream for stream, _ in wanted], chunks)
+    made = [_rotation(*each, known) for each, known in zip(wanted, measured, strict=True)]
+    return replace(plan, rotations=tuple(rotation for rotation in made if rotation is not None))
+
+
+def _low(plan: Plan, stream: Stream) -> int:
+    """How many channels of a stream are low, 0 for one that must keep its basis."""
+    planned = [plan.by_path[w.path] for w in stream.writers if w.path in plan.by_path]
+    if stream.reason is not None or len(planned) < len(stream.writers):
+        return 0
+    return max(len(conv.low_out) for conv in planned)
+
+
+def _rotation(stream: Stream, low: int, known: Moments) -> Rotation | None:
+    """The rotation of a stream; None where it does not help."""
+    finite = all(
+        bool(torch.isfinite(r.weighing).all() and torch.isfinite(r.high).all()) for r in known.readers
+    )
+    whole = sum(float((r.weighing * r.high).sum()) for r in known.readers) if finite else 0.0
+    if not finite or not whole > 0 or low >= stream.channels:
+        return None
+    text = encoded(low_basis(known.readers))
+    rotation = Rotation(stream.channels, (RotatedWriter(stream.name),), (), text, low)
+    matrix = torch.from_numpy(rotation.basis())  # as the plan keeps it
+    old = torch.eye(stream.channels, dtype=torch.float64)
+    before = lost(known.readers, old, best_unrotated(known.readers, low))
+    after = lost(known.readers, matrix, best_rotated(known.readers, matrix, low))
+    if not after < before:
+        return None
+    return replace(
+        rotation,
+        writers=tuple(RotatedWriter(w.path, w.norm, _spread(known, w.norm, matrix)) for w in stream.writers),
+        readers=tuple(reader.path for reader in stream.readers),
+        lost_before=max(0.0, before),
+        lost=max(0.0, after),  # rounding may take it below
+    )
+
+
+def _spread(known: Moments, norm: str | None, matrix: Tensor) -> str:
+    if norm is None:
+        return ""
+    covariance = known.norms[norm]
+    apart = matrix.square() @ covariance.diagonal()
+    true = (matrix @ covariance * matrix).sum(1)
+    # Of channels that never change on these inputs nothing is known.
+    ratio = torch.where(apart > 0, true / apart.clamp_min(torch.finfo(apart.dtype).tiny), 1.0)
+    return encoded(ratio.clamp(_SMALLEST, 6e4))

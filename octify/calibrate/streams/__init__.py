@@ -1,0 +1,1 @@
+"""Values of a model, image by image, in bounded memory."""

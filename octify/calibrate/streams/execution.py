@@ -1,0 +1,189 @@
+"""Running a graph piece by piece over all calibration images.
+
+Teacher and student advance in lockstep. Each keeps, for all images, only the values at the place
+it has reached that some node beyond still has to read (a convolution's output and the inputs of
+open blocks), not what lies between two such places, which is computed chunk by chunk.
+
+Memory, whatever the number of images: the ``Store`` that both share holds at most 1 GiB
+(``store.IN_MEMORY``) and puts what is more into a file; beside it there is one chunk of images at
+a time, no value of which is larger than 64 MiB (``images.chunk_size``) unless a single image's is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from octify.calibrate.streams.store import Store, Values
+from octify.trace.inplace import OUT_OF_PLACE
+from octify.trace.model import attribute
+
+# A value may have readers still to come: in-place operations run out of place.
+_OUT_OF_PLACE: dict[Any, Any] = {**OUT_OF_PLACE, torch.relu_: torch.relu}
+
+
+@contextlib.contextmanager
+def out_of_place(module: nn.Module) -> Iterator[None]:
+    """Every ``inplace`` flag of ``module`` cleared for the duration."""
+    flagged = [part for part in module.modules() if getattr(part, "inplace", False) is True]
+    for part in flagged:
+        part.inplace = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for part in flagged:
+            part.inplace = True  # type: ignore[assignment]
+
+
+class Stream:
+    """The values of a graph's nodes over chunks of inputs: computed on demand, freed after their last use.
+
+    Parameters
+    ----------
+    graph, module:
+        The graph, and whose submodules it calls (by path; a deep copy will do). In eval mode, its
+        ``inplace`` flags cleared (``out_of_place``).
+    chunks:
+        The inputs of every chunk of images.
+    store:
+        Where values wait; one may serve several streams.
+    """
+
+    def __init__(
+        self,
+        graph: fx.Graph,
+        module: nn.Module,
+        chunks: Sequence[tuple[Tensor, ...]],
+        store: Store | None = None,
+    ) -> None:
+        self.module = module
+        self.chunks = chunks
+        self.store = store or Store()
+        self._values: dict[fx.Node, Values] = {}
+        self._readers = {node: len(node.users) for node in graph.nodes}
+        self._inputs = {node: i for i, node in enumerate(graph.find_nodes(op="placeholder"))}
+
+    def hold(self, node: fx.Node) -> None:
+        """Count one more reader of ``node``: it stays until ``release``."""
+        self._readers[node] += 1
+
+    def release(self, node: fx.Node) -> None:
+        """Give up one reading of ``node``; at the last its values are freed."""
+        self._readers[node] -= 1
+        if self._readers[node] <= 0 and node in self._values:
+            self._values.pop(node).clear()
+
+    def values(self, node: fx.Node) -> Sequence[Any]:
+        """The values of ``node``, one for each chunk; whoever asks more than once holds the node first."""
+        self.reach(node)
+        if _is_given(node):
+            return [self._given(node, i) for i in range(len(self.chunks))]
+        return self._values[node]
+
+    @torch.no_grad()
+    def reach(self, *nodes: fx.Node) -> None:
+        """Compute the values of ``nodes`` that are not there yet, all in one pass over the chunks."""
+        todo = self._missing(nodes)
+        if not todo:
+            return
+        reading = Counter(source for node in todo for source in node.all_input_nodes)
+        for source, count in reading.items():
+            self._readers[source] -= count
+        kept = {
+            node: self.store.values(len(self.chunks))
+            for node in todo
+            if node in nodes or self._readers[node] > 0
+        }
+        spent = [source for source in reading if source in self._values and self._readers[source] <= 0]
+        for chunk in range(len(self.chunks)):
+            self._run_chunk(chunk, todo, kept)
+            for source in spent:
+                self._values[source].drop(chunk)
+        for source in spent:
+            self._values.pop(source).clear()
+        self._values |= kept
+
+    def kept(self) -> set[fx.Node]:
+        """The nodes whose values wait to be read."""
+        return set(self._values)
+
+    def _missing(self, nodes: Sequence[fx.Node]) -> list[fx.Node]:
+        """What has to be computed for ``nodes``, operands first."""
+        found: dict[fx.Node, None] = {}
+        todo = list(nodes)
+        while todo:
+            there = todo[-1] in found or self._is_there(todo[-1])
+            operands = () if there else todo[-1].all_input_nodes
+            missing = [n for n in operands if n not in found and not self._is_there(n)]
+            if missing:
+                todo += missing
+                continue
+            current = todo.pop()
+            if not there:
+                found[current] = None
+        return list(found)
+
+    def _is_there(self, node: fx.Node) -> bool:
+        return node in self._values or _is_given(node)
+
+    def _run_chunk(self, chunk: int, todo: Sequence[fx.Node], kept: dict[fx.Node, Values]) -> None:
+        last = {source: node for node in todo for source in node.all_input_nodes}
+        present: dict[fx.Node, Any] = {}
+        for node in todo:
+            for source in node.all_input_nodes:
+                if source not in present:
+                    present[source] = (
+                        self._given(source, chunk) if _is_given(source) else self._values[source][chunk]
+                    )
+            present[node] = self._run(node, present)
+            if node in kept:
+                kept[node].put(chunk, present[node])
+            for source in node.all_input_nodes:
+                if last[source] is node:
+                    del present[source]
+
+    def _given(self, node: fx.Node, chunk: int) -> Any:
+        if node.op == "placeholder":
+            return self.chunks[chunk][self._inputs[node]]
+        return attribute(self.module, str(node.target))
+
+    def _run(self, node: fx.Node, present: dict[fx.Node, Any]) -> Any:
+        def value(a: Any) -> Any:
+            return present[a] if isinstance(a, fx.Node) else a
+
+        args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
+        if node.op == "output":
+            return args[0]
+        if node.op == "call_module":
+            return self.module.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            name = str(node.target)
+            plain = name.removesuffix("_")
+            return getattr(args[0], plain if hasattr(args[0], plain) else name)(*args[1:], **kwargs)
+        target: Any = node.target
+        args, kwargs = _not_in_place(target, args, kwargs)
+        return _OUT_OF_PLACE.get(target, target)(*args, **kwargs)
+
+
+def _is_given(node: fx.Node) -> bool:
+    """Whether a node is an input or a parameter: there without being computed."""
+    return node.op in ("placeholder", "get_attr")
+
+
+def _not_in_place(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments of a function with ``inplace=True``, wherever it stands, turned to False."""
+    if not any(a is True for a in (*args, *kwargs.values())):
+        return args, kwargs
+    try:
+        bound = inspect.signature(target).bind(*args, **kwargs)
+    except (TypeError, ValueError):  # a builtin without a signature
+        return args, {k: v for k, v in kwargs.items() if k != "inplace"}
+    if "inplace" in bound.arguments:
+        bound.arguments["inplace"] = False
+    return bound.args, bound.kwargs

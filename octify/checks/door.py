@@ -1,0 +1,86 @@
+"""What the library's functions are called with: told apart from what they need, before anything is done."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from octify.errors import OctifyError
+
+
+def check_model(model: object) -> nn.Module:
+    """``model``; OctifyError where it is no module: a class of one, a path, a function."""
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise OctifyError(
+            f"the model is the class {model.__name__}, not an instance of it",
+            hint=f"octify.convert({model.__name__}(...), example_inputs)",
+        )
+    raise OctifyError(
+        f"the model is a {type(model).__name__}, not an nn.Module",
+        why="octify converts modules; the command line takes files and names",
+        hint="octify.convert(model, example_inputs), or octify convert model.py",
+    )
+
+
+def check_inputs(example_inputs: object, model: nn.Module | None = None) -> tuple[Tensor, ...]:
+    """``example_inputs`` as a tuple of tensors, arrays made tensors; OctifyError for anything else."""
+    if isinstance(example_inputs, (Tensor, np.ndarray)):
+        example_inputs = (example_inputs,)
+    if isinstance(example_inputs, Mapping):
+        raise OctifyError(
+            "the example inputs are a mapping",
+            why=f"it has {', '.join(map(repr, list(example_inputs)[:6])) or 'nothing'}; the model is called"
+            " with tensors by position",
+            hint=_positional(model),
+        )
+    if not isinstance(example_inputs, Sequence) or isinstance(example_inputs, (str, bytes)):
+        raise OctifyError(
+            f"the example inputs are a {type(example_inputs).__name__}",
+            why="they are a tensor, or a sequence of tensors, as the model takes them",
+            hint="torch.randn(1, 3, 224, 224)",
+        )
+    if not example_inputs:
+        raise OctifyError("there are no example inputs", hint="torch.randn(1, 3, 224, 224)")
+    return tuple(_tensor(value, number) for number, value in enumerate(example_inputs))
+
+
+def check_count(name: str, value: object, least: int = 1) -> int:
+    """``value``, a whole number that a machine can count with; OctifyError where it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value < 2**31:
+        raise OctifyError(
+            f"{name} is {repr(value)[:80]}", why=f"it is a whole number, {least} or more (and below 2^31)"
+        )
+    return int(value)
+
+
+def _tensor(value: object, number: int) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        try:
+            return torch.from_numpy(np.ascontiguousarray(value))
+        except TypeError as error:
+            raise OctifyError(
+                f"example input {number} is an array of {value.dtype}", why=str(error)
+            ) from None
+    raise OctifyError(
+        f"example input {number} is a {type(value).__name__}",
+        why="every example input is a tensor: a list or dict of tensors as one argument is not taken",
+        hint="wrap the model in a module whose forward takes tensors",
+    )
+
+
+def _positional(model: Any) -> str:
+    """How to give the inputs of ``model`` by position."""
+    try:
+        names = [p.name for p in inspect.signature(model.forward).parameters.values()][:4]
+    except (AttributeError, TypeError, ValueError):
+        names = []
+    return f"({', '.join(f'inputs[{name!r}]' for name in names)},)" if names else "a tuple of tensors"

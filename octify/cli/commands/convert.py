@@ -1,0 +1,302 @@
+"""``octify convert``: a model in, a checked octave model and an ONNX file out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from octify.artefact import origin as artefact
+from octify.cli.commands.report import HtmlOption, write_page
+from octify.cli.exported import write_onnx
+from octify.cli.loading import check_model, check_policy, describe, load
+from octify.cli.options.calibration import (
+    BgrOption,
+    CalibOption,
+    CropOption,
+    DeviceOption,
+    Effort,
+    EffortOption,
+    MaxErrorOption,
+    MeanOption,
+    OrderOption,
+    ResizeOption,
+    SeedOption,
+    Settings,
+    StdOption,
+    TargetErrorOption,
+    TargetMacsOption,
+    inputs_of,
+    require_error,
+    with_data,
+)
+from octify.cli.options.shared import (
+    AlphaOption,
+    DebugOption,
+    ExcludeOption,
+    InputOption,
+    JsonOption,
+    Kernels,
+    KernelsOption,
+    ModelArgument,
+    QuietOption,
+    RulesOption,
+    VerboseOption,
+    WeightsOption,
+)
+from octify.cli.outcome import require_converted
+from octify.cli.outputs import Used, check_files, check_folder, used
+from octify.cli.session import Session, session
+from octify.errors import OctifyError
+from octify.files import staged_directory
+from octify.source import parse_target
+
+if TYPE_CHECKING:
+    from octify.source import Source
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Folder for plan.json, weights.safetensors and report.json."
+        " Default: NAME-octave here, unless --onnx is given.",
+    ),
+]
+OnnxOption = Annotated[
+    Path | None,
+    typer.Option("--onnx", metavar="FILE", help="Also export to ONNX and compare it with PyTorch."),
+]
+PlanOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan",
+        metavar="FILE",
+        help="Replay a plan.json; it decides instead of --alpha, --rules, --kernels and --exclude.",
+    ),
+]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Write into a folder that holds other files, which are kept; overwrite a file the run reads.",
+    ),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Convert and report, but write nothing.")]
+
+LatencyOption = Annotated[
+    bool,
+    typer.Option(
+        "--latency",
+        help="Keep dense what would not run faster in onnxruntime on this machine. Operators are timed once"
+        " and kept in a table.",
+    ),
+]
+ThreadsOption = Annotated[
+    int,
+    typer.Option(
+        "--latency-threads", metavar="N", min=1, max=1024, help="Threads that --latency times with."
+    ),
+]
+
+_POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude", "latency")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the results go; nothing anywhere on a dry run."""
+
+    folder: Path | None
+    onnx: Path | None
+    html: Path | None
+
+
+def convert(
+    context: typer.Context,
+    model: ModelArgument,
+    alpha: AlphaOption = 0.5,
+    target_macs: TargetMacsOption = None,
+    target_error: TargetErrorOption = None,
+    out: OutOption = None,
+    onnx: OnnxOption = None,
+    html: HtmlOption = None,
+    calib: CalibOption = None,
+    calib_effort: EffortOption = Effort.standard,
+    channel_order: OrderOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    resize: ResizeOption = None,
+    crop: CropOption = None,
+    bgr: BgrOption = False,
+    max_error: MaxErrorOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    plan: PlanOption = None,
+    rules: RulesOption = "default",
+    kernels: KernelsOption = Kernels.paper,
+    exclude: ExcludeOption = None,
+    latency: LatencyOption = False,
+    latency_threads: ThreadsOption = 1,
+    weights: WeightsOption = None,
+    input: InputOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Convert a model to its octave form, report what was won, and write it.
+
+    Running a model file runs its code: give only files you trust.
+
+    \b
+    Examples:
+      octify convert model.py --alpha 0.5 -o out --onnx out/model.onnx
+      octify convert timm:resnet26d --alpha 0.25 --exclude 'layer4.*' --dry-run
+      octify convert model.py --weights model.safetensors --calib images/ -o out
+      octify convert model.py --target-macs 0.6 --calib images/ -o out --html out/report.html
+      octify convert model.py --rules everywhere --latency -o out --onnx out/model.onnx
+    """
+    with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
+        calibration = Settings(
+            calib,
+            calib_effort.value,
+            channel_order.value if channel_order else None,
+            mean,
+            std,
+            resize,
+            crop,
+            seed,
+            max_error,
+            target_macs,
+            target_error,
+            device,
+            bgr,
+        )
+        calibration.check()
+        if plan is not None:
+            _refuse(
+                context, _POLICY, "--plan", "a plan says which channels of which layers become low, and how"
+            )
+        if target_macs is not None or target_error is not None:
+            target = "--target-macs" if target_error is None else "--target-error"
+            _refuse(context, ("alpha",), target, "a target decides the alpha of every layer")
+            _refuse(context, ("latency",), target, "a target chooses by MACs and errors, not by time")
+        check_model(model, weights, input)
+        check_policy(alpha, None if plan else rules)
+        reads = used(model, weights, calib, () if plan else (rules,), plan)
+        outputs = _outputs(model, out, onnx, html, reads, dry_run=dry_run, force=force)
+        replayed = _read_plan(plan)
+        source = load(run, model, weights, input)
+
+        from octify import api
+
+        data = calibration.open(run, source)
+        result = calibration.on_device(
+            source,
+            lambda: api.convert(
+                source.model,
+                source.example_inputs,
+                alpha=alpha,
+                rules=rules,
+                kernels=kernels.value,
+                plan=replayed,
+                exclude=tuple(exclude or ()),
+                calibration=inputs_of(data),
+                effort=calibration.effort,
+                channel_order=calibration.order,
+                seed=seed,
+                target_macs=target_macs,
+                target_error=target_error,
+                latency=latency_threads if latency else None,
+                progress=run.progress,
+            ),
+        )
+        result = with_data(result, data)
+        run.show(result.report)
+        run.warn(*result.report.warnings)
+        run.partial = result.report.to_dict() | {"source": describe(source)}
+        require_converted(result.report)
+        require_error(result.report, max_error)
+        run.answer(run.partial | _write(run, result, source, outputs, weights, input))
+
+
+def _refuse(context: typer.Context, options: Sequence[str], beside: str, why: str) -> None:
+    """An option that would be ignored ``beside`` another is a mistake."""
+    sources = {name: context.get_parameter_source(name) for name in options}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, source in sources.items()
+        if source and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise OctifyError(
+            f"{', '.join(given)} cannot be combined with {beside}",
+            why=why,
+            hint="leave one of them out" + (", or edit the plan" if beside == "--plan" else ""),
+        )
+
+
+def _outputs(
+    model: str,
+    out: Path | None,
+    onnx: Path | None,
+    html: Path | None,
+    reads: Used,
+    *,
+    dry_run: bool,
+    force: bool,
+) -> Outputs:
+    """Decide where to write, and find out now, not after the long work, whether that is possible."""
+    if dry_run:
+        return Outputs(None, None, None)
+    if out is None and onnx is None:
+        out = Path(f"{parse_target(model).short_name}-octave")
+    if out is not None:
+        check_folder(out, artefact.FILES, reads, force=force)
+    check_files({"--onnx": onnx, "--html": html}, reads, force=force, folder=out)
+    return Outputs(out, onnx, html)
+
+
+def _read_plan(path: Path | None) -> Any:
+    if path is None:
+        return None
+    if not path.is_file():
+        raise OctifyError(f"no such plan: {path}", hint="convert writes one: DIR/plan.json")
+    from octify.plan import Plan
+
+    return Plan.load(path)
+
+
+def _write(
+    run: Session,
+    result: Any,
+    source: Source,
+    outputs: Outputs,
+    weights: Path | None,
+    inputs: list[str] | None,
+) -> dict[str, Any]:
+    """Write what ``outputs`` asks for; what was written, for JSON."""
+    written: dict[str, Any] = {"directory": None, "onnx": None, "html": None}
+    if outputs.folder is not None:
+        run.progress(f"writing {outputs.folder}")
+        with staged_directory(outputs.folder) as staged:
+            result.save(staged)
+            artefact.write_origin(staged, outputs.folder, source.target, weights, inputs)
+        written["directory"] = str(outputs.folder)
+        run.show(f"wrote {outputs.folder}: plan.json, weights.safetensors, report.json, source.json")
+    if outputs.onnx is not None:
+        exported = write_onnx(run, result.model, source.example_inputs, outputs.onnx)
+        written["onnx"] = exported.to_dict()
+        run.show(*exported.lines())
+    if outputs.html is not None:
+        from octify.report.html import conversion_page
+
+        write_page(run, outputs.html, conversion_page(result.report, source=source.target))
+        written["html"] = str(outputs.html)
+    return {"written": written}

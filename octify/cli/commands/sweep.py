@@ -1,0 +1,318 @@
+"""``octify sweep``: one model at several alphas, as a table and a plot."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from octify.artefact import origin as artefact
+from octify.cli.commands.bench import ThreadsOption
+from octify.cli.commands.report import HtmlOption, write_page
+from octify.cli.loading import check_model, check_policy, describe, load
+from octify.cli.options.calibration import (
+    BgrOption,
+    CalibOption,
+    CropOption,
+    DeviceOption,
+    Effort,
+    EffortOption,
+    MeanOption,
+    OrderOption,
+    ResizeOption,
+    SeedOption,
+    Settings,
+    StdOption,
+    inputs_of,
+    warnings_of,
+    with_data,
+)
+from octify.cli.options.shared import (
+    DebugOption,
+    ExcludeOption,
+    InputOption,
+    JsonOption,
+    Kernels,
+    KernelsOption,
+    ModelArgument,
+    OverwriteOption,
+    QuietOption,
+    VerboseOption,
+    WeightsOption,
+)
+from octify.cli.outcome import require_converted
+from octify.cli.outputs import Used, check_files, check_folder, refuse_read, used
+from octify.cli.session import Session, session
+from octify.errors import OctifyError
+from octify.files import check_directory, write_text
+from octify.source import parse_target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from octify.conversion import Result
+    from octify.report.rows import Point
+    from octify.source import Source
+    from octify.sweeps.run import PointMaker
+
+SWEEP, POINT = "sweep.json", "point.json"
+
+AlphasOption = Annotated[
+    str, typer.Option("--alpha", metavar="SHARE[,SHARE...]", help="The alphas, with commas between.")
+]
+RuleSetsOption = Annotated[
+    str,
+    typer.Option(
+        "--rules", metavar="RULES[,RULES...]", help="Rule sets or .toml files, with commas between."
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Folder for sweep.json, the plot, and a converted folder for each point; a sweep that was"
+        " stopped goes on from there. Default: NAME-sweep here.",
+    ),
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="The plot, .png, .svg or .pdf. Default: DIR/sweep.svg."),
+]
+BenchOption = Annotated[
+    bool, typer.Option("--bench", help="Also measure latency in onnxruntime, all points in turn.")
+]
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What one run was asked, and where its results go; ``data`` is a digest of the calibration inputs."""
+
+    source: Source
+    calibration: Settings
+    kernels: str
+    exclude: tuple[str, ...]
+    folder: Path
+    weights: Path | None
+    inputs: list[str] | None
+    data: str
+
+    def key(self, rules: str, alpha: float) -> str:
+        """Under which a finished point is known again."""
+        from octify import __version__
+        from octify.sweeps.content import file_digest, rules_content
+        from octify.sweeps.run import fingerprint
+
+        calibration = asdict(self.calibration)
+        # A point is the same wherever it is calibrated, and wherever its data lies.
+        del calibration["device"], calibration["data"]
+        asked = {
+            "version": __version__,
+            "rules": rules_content(rules),
+            "alpha": repr(alpha),
+            "kernels": self.kernels,
+            "exclude": self.exclude,
+            "inputs": describe(self.source)["inputs"],
+            "calibration": {name: str(value) for name, value in calibration.items()},
+            "data": self.data,
+            "model": repr(self.source.model),
+            "code": file_digest(self.source.file),
+        }
+        return fingerprint(asked, self.source.model.state_dict())
+
+
+def sweep(
+    model: ModelArgument,
+    alpha: AlphasOption = "0.125,0.25,0.5,0.75",
+    rules: RuleSetsOption = "default",
+    out: OutOption = None,
+    plot: PlotOption = None,
+    html: HtmlOption = None,
+    bench: BenchOption = False,
+    threads: ThreadsOption = 1,
+    calib: CalibOption = None,
+    calib_effort: EffortOption = Effort.standard,
+    channel_order: OrderOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    resize: ResizeOption = None,
+    crop: CropOption = None,
+    bgr: BgrOption = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    kernels: KernelsOption = Kernels.paper,
+    exclude: ExcludeOption = None,
+    weights: WeightsOption = None,
+    input: InputOption = None,
+    force: OverwriteOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Convert a model at several alphas: MACs, memory, error and latency, as a table and a plot.
+
+    Each point is a converted folder of its own (DIR/RULES-ALPHA), fit for octify export and octify bench.
+    Running a model file runs its code: give only files you trust.
+
+    \b
+    Examples:
+      octify sweep model.py --alpha 0.125,0.25,0.5,0.75
+      octify sweep model.py --rules default,paper --calib images/ --bench --plot sweep.png
+    """
+    with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
+        order = channel_order.value if channel_order else None
+        effort = calib_effort.value
+        settings = Settings(calib, effort, order, mean, std, resize, crop, seed, device=device, bgr=bgr)
+        settings.check()
+        wanted = [(name, share) for name in _names(rules) for share in _shares(alpha)]
+        check_model(model, weights, input)
+        for name, share in wanted:
+            check_policy(share, name)
+        folder = out or Path(f"{parse_target(model).short_name}-sweep")
+        reads = used(model, weights, calib, _names(rules))
+        from octify.sweeps.run import place_of
+
+        places = [place_of(*each) for each in wanted]
+        drawn = _check_outputs(folder, plot, html, places, reads, force=force)
+        source = load(run, model, weights, input)
+
+        from octify.sweeps.content import data_digest
+        from octify.sweeps.run import convert_point
+
+        digest = data_digest(calib)
+        asked = _Sweep(source, settings, kernels.value, tuple(exclude or ()), folder, weights, input, digest)
+        maker = _maker(run, asked)
+        points = [convert_point(maker, name, share, run.progress)[0] for name, share in wanted]
+        if bench:
+            points = _timed(run, asked, points, threads)
+        _finish(run, asked, points, drawn, html)
+
+
+def _names(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise OctifyError("--rules is empty", hint="--rules default,paper")
+    return list(dict.fromkeys(names))
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise OctifyError(
+            f"--alpha is {text!r}",
+            why="it is numbers from 0 to 1 with commas between",
+            hint="--alpha 0.25,0.5",
+        ) from error
+    return list(dict.fromkeys(shares))
+
+
+def _check_outputs(
+    folder: Path, plot: Path | None, html: Path | None, places: Sequence[str], reads: Used, *, force: bool
+) -> Path | None:
+    """Where the plot goes; None, where nobody asked for one by name and it cannot be drawn."""
+    from octify.sweeps.plot import check_plot
+
+    check_directory(folder, artefact.SWEEPS)
+    foreign = folder.is_dir() and not any(
+        (entry / artefact.PLAN).is_file() or entry.name == SWEEP for entry in folder.iterdir()
+    )
+    if foreign and not force and any(folder.iterdir()):
+        raise OctifyError(
+            f"{folder} is not empty, and not the folder of a sweep",
+            hint="another folder: -o DIR, or --force to write into it (its other files are kept)",
+        )
+    for place in places:
+        check_folder(folder / place, (*artefact.FILES, POINT), reads, force=force)
+    for name in () if force else artefact.SWEEPS:
+        refuse_read(folder / name, "-o", reads)
+    check_files({"--plot": plot, "--html": html}, reads, force=force)
+    chosen = plot or folder / "sweep.svg"
+    try:
+        check_plot(chosen)
+    except OctifyError:
+        if plot is not None:
+            raise
+        return None
+    return chosen
+
+
+def _maker(run: Session, asked: _Sweep) -> PointMaker:
+    """How points are made: calibrated on data that is opened for each, and told where they come from."""
+    from octify import api
+    from octify.sweeps.run import PointMaker
+
+    def convert(rules: str, alpha: float, progress: Callable[[str], None]) -> Result:
+        data = asked.calibration.open(run, asked.source)
+        result = asked.calibration.on_device(
+            asked.source,
+            lambda: api.convert(
+                asked.source.model,
+                asked.source.example_inputs,
+                alpha=alpha,
+                rules=rules,
+                kernels=asked.kernels,  # type: ignore[arg-type]
+                exclude=asked.exclude,
+                calibration=inputs_of(data),
+                effort=asked.calibration.effort,
+                channel_order=asked.calibration.order,
+                seed=asked.calibration.seed,
+                progress=progress,
+            ),
+        )
+        run.warn(*warnings_of(data))
+        if data is not None and result.report.calibration is None:
+            run.warn(*result.report.warnings)
+        require_converted(result.report)
+        return with_data(result, data)
+
+    def origin(staged: Path, place: Path) -> None:
+        artefact.write_origin(staged, place, asked.source.target, asked.weights, asked.inputs)
+
+    return PointMaker(convert, asked.folder, asked.key, origin)
+
+
+def _timed(run: Session, asked: _Sweep, points: Sequence[Point], threads: int) -> list[Point]:
+    """The points with latencies: the original and all of them in turn."""
+    from octify import api
+    from octify.sweeps.run import timed
+
+    models: dict[str, nn.Module] = {}
+    for point in points:
+        run.progress(f"loading {point.name}")
+        models[point.name] = api.load(asked.folder / point.name, asked.source.model)
+    model, inputs = asked.source.model, asked.source.example_inputs
+    return timed(model, inputs, points, models, threads=threads, progress=run.progress)
+
+
+def _finish(
+    run: Session, asked: _Sweep, points: Sequence[Point], plot: Path | None, html: Path | None
+) -> None:
+    """Show the table, write sweep.json, the plot and the page."""
+    from octify.report.html import sweep_page
+    from octify.report.sweep import render_sweep
+    from octify.sweeps.plot import plot as draw
+
+    document: dict[str, Any] = {
+        "source": describe(asked.source),
+        "points": [point.to_dict() for point in points],
+    }
+    run.show(render_sweep(points, asked.source.name))
+    write_text(asked.folder / SWEEP, json_module.dumps(document, indent=1) + "\n")
+    run.show(f"wrote {asked.folder}: sweep.json and {len(points)} converted folders")
+    if plot is None:
+        run.warn("no plot was drawn: pip install 'octify[plot]'")
+    else:
+        run.progress(f"drawing {plot}")
+        draw(points, asked.source.name, plot)
+        run.show(f"wrote {plot}")
+    if html is not None:
+        write_page(run, html, sweep_page(points, asked.source.target, document))
+    written = {"directory": str(asked.folder), "plot": plot and str(plot), "html": html and str(html)}
+    run.answer(document | {"written": written})

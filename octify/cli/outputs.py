@@ -1,0 +1,121 @@
+"""What a command may overwrite: neither what it reads, nor what only looks like a result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from octify.artefact import origin as artefact
+from octify.errors import OctifyError
+from octify.files import check_file
+from octify.source import parse_target
+
+Used = Mapping[str, Path]
+
+_CODE = frozenset({".py", ".toml", ".json"})
+_TENSORS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz"})
+_IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+_READ = _CODE | _TENSORS | _IMAGES
+
+
+def used(
+    target: str | None = None,
+    weights: Path | None = None,
+    data: str | None = None,
+    rules: Iterable[str] = (),
+    plan: Path | None = None,
+) -> dict[str, Path]:
+    """The files and folders that a run reads, by what they are; what is not there is left out."""
+    found: list[tuple[str, Path | None]] = [("the weights", weights), ("the plan", plan)]
+    if target is not None:
+        found.append(("the model's source", _source(target)))
+    if data is not None and data != "synthetic":
+        place, colon, _ = data.rpartition(":")
+        found.append(("the data", Path(place if colon and place.endswith(".py") else data)))
+    found += [(f"the rules {name}", Path(name)) for name in rules if "/" in name or name.endswith(".toml")]
+    return {what: path for what, path in found if path is not None and path.exists()}
+
+
+def check_files(
+    outputs: Mapping[str, Path | None], reads: Used, *, force: bool, folder: Path | None = None
+) -> None:
+    """Refuse, before any long work, files that cannot be written, or whose old content would be missed.
+
+    Parameters
+    ----------
+    outputs:
+        By option. ``force`` lets them replace any regular file; nothing lets them replace anything else.
+    reads:
+        What the run reads, by what it is.
+    folder:
+        Where the run also writes an artefact.
+    """
+    taken = {} if folder is None else {_real(folder / name): "-o" for name in artefact.FILES}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        check_file(path)
+        other = taken.setdefault(_real(path), option)
+        if other != option:
+            raise OctifyError(f"{option} and {other} name the same file {path}", hint="give another name")
+        if folder is not None and _real(path) == _real(folder):
+            raise OctifyError(f"{option} and -o name the same path {path}", hint="give another name")
+        if not force:
+            refuse_read(path, option, reads)
+            _refuse_foreign(path, option)
+
+
+def check_folder(folder: Path, names: Sequence[str], reads: Used, *, force: bool) -> None:
+    """Refuse a folder that is not octify's or cannot be written, or whose ``names`` are read by the run."""
+    artefact.check_destination(folder, force=force)
+    if not force:
+        for name in names:
+            refuse_read(folder / name, "-o", reads)
+
+
+def refuse_read(path: Path, option: str, reads: Used) -> None:
+    """OctifyError when ``path`` is among what the run reads."""
+    for what, place in reads.items():
+        inside = place.is_dir() and path.exists() and _real(place) in _real(path).parents
+        if _real(path) == _real(place) or inside or _same(path, place):
+            raise OctifyError(
+                f"{option} would overwrite {path}",
+                why=f"it is {what} of this run" if not inside else f"it belongs to {what}, {place}",
+                hint="give another name, or --force to overwrite it",
+            )
+
+
+def _refuse_foreign(path: Path, option: str) -> None:
+    """OctifyError for an existing file that is an artefact's, or of a kind that octify reads."""
+    if not path.exists():
+        return
+    if path.name in (*artefact.FILES, *artefact.SWEEPS) and artefact.is_octifys(path.parent):
+        why = f"it is a file of the folder {path.parent}, which octify wrote"
+    elif path.suffix.lower() in _READ:
+        why = f"it is a {path.suffix} file, which {option} does not write"
+    else:
+        return
+    raise OctifyError(
+        f"{option} would overwrite {path}", why=why, hint="give another name, or --force to overwrite it"
+    )
+
+
+def _source(target: str) -> Path | None:
+    """The file of a model, as far as it can be told without importing anything."""
+    parsed = parse_target(target)
+    if parsed.kind == "module":
+        place = Path(*parsed.place.split("."))
+        return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
+    return parsed.file
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""How far apart two models are: the one home of every such comparison."""

@@ -1,0 +1,150 @@
+"""How far a converted model's answers are from the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from octify.errors import OctifyError
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """On inputs that calibration did not use (or did, see ``held_out``).
+
+    relative_error:
+        ``||converted - original|| / ||original - mean over the inputs||`` of the outputs (of one
+        input: over ``||original||``).
+    agreement:
+        Share of inputs with the original's argmax; None if the output is not (N, classes).
+    """
+
+    inputs: int
+    held_out: bool
+    relative_error: float
+    agreement: float | None
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready form."""
+        return {
+            "inputs": self.inputs,
+            "held_out": self.held_out,
+            "relative_error": self.relative_error,
+            "agreement": self.agreement,
+        }
+
+
+Output = Tensor | tuple[Tensor, ...]
+"""One output over all inputs, or, where its size depends on the input's, one tensor for every size."""
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> list[Output]:
+    """Every floating point output over all chunks, concatenated, on the CPU; ``model`` runs in eval mode.
+
+    Raises OctifyError if there is none: there is nothing to measure then.
+    """
+    training = model.training
+    model.eval()
+    found = [tensors_of(model(*chunk)) for chunk in chunks]
+    model.train(training)
+    if not all(found):
+        raise OctifyError(
+            "the model has no floating point output",
+            why="calibration measures how far its outputs are from the original's",
+            hint="calibrate the model without its last step (an argmax, say)",
+        )
+    return [_joined([part.float().cpu() for part in parts]) for parts in zip(*found, strict=True)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Output:
+    by_size: dict[torch.Size, list[Tensor]] = {}
+    for part in parts:
+        rows = part if part.ndim else part[None]
+        by_size.setdefault(rows.shape[1:], []).append(rows)
+    joined = tuple(torch.cat(same) for same in by_size.values())
+    return joined[0] if len(joined) == 1 else joined
+
+
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """``a - b``; equal infinities (a class that can never be chosen) differ by nothing."""
+    return torch.where(a == b, torch.zeros_like(a), a - b)
+
+
+def finite(a: Tensor) -> Tensor:
+    """``a`` with zeros for infinities."""
+    return torch.where(torch.isfinite(a), a, torch.zeros_like(a))
+
+
+def compare(original: Sequence[Output], converted: Sequence[Output], *, held_out: bool) -> Agreement:
+    """The agreement of two models' ``outputs``."""
+    ours = [part for output in original for part in _parts(output)]
+    theirs = [part for output in converted for part in _parts(output)]
+    error = sum(float(apart(a, b).double().square().sum()) for a, b in zip(ours, theirs, strict=True))
+    spread = sum(float(_centred(finite(a)).double().square().sum()) for a in ours)
+    first = ours[0]
+    agreement = None
+    if len(ours) == 1 and first.ndim == 2 and first.shape[1] > 1:
+        agreement = float((first.argmax(1) == theirs[0].argmax(1)).double().mean())
+    inputs = sum(len(part) for part in _parts(original[0]))
+    return Agreement(inputs, held_out, (error / max(spread, 1e-30)) ** 0.5, agreement)
+
+
+def advantage(
+    original: Sequence[Output], one: Sequence[Output], other: Sequence[Output]
+) -> tuple[float, float]:
+    """By how much squared errors of ``other`` exceed those of ``one``, on average, and its standard error.
+
+    From differences row by row (of most models: input by input), which are much less than the errors
+    themselves: both models fail at the same inputs. The standard error of a single row is infinite.
+    """
+    differences = _by_row(original, other) - _by_row(original, one)
+    count = len(differences)
+    error = float(differences.std()) / count**0.5 if count > 1 else float("inf")
+    return float(differences.mean()), error
+
+
+def typical_ratio(original: Sequence[Output], one: Sequence[Output], other: Sequence[Output]) -> float:
+    """How many times as large as those of ``one`` the squared errors of ``other`` are: the geometric mean.
+
+    Of the rows (of most models: inputs). A few inputs tell more by it than by the sum of their errors, which
+    is that of the worst of them.
+    """
+    before, after = _by_row(original, one), _by_row(original, other)
+    least = 1e-9 * before.mean().clamp_min(1e-30)
+    return float(((after + least) / (before + least)).log().mean().exp())
+
+
+def _by_row(original: Sequence[Output], converted: Sequence[Output]) -> Tensor:
+    """Squared errors row by row: of all outputs together if they have as many, else one after another."""
+    rows = [
+        _squares(apart(theirs, wanted))
+        for output, given in zip(original, converted, strict=True)
+        for wanted, theirs in zip(_parts(output), _parts(given), strict=True)
+    ]
+    alike = len({len(each) for each in rows}) == 1
+    return torch.stack(rows).sum(0) if alike else torch.cat(rows)
+
+
+def _squares(x: Tensor) -> Tensor:
+    """The sum of squares of each row, (N,)."""
+    return x.double().square().flatten(1).sum(1) if x.ndim > 1 else x.double().square()
+
+
+def _parts(output: Output) -> tuple[Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
+def _centred(values: Tensor) -> Tensor:
+    return values - values.mean(0, keepdim=True) if len(values) > 1 else values
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The floating point tensors of a model's output."""
+    from torch.utils._pytree import tree_leaves
+
+    return [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]

@@ -1,0 +1,283 @@
+"""The conversion pipeline: a traced model and a plan to a converted model and its report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save as as_safetensors
+from torch import Tensor, nn
+
+from octify.allocate.plans import Plans
+from octify.allocate.search import convert_to
+from octify.allocate.target import Allocation, Rival, Target
+from octify.calibrate.inputs.synthetic import NO_IMAGES, can_be_made
+from octify.calibrate.recipe import Calibrated, calibrate, images_of, order_of
+from octify.calibrate.rotate import in_basis
+from octify.calibrate.spectrum import by_frequency, spectra
+from octify.checks.alpha import check_alpha
+from octify.checks.door import check_inputs, check_model
+from octify.compare.outputs import Agreement
+from octify.errors import OctifyError
+from octify.files import staged_directory
+from octify.kernels.taps import Scheme
+from octify.passes.rewrite import Rewritten, as_model, rewrite
+from octify.plan import Plan
+from octify.plan.rotation import Rotation
+from octify.planning.planner import make_plan
+from octify.planning.ruleset import RuleSet, load_rules
+from octify.report import Report
+from octify.report.allocation import AllocationRow, RivalRow, SetRow
+from octify.report.build import UNCALIBRATED, build_report
+from octify.report.calibration import BranchError, CalibrationRow, OutputError, RotationRow
+from octify.trace import Traced
+from octify.trace.parts import measure_nodes
+from octify.trace.proof import proved
+
+Inputs = Tensor | Sequence[Tensor]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A converted model.
+
+    model:
+        An ordinary ``nn.Module`` in the original's training mode: a GraphModule, or, where the
+        original cannot be traced as a whole, a copy of it with converted parts.
+    plan:
+        What was done; replayable on the same model.
+    report:
+        What it won, what it left and why.
+    """
+
+    model: nn.Module
+    plan: Plan
+    report: Report
+
+    def save(self, directory: str | Path) -> None:
+        """Write plan.json, weights.safetensors and report.json into ``directory``, all or none."""
+        # A copy of each tensor: safetensors refuses tensors that share memory.
+        tensors = {name: t.detach().contiguous().clone() for name, t in self.model.state_dict().items()}
+        with staged_directory(Path(directory)) as staged:
+            self.plan.save(staged / "plan.json")
+            (staged / "weights.safetensors").write_bytes(as_safetensors(tensors))
+            report = json.dumps(self.report.to_dict(), indent=1) + "\n"
+            (staged / "report.json").write_text(report, encoding="utf-8")
+
+
+def convert(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    alpha: float = 0.5,
+    rules: str | Path = "default",
+    kernels: Scheme = "paper",
+    calibration: Iterable[Any] | str | None = None,
+    effort: str = "standard",
+    plan: Plan | str | Path | None = None,
+    exclude: Sequence[str] = (),
+    progress: Progress | None = None,
+    channel_order: str | None = None,
+    seed: int = 0,
+    target_macs: float | None = None,
+    target_error: float | None = None,
+    latency: int | None = None,
+) -> Result:
+    """``octify.convert``, which documents the arguments."""
+    if kernels not in ("paper", "exact"):
+        raise OctifyError(f"there are no {kernels!r} kernels", hint="use 'paper' or 'exact'")
+    check_model(model)
+    example_inputs = check_inputs(example_inputs, model)
+    alpha = check_alpha(alpha) if plan is None else alpha
+    target = Target.of(target_macs, target_error)
+    if target is not None and (calibration is None or plan is not None):
+        raise OctifyError(
+            f"a target for the {'MACs' if target.kind == 'macs' else 'error'} needs calibration and no plan",
+            why="alphas are chosen by errors that are measured on data; a plan has chosen already",
+            hint='give calibration inputs, or the word "synthetic", and leave out the plan',
+        )
+    if latency is not None and (target is not None or plan is not None):
+        raise OctifyError(
+            "latency cannot be combined with a target or a plan",
+            why="a target chooses alphas by MACs and errors; a plan has chosen already",
+            hint="leave one of them out",
+        )
+    tell = progress or _silent
+    policy = None if plan is not None else load_rules(rules)
+    tell("tracing")
+    traced = proved(model, example_inputs)
+    if traced.parts is not None and calibration is not None:
+        failure = traced.parts.failure
+        raise OctifyError(
+            f"{failure.kind} cannot be calibrated",
+            where=failure.where,
+            why=f"it is converted in parts, because it {failure.reason}; calibration needs one graph",
+            hint="calibrate its backbone as a model of its own, or fine-tune the converted model",
+        )
+    tell("planning")
+    if target is not None and policy is not None and calibration is not None:
+        plans = Plans(traced, policy, kernels, exclude)
+        return _to_target(target, plans, calibration, effort, channel_order, seed, tell)
+    blind = policy is not None and calibration is not None and _nothing_to_go_by(traced, calibration)
+    kernels = "exact" if blind else kernels
+    if policy is not None and latency is not None:
+        chosen = _fast_plan(traced, policy, alpha, kernels, exclude, latency, tell)
+    elif policy is not None:
+        chosen = make_plan(traced, policy, alpha, kernels, exclude)
+    else:
+        chosen = plan if isinstance(plan, Plan) else Plan.load(plan)  # type: ignore[arg-type]
+    if blind:
+        return _exact(traced, chosen, tell)
+    if calibration is None:
+        return _apply(traced, chosen, tell)
+    calibrated = calibrate(
+        traced, chosen, calibration, effort, channel_order, seed=seed, progress=_counting(tell)
+    )
+    return _calibrated(traced, calibrated, tell)
+
+
+def _fast_plan(
+    traced: Traced,
+    rules: RuleSet,
+    alpha: float,
+    kernels: Scheme,
+    exclude: Sequence[str],
+    threads: int,
+    tell: Progress,
+) -> Plan:
+    from octify.latency.operators.costs import (
+        OnnxruntimeCosts,  # with onnxruntime, which takes a while to import
+    )
+    from octify.latency.operators.table import Table
+
+    table = Table(threads, progress=tell)
+    plan = make_plan(traced, rules, alpha, kernels, exclude, costs=OnnxruntimeCosts(table, kernels))
+    table.save()
+    return plan
+
+
+def _nothing_to_go_by(traced: Traced, calibration: Iterable[Any] | str) -> bool:
+    return isinstance(calibration, str) and calibration == "synthetic" and not can_be_made(traced)
+
+
+def _exact(traced: Traced, plan: Plan, tell: Progress) -> Result:
+    """The conversion that errs least without calibration."""
+    result = _apply(traced, plan, tell)
+    warnings = (NO_IMAGES, *result.report.warnings)
+    return replace(result, report=replace(result.report, warnings=warnings))
+
+
+def _calibrated(traced: Traced, calibrated: Calibrated, tell: Progress) -> Result:
+    tell("reporting")
+    report = _report(traced, calibrated.plan, calibrated.rewritten)
+    return Result(calibrated.rewritten.module, calibrated.plan, with_calibration(report, calibrated))
+
+
+def _to_target(
+    target: Target,
+    plans: Plans,
+    calibration: Iterable[Any] | str,
+    effort: str,
+    channel_order: str | None,
+    seed: int,
+    tell: Progress,
+) -> Result:
+    order_of(effort, channel_order)
+    progress = _counting(tell)
+    images = images_of(plans.traced, calibration, effort, seed=seed, progress=progress)
+    made, allocation = convert_to(target, plans, images, effort, channel_order, seed=seed, progress=progress)
+    synthetic, inputs = isinstance(calibration, str), images.given
+    based = in_basis(plans.traced, made.plan)
+    measured = spectra(based, made.plan, images.chunks)
+    spectrum = by_frequency(based, made.plan, measured, inputs, synthetic=synthetic)
+    result = _calibrated(plans.traced, replace(made, synthetic=synthetic, spectrum=spectrum), tell)
+    return replace(result, report=with_allocation(result.report, allocation))
+
+
+def _counting(tell: Progress) -> Callable[[str, int, int], None]:
+    """Progress with the share of a stage's work that is done and the time left to its end, judged from it."""
+    start = 0.0
+
+    def count(what: str, done: int, of: int) -> None:
+        nonlocal start
+        now = time.perf_counter()
+        if not done:  # a stage begins
+            start = now
+        left = f", about {(now - start) / done * (of - done):.0f} s left" if done else ""
+        tell(f"calibrating: {what} ({100 * done // of} %{left})")
+
+    return count
+
+
+def _silent(phase: str) -> None:
+    """The default progress: none."""
+
+
+def _apply(traced: Traced, plan: Plan, tell: Progress) -> Result:
+    tell("rewriting")
+    rewritten = rewrite(in_basis(traced, plan), plan)
+    tell("reporting")
+    report = _report(traced, plan, rewritten)
+    return Result(as_model(traced, rewritten.module, plan), plan, report)
+
+
+def _report(traced: Traced, plan: Plan, rewritten: Rewritten) -> Report:
+    return build_report(traced, plan, rewritten, measure_nodes(traced, rewritten.module))
+
+
+def with_calibration(report: Report, calibrated: Calibrated) -> Report:
+    """``report`` with the calibration's figures, its warnings in place of the one against having none."""
+    row = CalibrationRow(
+        calibrated.effort,
+        calibrated.channel_order,
+        calibrated.synthetic,
+        calibrated.images,
+        calibrated.after.inputs,
+        calibrated.after.held_out,
+        _output(calibrated.before),
+        _output(calibrated.after),
+        tuple(BranchError(e.path, e.branch, e.before, e.after) for e in calibrated.layers),
+        tuple(sorted(calibrated.left.items())),
+        None if calibrated.distilled is None else calibrated.distilled.sentence(),
+        tuple(_rotation(rotation) for rotation in calibrated.plan.rotations),
+    )
+    warnings = tuple(w for w in report.warnings if w != UNCALIBRATED)
+    told = (*warnings, *calibrated.warnings)
+    return replace(report, calibration=row, warnings=told, spectrum=calibrated.spectrum)
+
+
+def with_allocation(report: Report, allocation: Allocation) -> Report:
+    """``report`` with how its alphas were chosen to meet a target."""
+    totals = report.totals
+    row = AllocationRow(
+        allocation.target.kind,
+        allocation.target.value,
+        totals.macs_after / totals.macs_before if totals.macs_before else 1.0,
+        allocation.chosen,
+        allocation.why,
+        tuple(SetRow(each.paths, each.alpha) for each in allocation.sets),
+        None if allocation.per_set is None else _rival(allocation.per_set),
+        _rival(allocation.uniform),
+        allocation.uniform_alpha,
+        allocation.effort,
+        allocation.trials,
+    )
+    return replace(report, allocation=row)
+
+
+def _rival(rival: Rival) -> RivalRow:
+    return RivalRow(rival.macs_ratio, rival.relative_error)
+
+
+def _rotation(rotation: Rotation) -> RotationRow:
+    writers = tuple(writer.path for writer in rotation.writers)
+    return RotationRow(writers, rotation.channels, rotation.low, rotation.lost_before, rotation.lost)
+
+
+def _output(agreement: Agreement) -> OutputError:
+    return OutputError(agreement.relative_error, agreement.agreement)

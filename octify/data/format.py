@@ -1,0 +1,107 @@
+"""How an image file becomes an input, and what an opened data set is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from octify.errors import OctifyError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_CROP_SHARE = 0.875
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How an image file becomes an input (C, H, W).
+
+    resize:
+        Length in pixels of the shorter side before cropping.
+    crop:
+        Height and width of the crop from the centre.
+    mean, std:
+        Subtracted from, and divided into, pixel values in [0, 1]; one for each channel.
+    assumed:
+        Whether mean and std are a guess.
+    bgr:
+        The channels are blue, green, red (mean and std, too): what OpenCV reads.
+    """
+
+    channels: int
+    resize: int
+    crop: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    assumed: bool
+    bgr: bool = False
+
+
+@dataclass
+class Data:
+    """Calibration inputs. ``skipped`` fills while they are read: files left out, with reasons."""
+
+    inputs: Iterable[Any]
+    skipped: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def image_format(
+    model: nn.Module,
+    shape: Sequence[int],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    *,
+    bgr: bool = False,
+) -> ImageFormat:
+    """The format of a model's images; what is not given comes from a timm model's own configuration.
+
+    Without one: ImageNet's mean and deviation for three channels, 0 and 1 otherwise, and a
+    shorter side of crop / 0.875. ``shape`` is (N, C, H, W).
+    """
+    if len(shape) != 4:
+        raise OctifyError(
+            "image files need a model that takes images",
+            why=f"its input is {'x'.join(map(str, shape))}",
+            hint="give a tensor file, or file.py:loader",
+        )
+    channels, height, width = shape[1:]
+    if bgr and channels != 3:
+        raise OctifyError(f"images of {channels} channels have no blue and red", hint="leave --bgr out")
+    config: dict[str, Any] = (
+        getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    )
+    known = tuple(config.get("mean") or ()), tuple(config.get("std") or ())
+    guess = (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
+    assumed = (mean is None or std is None) and not all(len(k) == channels for k in known)
+    if bgr:
+        guess = guess[0][::-1], guess[1][::-1]
+    base = guess if assumed else (known if all(len(k) == channels for k in known) else guess)
+    size = (crop, crop) if crop else (height, width)
+    share = float(config.get("crop_pct") or _CROP_SHARE)
+    return ImageFormat(
+        channels,
+        resize or round(min(size) / share),
+        size,
+        _per_channel(mean, channels, "--mean") or base[0],
+        _per_channel(std, channels, "--std") or base[1],
+        assumed,
+        bgr,
+    )
+
+
+def _per_channel(values: Sequence[float] | None, channels: int, option: str) -> tuple[float, ...]:
+    if values is None:
+        return ()
+    if len(values) not in (1, channels):
+        raise OctifyError(
+            f"{option} has {len(values)} numbers", why=f"the model's images have {channels} channels"
+        )
+    return tuple(values) * (channels if len(values) == 1 else 1)

@@ -1,0 +1,1 @@
+"""The kernels of the four octave paths, derived from a convolution's own."""

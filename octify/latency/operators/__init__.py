@@ -1,0 +1,1 @@
+"""Times of single operators in onnxruntime, measured once and kept."""

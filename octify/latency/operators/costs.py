@@ -1,0 +1,176 @@
+"""Plans by measured time: what a convolution takes in onnxruntime, dense and in its octave forms.
+
+An octave convolution is the sum of its paths' convolutions, of the pooling in front of high-to-low
+and of the upsampling behind low-to-high; its additions are fused into the convolutions. So is an
+activation behind it, but for ReLU6 and its like behind a sum (``octify.export.activation``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from octify.errors import PlanError
+from octify.kernels.taps import PathName, Scheme
+from octify.latency.operators.primitives import Op
+from octify.latency.operators.table import Table
+from octify.nn.conv import OCTAVE_CONV, OctaveConv
+from octify.nn.functional import low_size
+from octify.nn.groups import UnevenGroups
+from octify.planning.convs import Conv
+
+_NOISE = 0.02  # share of the time of the layers concerned
+
+
+class OnnxruntimeCosts:
+    """Milliseconds in onnxruntime on the CPU (``octify.planning.costs.Costs``), asked of a ``Table``."""
+
+    noise = _NOISE
+    memory_decides = False
+
+    def __init__(self, table: Table, kernels: Scheme = "paper") -> None:
+        self.table, self.kernels = table, kernels
+        threads = f"{table.threads} thread{'s' if table.threads > 1 else ''}"
+        self.nothing_saved = f"octave channels here would save no time (onnxruntime, {threads})"
+        self.boundary_too_dear = (
+            "octave channels here would save less time than their split and merge layers take "
+            f"(onnxruntime, {threads})"
+        )
+        self._known: dict[tuple[str, int, int], float] = {}
+
+    def conv(self, conv: Conv, low_in: int, low_out: int) -> float:
+        """Milliseconds of all calls."""
+        key = (conv.path, low_in, low_out)
+        if key not in self._known:
+            self._known[key] = sum(self.table[op] for op in operators(conv, low_in, low_out, self.kernels))
+        return self._known[key]
+
+    def boundary(self, elements: float) -> float:
+        """Milliseconds of merges: by element, as measured at a middling size."""
+        if not elements:
+            return 0.0
+        op = Op("merge", 1, 64, 128, (28, 28))
+        return self.table[op] * elements / (128 * 56 * 56)
+
+
+def operators(conv: Conv, low_in: int, low_out: int, kernels: Scheme = "paper") -> Iterator[Op]:
+    """What ``conv`` is made of with so many low channels, over all its calls."""
+    for size in conv.inputs:
+        if not (low_in or low_out) or conv.vector or isinstance(conv.module, _ConvTransposeNd):
+            yield _dense(conv.module, conv.batch, size)
+        else:
+            yield from _octave(conv, size, low_in, low_out, kernels)
+
+
+def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernels: Scheme) -> Iterator[Op]:
+    module: Any = conv.module
+    try:
+        made = OCTAVE_CONV[len(size)].from_conv(
+            _shape_only(module),
+            _last(module.in_channels, low_in, module.groups),
+            _last(module.out_channels, low_out, module.groups),
+            kernels,
+            conv.exchange,
+        )
+    except PlanError:  # no such form: never worth it
+        yield _dense(module, conv.batch, size)
+        return
+    need = tuple(axis.output_length(n) for axis, n in zip(made.axes, size, strict=True))
+    if "high_to_low" in made.recipes:
+        yield Op("pool", conv.batch, module.in_channels - low_in, module.in_channels - low_in, size)
+    for name in made.recipes:
+        yield from _path(made, name, conv.batch, size, need)
+    targets = [name.rpartition("_")[2] for name in made.recipes]
+    for target, channels, out in (
+        ("high", module.out_channels - low_out, need),
+        ("low", low_out, low_size(need)),
+    ):
+        if conv.clipped and targets.count(target) > 1:
+            yield Op("clip", conv.batch, channels, channels, tuple(out))
+
+
+def _path(
+    made: OctaveConv, name: PathName, batch: int, size: tuple[int, ...], need: tuple[int, ...]
+) -> Iterator[Op]:
+    recipe = made.recipes[name]
+    low = low_size(size)
+    reads = {"pool": low, "up": size}.get(recipe.before or "", low if name.startswith("low") else size)
+    target = low_size(need) if name.endswith("low") else need
+    gives = made.inner_size(name, size, target)
+    path = getattr(made, name)
+    for conv in path.convs if isinstance(path, UnevenGroups) else [path]:
+        yield _convolution(conv, batch, tuple(reads), tuple(gives))
+    if "up" in (recipe.before, recipe.after):
+        channels = path.out_channels if recipe.after == "up" else path.in_channels
+        yield Op("up", batch, channels, channels, tuple(low_size(need)))
+
+
+def _dense(conv: _ConvNd, batch: int, size: tuple[int, ...]) -> Op:
+    return _convolution(conv, batch, size, None)
+
+
+def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[int] | None) -> Op:
+    """``conv`` on a map of ``size``; padded so that it gives a map of that size, or as it is."""
+    dims = range(len(size))
+    transposed = isinstance(conv, _ConvTransposeNd)
+    if gives is None or transposed:
+        padding = [0 if isinstance(conv.padding, str) else int(conv.padding[a]) for a in dims]
+        if conv.padding == "same":
+            padding = [conv.dilation[a] * (conv.kernel_size[a] - 1) // 2 for a in dims]
+        pads = (*padding, *padding)
+    else:
+        total = [
+            max(
+                0,
+                (gives[a] - 1) * conv.stride[a] + conv.dilation[a] * (conv.kernel_size[a] - 1) + 1 - size[a],
+            )
+            for a in dims
+        ]
+        pads = (*(t // 2 for t in total), *(t - t // 2 for t in total))
+    return Op(
+        "conv_transpose" if transposed else "conv",
+        batch,
+        conv.in_channels,
+        conv.out_channels,
+        size,
+        tuple(conv.kernel_size),
+        tuple(conv.stride),
+        tuple(conv.dilation),
+        pads,
+        conv.groups,
+    )
+
+
+def _shape_only(module: Any) -> nn.Module:
+    """A convolution of the same shape without weights worth computing with."""
+    kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(module.kernel_size)]
+    made = kind(
+        module.in_channels,
+        module.out_channels,
+        module.kernel_size,
+        module.stride,
+        module.padding,
+        module.dilation,
+        module.groups,
+        bias=False,
+        device="meta",
+    )
+    made.weight = nn.Parameter(torch.empty(made.weight.shape), requires_grad=False)
+    if getattr(module, "same", False):
+        made.same = True  # type: ignore[assignment]
+    return made
+
+
+def _last(channels: int, low: int, groups: int) -> tuple[int, ...]:
+    """The last channels of every group, ``low`` in all as evenly as they go."""
+    if groups == channels:
+        return tuple(range(channels - low, channels))
+    per = channels // groups
+    each = math.ceil(low / groups)
+    chosen = [g * per + c for g in range(groups) for c in range(per - min(each, per), per)]
+    return tuple(sorted(chosen[:low]))

@@ -1,0 +1,90 @@
+"""A table of measured operator times, kept between runs: milliseconds by operator, size and runtime."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import onnxruntime
+import platformdirs
+
+from octify.files import staged_file
+from octify.latency.operators.primitives import Op, milliseconds
+
+Progress = Callable[[str], None]
+
+
+def folder() -> Path:
+    """The folder that tables are kept in: ``octify`` in the user's cache folder (platformdirs)."""
+    return platformdirs.user_cache_path("octify", appauthor=False)
+
+
+def machine() -> str:
+    """What a time depends on besides the operator: processor, and onnxruntime's version."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        name = models[0] if models else name
+    return f"{name}, onnxruntime {onnxruntime.__version__}"
+
+
+class Table:
+    """Milliseconds of operators on this machine with a number of threads; what is missing is measured.
+
+    Parameters
+    ----------
+    path:
+        The file it is kept in, JSON; by default one of ``folder()``. A file of another machine, or one
+        that cannot be read, is begun anew.
+    measure:
+        From an operator and a number of threads to milliseconds.
+    """
+
+    def __init__(
+        self,
+        threads: int = 1,
+        path: Path | None = None,
+        measure: Callable[[Op, int], float] = milliseconds,
+        progress: Progress = lambda what: None,
+    ) -> None:
+        self.threads = threads
+        self.path = path or folder() / f"onnxruntime-{threads}-threads.json"
+        self.measured = 0
+        self._measure, self._progress = measure, progress
+        self._times = self._read()
+
+    def __getitem__(self, op: Op) -> float:
+        if op.key not in self._times:
+            self.measured += 1
+            self._progress(f"timing operators ({self.measured})")
+            self._times[op.key] = self._measure(op, self.threads)
+        return self._times[op.key]
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def save(self) -> None:
+        """Keep what was measured for later runs. A folder that cannot be written to keeps nothing."""
+        if not self.measured:
+            return
+        document = {"machine": machine(), "threads": self.threads, "milliseconds": self._times}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with staged_file(self.path) as staged:
+                staged.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        except OSError:
+            return
+
+    def _read(self) -> dict[str, float]:
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(document, dict) or document.get("machine") != machine():
+            return {}
+        times = document.get("milliseconds")
+        return {str(key): float(value) for key, value in times.items()} if isinstance(times, dict) else {}

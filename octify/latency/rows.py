@@ -1,0 +1,209 @@
+"""Measured latencies as data, and as text on a terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from octify.checks.printable import Printable
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in one runtime at one batch size.
+
+    timing:
+        Milliseconds per call; ``speedup`` is against the first model in the same runtime.
+    macs:
+        Multiply-accumulates per call; None for a file, whose MACs are not counted.
+    efficiency:
+        Speed-up over the ratio of MACs: 1 when every MAC saved became time saved.
+    peak_bytes:
+        See ``octify.latency.memory``: of an ONNX file with its weights, of a module without.
+    """
+
+    model: str
+    runtime: str
+    batch: int
+    threads: int
+    timing: Timing
+    macs: int | None
+    efficiency: float | None
+    peak_bytes: int | None
+    ops: tuple[OpTime, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, times in milliseconds."""
+        return asdict(self) | {"timing": asdict(self.timing) | {"spread": self.timing.spread}}
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """All rows of a bench, and the machine they were measured on. ``print(result)`` shows a table."""
+
+    rows: tuple[Row, ...]
+    machine: str
+    versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "machine": self.machine,
+            "versions": dict(self.versions),
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+    def __str__(self) -> str:
+        pass
+
+        return as_text(self)
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        pass
+
+        yield from render(self)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per call of one contestant.
+
+    median, quartile1, quartile3:
+        Over the rounds.
+    speedup:
+        Median over the rounds of (time of the first contestant / time of this one).
+    """
+
+    median: float
+    quartile1: float
+    quartile3: float
+    speedup: float
+    rounds: int
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range as a share of the median."""
+        return (self.quartile3 - self.quartile1) / self.median
+
+
+@dataclass(frozen=True)
+class OpTime:
+    """Milliseconds per call that operators of one type take, and how many there are after optimisation."""
+
+    op: str
+    milliseconds: float
+    share: float
+    nodes: int
+
+
+def render(result: BenchResult) -> Iterator[RenderableType]:
+    """One table of all rows, and one of operator types for each row that has them."""
+    yield _rows(result)
+    for row in result.rows:
+        if row.ops:
+            yield Text("")
+            yield _ops(row)
+    versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
+    yield Text(f"{result.machine}; {versions}")
+
+
+def as_text(result: BenchResult) -> str:
+    """The tables as plain text of at most 140 columns."""
+    console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
+    console.print(Printable(result))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def _rows(result: BenchResult) -> Table:
+    rounds = result.rows[0].timing.rounds
+    table = Table(
+        title=f"latency: medians of {rounds} interleaved rounds", title_justify="left", header_style="bold"
+    )
+    for name in ("model", "runtime"):
+        table.add_column(name)
+    for name in ("batch", "threads", "ms", "quartiles", "speed-up", "GMACs", "efficiency", "peak MiB"):
+        table.add_column(name, justify="right")
+    for row in result.rows:
+        table.add_row(
+            *timing_cells(row),
+            "-" if row.macs is None else f"{row.macs / 1e9:.3f}",
+            "-" if row.efficiency is None else f"{row.efficiency:.2f}",
+            "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f}",
+        )
+    return table
+
+
+def _ops(row: Row) -> Table:
+    title = f"{row.model}, batch {row.batch}: time by operator type in {row.runtime}"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("operator")
+    for name in ("nodes", "ms", "share"):
+        table.add_column(name, justify="right")
+    for op in row.ops:
+        table.add_row(op.op, str(op.nodes), f"{op.milliseconds:.3f}", f"{op.share:.1%}")
+    return table
+
+
+@dataclass(frozen=True)
+class StoredTiming:
+    """Milliseconds per call, median and quartiles; ``speedup`` is against the first model."""
+
+    median: float
+    quartile1: float
+    quartile3: float
+    speedup: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class StoredLatency:
+    """One model in one runtime at one batch size."""
+
+    model: str
+    runtime: str
+    batch: int
+    threads: int
+    timing: StoredTiming
+    macs: int | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class LatencyRows:
+    """All rows of a bench, and the machine they were measured on."""
+
+    rows: tuple[StoredLatency, ...]
+    machine: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def render_latency(latency: LatencyRows) -> Iterator[RenderableType]:
+    """Medians and speed-ups."""
+    title = f"latency: {latency.machine}"
+    table = Table("model", "runtime", title=title, title_justify="left", header_style="bold")
+    for name in ("batch", "threads", "ms", "quartiles", "speed-up"):
+        table.add_column(name, justify="right")
+    for row in latency.rows:
+        table.add_row(*timing_cells(row))
+    yield table
+
+
+def timing_cells(row: StoredLatency | Row) -> tuple[str, ...]:
+    """Model, runtime, batch, threads, median, quartiles and speed-up, as text."""
+    timing = row.timing
+    return (
+        row.model,
+        row.runtime,
+        str(row.batch),
+        str(row.threads),
+        f"{timing.median:.2f}",
+        f"{timing.quartile1:.2f} - {timing.quartile3:.2f}",
+        f"{timing.speedup:.2f}",
+    )

@@ -1,0 +1,127 @@
+"""Moving channels about: what reshaping, permuting, slicing and shuffling have in common.
+
+Such an operation computes nothing: every channel of its result is some channel of its operand.
+Its rule gives the roles of the result's dimensions and the array of where each channel comes
+from. A branch is then a selection of the operand's branch, and mostly the whole of it: reshaping
+does not change the order of the channels, and a permutation that moves spatial dimensions to
+another place does not either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from octify.layout.channels import Ids, Refusal
+from octify.layout.roles import View, sizes
+from octify.nn.channels import Gather
+from octify.ops.base import EmitRule, LayoutRule, operand
+from octify.ops.emitter import Emitter, Value
+from octify.ops.walk import Walk
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """Roles of the result, and the operand's channel that each of its channels is.
+
+    within:
+        What happens to the branches besides: a move of positions that commutes with ``P`` and ``U``.
+    """
+
+    roles: str
+    source: Ids
+    within: Callable[[Emitter, Value], Value] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Where a move is asked for: the node, its module if it calls one, and what goes in and out.
+
+    view:
+        Roles of the operand's dimensions, with the channels' own numbers for ids.
+    """
+
+    node: fx.Node
+    module: nn.Module | None
+    view: View
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        """Dimensions of the operand."""
+        return len(self.before)
+
+
+MoveRule = Callable[[Site], Move | str]
+"""A move, or why the operand must be dense."""
+
+
+def site_of(
+    walk: Walk | Emitter, node: fx.Node, roles: str, before: tuple[int, ...], after: tuple[int, ...]
+) -> Site:
+    """A value of shape ``before`` and what ``node`` makes of it."""
+    channels = sizes(roles, before, "C")
+    numbers = np.arange(np.prod(channels, dtype=np.int64)).reshape(channels)
+    return Site(node, walk.traced.submodule(node), View(roles, numbers), before, after)
+
+
+def layout_of(rule: MoveRule) -> LayoutRule:
+    """The layout rule of a move: ids go where the channels go."""
+
+    def layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
+        source = operand(node)
+        view, after = walk.view(source), walk.traced.shape(node)
+        if view is None or after is None:
+            return walk.dense(node)
+        before = walk.shape(source)
+        move = rule(site_of(walk, node, view.roles, before, after))
+        if isinstance(move, str):
+            return Refusal(move) if walk.coupled(source) else walk.dense(node)
+        return View(move.roles, view.flat[move.source])
+
+    return layout
+
+
+def emit_of(rule: MoveRule) -> EmitRule:
+    """The rewrite of a move."""
+
+    def emit(emitter: Emitter, node: fx.Node) -> Value:
+        source = operand(node)
+        value, before = emitter.value(source), emitter.shape(source)
+        if value.mask is None:
+            return Value(emitter.copy(node))
+        move = rule(site_of(emitter, node, emitter.roles(source), before, emitter.shape(node)))
+        assert not isinstance(move, str)
+        moved = taken(emitter, value, move.source.ravel())
+        return emitter.spread(node, moved if move.within is None else move.within(emitter, moved))
+
+    return emit
+
+
+def taken(emitter: Emitter, value: Value, source: Ids) -> Value:
+    """The channels ``source`` of an octave value, in that order and possibly repeated.
+
+    Without low channels among them the result has only a high branch: a dense map.
+    """
+    assert value.mask is not None
+    low = value.mask[source]
+    place = np.where(value.mask, np.cumsum(value.mask), np.cumsum(~value.mask)) - 1
+    high = _selected(emitter, value.high, place[source[~low]], int((~value.mask).sum()))
+    if not low.any():
+        return Value(high)
+    return Value(high, _selected(emitter, value.low, place[source[low]], int(value.mask.sum())), low)
+
+
+def _selected(emitter: Emitter, branch: fx.Node | None, places: Ids, channels: int) -> fx.Node | None:
+    """Channels of a branch: all of it for free, a range as a view, anything else by index."""
+    if branch is None or not len(places):
+        return None
+    first, count = int(places[0]), len(places)
+    if np.array_equal(places, np.arange(first, first + count)):
+        return branch if count == channels else emitter.function(torch.narrow, branch, 1, first, count)
+    return emitter.call(f"octave_order_{len(emitter.modules)}", Gather(places.tolist(), channels), branch)

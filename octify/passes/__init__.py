@@ -1,0 +1,1 @@
+"""Walks over a traced graph: coupling, resolving a plan, rewriting, the projected reference."""

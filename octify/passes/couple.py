@@ -1,0 +1,96 @@
+"""The forward walk that gives every channel of a traced graph its id."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from torch import fx
+
+from octify.layout.channels import Layout, Refusal
+from octify.ops import table
+from octify.ops.walk import Walk
+from octify.trace import Traced
+from octify.trace.attached import attached
+
+
+def couple(
+    traced: Traced, dense_outputs: frozenset[str] = frozenset(), untouched: Mapping[str, str] | None = None
+) -> Layout:
+    """The coupling of ``traced`` when some convolutions are kept from it.
+
+    Parameters
+    ----------
+    dense_outputs:
+        Paths of convolutions whose output stays dense (they may still read octave input).
+    untouched:
+        Paths of convolutions that are left alone entirely, with the reason.
+    """
+    left = dict(untouched or {})
+    tied = _tied_weights(traced)
+    while True:
+        walk = _walk(traced, dense_outputs, left, tied)
+        if not walk.conflicts:
+            return walk.finish()
+        left |= dict.fromkeys(
+            sorted(walk.conflicts), "it is called at several places whose inputs cannot have one layout"
+        )
+
+
+def _walk(
+    traced: Traced, dense_outputs: frozenset[str], left: Mapping[str, str], tied: Mapping[str, str]
+) -> Walk:
+    walk = Walk(traced, dense_outputs, left, tied)
+    alone = _alone(traced)
+    for node in traced.module.graph.nodes:
+        op = table(walk.reads_view(node)).find(traced, node)
+        module = traced.submodule(node)
+        reason = alone.get(str(node.target)) or (None if module is None else attached(module))
+        if reason is not None:
+            walk.record(node, Refusal(reason))
+        elif node.op in ("placeholder", "get_attr"):
+            walk.record(node, walk.dense(node))
+        elif op is not None:
+            walk.record(node, op.layout(walk, node))
+        elif node.op == "output" or node.target is OrderedDict:
+            whose = "the model" if traced.parts is None else "a part of the model"
+            walk.record(node, Refusal(f"it is an output of {whose}"))
+        elif any(map(walk.coupled, node.all_input_nodes)):
+            beyond = " of a value whose channels are not in dimension 1" if walk.reads_view(node) else ""
+            walk.record(node, Refusal(_no_rule(traced, node) + beyond))
+        else:
+            walk.record(node, walk.dense(node))
+    return walk
+
+
+def _tied_weights(traced: Traced) -> dict[str, str]:
+    """Paths of modules whose parameters another module holds too, with the reason to leave them."""
+    owners: dict[int, dict[int, str]] = {}
+    for path, module in traced.whole.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), {})[id(module)] = path
+    return {
+        path: "its weights are shared with " + ", ".join(p for p in paths.values() if p != path)
+        for paths in owners.values()
+        if len(paths) > 1
+        for path in paths.values()
+    }
+
+
+def _alone(traced: Traced) -> dict[str, str]:
+    """Paths of layers that untraceable code calls itself, with the reason to leave them."""
+    if traced.parts is None:
+        return {}
+    where = traced.parts.failure.where
+    reason = "it is called by code that cannot be traced" + (f" ({where})" if where else "")
+    return {part.path: reason for part in traced.parts.members if part.alone}
+
+
+def _no_rule(traced: Traced, node: fx.Node) -> str:
+    if node.op == "call_module":
+        opaque = {leaf.path: leaf for leaf in traced.opaque}.get(str(node.target))
+        if opaque is not None:
+            return opaque.reason + (f" ({opaque.where})" if opaque.where else "")
+        return f"no octave rule for {type(traced.submodule(node)).__name__}"
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    return f"no octave rule for {name}"

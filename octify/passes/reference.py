@@ -1,0 +1,102 @@
+"""The projected reference: the original network with ``Pi`` on the low channels.
+
+It is the definition of a conversion (docs/architecture.md, section 1) and shares nothing with the
+rewriter but the layout: the original graph runs dense, and every value the plan calls octave
+has each 2x2 block of its low channels replaced by the block's mean. A convolution without exchange
+runs once on its high and once on its low inputs, the others being zero, for the outputs of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, fx
+
+from octify.layout.channels import Resolved, indices
+from octify.layout.roles import is_vector, map_shape, sizes
+from octify.nn.channels import split_indices
+from octify.nn.functional import project
+from octify.nn.views import from_map, to_map
+from octify.ops.base import operand
+from octify.passes.resolve import resolve
+from octify.plan import ConvPlan, Plan
+from octify.trace import Traced
+from octify.trace.keywords import with_any_names
+from octify.trace.modes import set_modes
+
+
+def project_channels(x: Tensor, low: Sequence[int]) -> Tensor:
+    """``x`` (N, C, *size) with ``Pi`` applied to the channels ``low``."""
+    index = torch.tensor(low, device=x.device)
+    return x.index_copy(1, index, project(x.index_select(1, index)))
+
+
+def project_view(x: Tensor, low: Sequence[int], roles: str, channels: Sequence[int]) -> Tensor:
+    """As ``project_channels`` for a value whose dimensions have other ``roles`` (``octify.layout.roles``)."""
+    return from_map(project_channels(to_map(x, roles), low), roles, channels)
+
+
+def only_channels(x: Tensor, kept: Sequence[int], roles: str, channels: Sequence[int]) -> Tensor:
+    """``x`` with zeros in all channels but ``kept``; a value whose dimensions have ``roles``."""
+    whole = to_map(x, roles)
+    index = torch.tensor(kept, device=x.device)
+    chosen = torch.zeros_like(whole).index_copy(1, index, whole.index_select(1, index))
+    return from_map(chosen, roles, channels)
+
+
+def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
+    """The projected reference of ``plan``, in the original's training mode.
+
+    Raises PlanError when the plan does not fit the model.
+    """
+    resolved = resolve(traced, plan)
+    graph = with_any_names(fx.Graph())
+    made: dict[fx.Node, fx.Node] = {}
+    for node in traced.module.graph.nodes:
+        planned = plan.by_path.get(str(node.target)) if node.op == "call_module" else None
+        if planned is not None and planned.exchange == "spatial":
+            made[node] = _apart(graph, traced, resolved, node, planned, made)
+        else:
+            made[node] = graph.node_copy(node, lambda n: made[n])
+        mask = resolved.mask(node.name)
+        shape = traced.shape(node)
+        if mask is None or shape is None:
+            continue
+        roles = resolved.layout.roles(node.name, shape)
+        if not is_vector(map_shape(roles, shape)):
+            low = indices(mask)
+            made[node] = graph.call_function(project_view, (made[node], low, roles, sizes(roles, shape, "C")))
+    module = fx.GraphModule(traced.module, graph, class_name=f"{type(traced.module).__name__}Reference")
+    set_modes(module, traced.modes)
+    return module
+
+
+def _apart(
+    graph: fx.Graph,
+    traced: Traced,
+    resolved: Resolved,
+    node: fx.Node,
+    planned: ConvPlan,
+    made: Mapping[fx.Node, fx.Node],
+) -> fx.Node:
+    """The convolution ``node``, its high outputs of high inputs alone and its low outputs of low ones."""
+    source = operand(node)
+    ins = split_indices(planned.in_channels, planned.low_in)
+    outs = split_indices(planned.out_channels, planned.low_out)
+    parts = []
+    for into, out in zip(ins, outs, strict=True):
+        known = {**made, source: _only(graph, traced, resolved, source, made[source], into)}
+        whole = graph.node_copy(node, known.__getitem__)
+        parts.append(_only(graph, traced, resolved, node, whole, out))
+    return graph.call_function(torch.add, tuple(parts))
+
+
+def _only(
+    graph: fx.Graph, traced: Traced, resolved: Resolved, node: fx.Node, made: fx.Node, kept: Sequence[int]
+) -> fx.Node:
+    """``made``, the value of ``node``, with zeros in all channels but ``kept``."""
+    shape = traced.shape(node)
+    assert shape is not None
+    roles = resolved.layout.roles(node.name, shape)
+    return graph.call_function(only_channels, (made, kept, roles, sizes(roles, shape, "C")))

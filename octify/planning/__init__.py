@@ -1,0 +1,1 @@
+"""From rules and an alpha to a plan."""

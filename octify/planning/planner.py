@@ -1,0 +1,182 @@
+"""Decides, for every coupled set, whether and how far it becomes octave.
+
+1. The rules give every convolution its policy; a convolution whose output must stay dense is
+   taken out of its coupled set (a split layer stands where the graph still ties them).
+2. Every remaining set takes the alpha of its convolutions, and its low channels.
+3. A set that saves less (MACs, or what ``Costs`` counts) than its split and merge layers cost
+   becomes dense, the worst first, since each decision changes what its neighbours save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from octify.checks.alpha import check_alpha
+from octify.errors import PlanError
+from octify.kernels.taps import Exchange, Scheme
+from octify.layout.channels import DENSE, ConvNode, Layout, Mask, indices, mask_of
+from octify.nn.groups import is_scattered, needs_no_exchange
+from octify.ops.conv import ONE_SAMPLE, is_depthwise
+from octify.ops.linear import channels_of
+from octify.passes.resolve import Planned, agreeing
+from octify.plan import ConvPlan, Plan
+from octify.planning.balance import dense_where_it_costs
+from octify.planning.choose import Choice, choose
+from octify.planning.convs import Conv, collect
+from octify.planning.costs import Costs, MacCosts
+from octify.planning.policies import Policies, policies_of
+from octify.planning.ruleset import RuleSet
+from octify.trace import Traced
+
+
+def make_plan(
+    traced: Traced,
+    rules: RuleSet,
+    alpha: float = 0.5,
+    kernels: Scheme = "paper",
+    exclude: Sequence[str] = (),
+    alphas: Mapping[str, float] | None = None,
+    costs: Costs | None = None,
+) -> Plan:
+    """The plan of ``planned``, which takes the same arguments."""
+    return planned(traced, rules, alpha, kernels, exclude, alphas, costs).plan
+
+
+def planned(
+    traced: Traced,
+    rules: RuleSet,
+    alpha: float = 0.5,
+    kernels: Scheme = "paper",
+    exclude: Sequence[str] = (),
+    alphas: Mapping[str, float] | None = None,
+    costs: Costs | None = None,
+) -> Planned:
+    """Plan the conversion of ``traced``.
+
+    Parameters
+    ----------
+    alphas:
+        In place of ``alpha``, for the coupled sets that the convolutions at these paths write. A rule
+        that states an alpha comes first.
+    costs:
+        What octave channels must lower to be worth it; by default MACs.
+
+    Raises OctifyError for an alpha outside [0, 1], RuleError when a path pattern of the rules
+    or of ``exclude`` matches no convolution.
+    """
+    check_alpha(alpha)
+    counted = costs or MacCosts(rules.settings.boundary_macs_per_element)
+    policies = policies_of(traced, rules, exclude)
+    unbalanced: dict[str, str] = {}
+    while True:
+        dense = {**policies.dense, **unbalanced}
+        layout = policies.layout(traced, dense)
+        current = policies.applied(collect(traced, layout))
+        wanted = _wanted(current, layout, policies, alpha, alphas or {})
+        choice = choose(traced, layout, wanted, rules.settings)
+        choice = dense_where_it_costs(traced, layout, current, choice, counted)
+        scattered = _scattered_outputs(current, choice.low)
+        if not scattered:
+            reasons = {**policies.left, **dense}
+            plan = _plan(traced, rules, alpha, kernels, layout, choice, reasons, policies)
+            return Planned(plan, agreeing(plan, layout, choice.low))
+        unbalanced |= dict.fromkeys(scattered, "its low output channels are too scattered over its groups")
+
+
+def _wanted(
+    convs: Sequence[Conv], layout: Layout, policies: Policies, alpha: float, alphas: Mapping[str, float]
+) -> dict[int, float]:
+    """Alpha of every coupled set: the smallest that is given to a convolution that writes it."""
+    wanted: dict[int, float] = {}
+    for conv in convs:
+        if conv.vector or conv.depthwise:
+            continue
+        rule = policies.rules.get(conv.path)
+        stated = None if rule is None else rule.alpha
+        asked = alphas.get(conv.path, alpha) if stated is None else stated
+        for s in {s for call in conv.calls for s in layout.sets(call.ids_out)}:
+            wanted[s] = min(asked, wanted.get(s, asked))
+    return wanted
+
+
+def _scattered_outputs(convs: Sequence[Conv], low: Mask) -> list[str]:
+    """Convolutions whose low outputs alone are too scattered over their groups, whatever their input."""
+    return [
+        conv.path
+        for conv in convs
+        if not conv.depthwise
+        and any(is_scattered(conv.module, (), indices(mask_of(call.ids_out, low))) for call in conv.calls)
+    ]
+
+
+def _plan(
+    traced: Traced,
+    rules: RuleSet,
+    alpha: float,
+    kernels: Scheme,
+    layout: Layout,
+    choice: Choice,
+    reasons: Mapping[str, str],
+    policies: Policies,
+) -> Plan:
+    entries: dict[str, ConvPlan] = {}
+    calls = {conv.path: conv for conv in layout.convs}
+    for node in traced.module.graph.nodes:
+        module, path = traced.submodule(node), str(node.target)
+        channels = channels_of(module)
+        call = calls.get(path)
+        refusal = layout.refusals.get(node.name)
+        # Most linear layers are none of a map's channels: those have no say here.
+        if path in entries or channels is None or (isinstance(module, nn.Linear) and not (call or refusal)):
+            continue
+        rule = policies.rules.get(path)
+        scheme = rule.kernels if rule is not None and rule.kernels is not None else kernels
+        if call is None:
+            reason = reasons.get(path) or (
+                refusal.reason if refusal else f"no octave rule for {type(module).__name__}"
+            )
+            entries[path] = ConvPlan(path, *channels, (), (), scheme, reason)
+        else:
+            exchange = policies.exchange.get(path, "full")
+            entries[path] = _entry(call, module, scheme, exchange, layout, choice, reasons)
+    plan = Plan(alpha, rules.name, kernels, traced.inputs, tuple(entries.values()))
+    if len(plan.by_path) != len(plan.convs):
+        raise PlanError("two convolutions have one path")
+    return plan
+
+
+def _entry(
+    call: ConvNode,
+    module: nn.Module | None,
+    scheme: Scheme,
+    exchange: Exchange,
+    layout: Layout,
+    choice: Choice,
+    reasons: Mapping[str, str],
+) -> ConvPlan:
+    low_in = indices(mask_of(call.ids_in, choice.low))
+    low_out = indices(mask_of(call.ids_out, choice.low))
+    reason = None
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and is_scattered(module, low_in, low_out):
+        low_in, reason = (), "its low input channels are too scattered over its groups"
+    if not low_out:
+        reason = reasons.get(call.path) or reason or _dense_reason(call, module, layout, choice)
+    elif not low_in:
+        reason = reason or ("its input is dense" if (call.ids_in == DENSE).all() else None)
+    if exchange == "spatial" and (module is None or not needs_no_exchange(module, low_in, low_out)):
+        exchange = "full"
+    return ConvPlan(call.path, len(call.ids_in), len(call.ids_out), low_in, low_out, scheme, reason, exchange)
+
+
+def _dense_reason(call: ConvNode, module: nn.Module | None, layout: Layout, choice: Choice) -> str:
+    sets = layout.sets(call.ids_out)
+    if not sets and not (isinstance(module, _ConvNd) and is_depthwise(module)):
+        return ONE_SAMPLE
+    if not sets:
+        return "its input is dense and it computes each channel from itself"
+    found = [choice.reasons[s] for s in sets if s in choice.reasons]
+    # A set of unequal parts may have low channels only in parts that this convolution does not write.
+    return found[0] if found else "alpha rounds to no low channel in its parts of the channels it shares"

@@ -1,0 +1,112 @@
+"""What the rules and ``--exclude`` say of every convolution, before any alpha is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from octify.errors import RuleError
+from octify.kernels.taps import Exchange
+from octify.layout.channels import Layout
+from octify.passes.couple import couple
+from octify.planning.convs import Conv, collect, facts_for_rules
+from octify.planning.ruleset import Rule, RuleSet, unmatched
+from octify.trace import Traced
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What the rules said: paths with a dense output, paths left alone (both with reasons), the rest.
+
+    exchange:
+        Exchange mode per convolution (module path to mode); those of vectors always exchange.
+    structure:
+        The coupling of the whole graph, before any policy.
+    """
+
+    dense: Mapping[str, str]
+    left: Mapping[str, str]
+    rules: Mapping[str, Rule]
+    exchange: Mapping[str, Exchange]
+    structure: Layout
+
+    def layout(self, traced: Traced, dense: Mapping[str, str]) -> Layout:
+        """The coupling when the outputs of ``dense`` stay dense and ``left`` is not touched."""
+        if not dense and not self.left:
+            return self.structure
+        return couple(traced, frozenset(dense), self.left)
+
+    def applied(self, convs: Sequence[Conv]) -> list[Conv]:
+        """``convs`` with what is asked of their paths."""
+        return [replace(conv, exchange=self.exchange.get(conv.path, "full")) for conv in convs]
+
+
+def policies_of(traced: Traced, rules: RuleSet, exclude: Sequence[str] = ()) -> Policies:
+    """The policy of every convolution of ``traced``.
+
+    Raises RuleError when a path pattern of the rules or of ``exclude`` matches no convolution.
+    """
+    structure = couple(traced)
+    convs = collect(traced, structure)
+    _check_patterns(traced, convs, rules, exclude)
+    return _decide(convs, structure, rules, exclude)
+
+
+def _check_patterns(traced: Traced, convs: Sequence[Conv], rules: RuleSet, exclude: Sequence[str]) -> None:
+    linear = {conv.path for conv in convs}
+    paths = [
+        path
+        for path, module in traced.module.named_modules(remove_duplicate=False)
+        if hasattr(module, "kernel_size") or path in linear
+    ]
+    lost = unmatched(exclude, paths)
+    if lost:
+        raise RuleError(
+            f"--exclude matches no convolution: {', '.join(lost)}",
+            why=f"the model's convolutions are {_some(paths)}",
+            hint="give a module path, or a pattern such as 'layer1.*'",
+        )
+    lost = unmatched(rules.path_patterns, paths)
+    if lost:
+        raise RuleError(
+            f"the rules match no convolution: {', '.join(lost)}",
+            where=str(rules.path),
+            why=f"the model's convolutions are {_some(paths)}",
+        )
+
+
+def _some(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:8])
+    return f"{shown} and {len(paths) - 8} more" if len(paths) > 8 else shown
+
+
+def _decide(convs: Sequence[Conv], structure: Layout, rules: RuleSet, exclude: Sequence[str]) -> Policies:
+    facts = facts_for_rules(list(convs), structure)
+    dense: dict[str, str] = {}
+    left: dict[str, str] = {}
+    found: dict[str, Rule] = {}
+    for conv in convs:
+        pattern = next((p for p in exclude if fnmatchcase(conv.path, p)), None)
+        if pattern is not None:
+            left[conv.path] = f"excluded by {pattern}"
+            continue
+        # One sample per channel: nothing to halve, but it follows the values it is tied to.
+        rule = rules.find(facts[conv.path], only_paths=conv.vector)
+        if rule is None:
+            continue
+        found[conv.path] = rule
+        if rule.leave:
+            left[conv.path] = rule.reason or "a rule leaves it"
+        elif (rule.output == "dense" or rule.alpha == 0) and not conv.depthwise:
+            dense[conv.path] = rule.reason or "a rule keeps its output dense"
+    exchange = {
+        conv.path: _exchange(found.get(conv.path), rules)
+        for conv in convs
+        if not conv.vector and conv.path not in left
+    }
+    return Policies(dense, left, found, exchange, structure)
+
+
+def _exchange(rule: Rule | None, rules: RuleSet) -> Exchange:
+    return rules.settings.exchange if rule is None or rule.exchange is None else rule.exchange

@@ -1,0 +1,19 @@
+"""Progress of long work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]  # what, work done, of
+
+
+class Steps:
+    """Progress through steps of known work: ``steps(what, work)`` tells that one begins."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, max(1, total), 0
+
+    def __call__(self, what: str, work: int) -> None:
+        """``what`` begins, which is ``work``."""
+        self._progress(what, self._done, self._total)
+        self._done += work

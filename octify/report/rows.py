@@ -1,0 +1,152 @@
+"""The rows of a report. MACs are multiply-accumulates; one MAC is two FLOPs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Point:
+    """A conversion under one rule set at one alpha. Ratios are after / before.
+
+    error, agreement:
+        Relative output error and agreement with the original on held-out inputs, calibrated; None
+        without calibration.
+    milliseconds, speedup:
+        Measured latency per call, and the original's over it; None where nothing was timed.
+    rules_digest:
+        Tells rule files of one name apart; empty for a built-in rule set.
+    """
+
+    rules: str
+    alpha: float
+    macs: int
+    macs_ratio: float
+    parameters_ratio: float
+    activation_ratio: float
+    converted: int
+    convolutions: int
+    splits: int
+    merges: int
+    error_uncalibrated: float | None = None
+    error: float | None = None
+    agreement: float | None = None
+    milliseconds: float | None = None
+    speedup: float | None = None
+    rules_digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """``default-0.5``, ``mine-1f00d5e2-0.5``: unique within a sweep, fit for a folder."""
+        return point_name(self.rules, self.rules_digest, self.alpha)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {"name": self.name} | asdict(self)
+
+
+def point_name(rules: str, digest: str, alpha: float) -> str:
+    """The name of a point; two alphas, however close, have two names."""
+    short = f"{alpha:g}"
+    written = short if float(short) == alpha else repr(alpha)
+    return "-".join(part for part in (Path(rules).stem, digest, written) if part)
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer that multiplies, before and after.
+
+    kind:
+        ``dense``, ``grouped``, ``depthwise`` or ``transposed`` convolution, ``linear``, or the
+        class or function name.
+    output_size:
+        Spatial size of its output at the example inputs.
+    exchange:
+        ``"spatial"`` where it has no paths between high and low channels.
+    """
+
+    path: str
+    kind: str
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    in_channels: int
+    out_channels: int
+    output_size: tuple[int, ...]
+    alpha_in: float
+    alpha_out: float
+    kernels: str | None
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    activation_bytes_before: int
+    activation_bytes_after: int
+    exchange: str = "full"
+
+
+@dataclass(frozen=True)
+class Left:
+    """A convolution that stays dense on both sides, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BoundaryRow:
+    """A split or merge layer: where it stands and who needed it."""
+
+    kind: str
+    after: str
+    before: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """One value of the network as it is drawn: an operation of the original, a split or a merge.
+
+    kind:
+        ``"input"``, ``"output"``, ``"operation"``, ``"split"`` or ``"merge"``.
+    path:
+        Of its module; empty for a function.
+    operation:
+        Class of the module, or name of the function.
+    shape:
+        Of the original's value at the example inputs; empty if it yields no single tensor.
+    low_channels:
+        How many of its channels are at half resolution; 0 for a dense value.
+    inputs:
+        Names of the nodes it reads.
+    """
+
+    name: str
+    kind: str
+    path: str
+    operation: str
+    shape: tuple[int, ...]
+    low_channels: int
+    inputs: tuple[str, ...]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Whole-network figures at the example inputs. Bytes are of all values the graph makes."""
+
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    activation_bytes_before: int
+    activation_bytes_after: int
+    splits: int
+    merges: int
+    convolutions: int
+    converted: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, with FLOPs (2 per MAC) named beside MACs."""
+        return asdict(self) | {"flops_before": 2 * self.macs_before, "flops_after": 2 * self.macs_after}

@@ -1,0 +1,1 @@
+"""Replacing folders whole, and holding signals back while that is done."""

@@ -1,0 +1,111 @@
+"""One folder for another at one instant: whoever looks sees the old one or the new one, whole.
+
+Linux exchanges two names in one system call (``renameat2`` with ``RENAME_EXCHANGE``), which no signal can
+cut in two. Elsewhere the old folder is renamed aside and the new one takes its name; a run that is killed
+between the two leaves the old folder, whole, under the name that ``recover`` looks for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import os
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+from octify.storage.hold import signals_held
+
+_AT_FDCWD = -100
+_EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
+_PREVIOUS = ".previous"
+_MOST = 10_000  # entries that are taken over: more are not octify's
+
+
+def replaced(folder: Path, new: Path) -> bool:
+    """Put ``new`` in the place of the folder ``folder`` beside it; what only the old one holds is kept.
+
+    Afterwards the old folder is what ``new`` names. False, and nothing has happened to ``folder``, where the
+    system or the file system cannot do that.
+    """
+    try:
+        if not _takes_over(folder, new):
+            return False
+        new.chmod(stat.S_IMODE(folder.stat().st_mode))
+    except OSError:
+        return False
+    with signals_held():
+        if not _exchanged(folder, new) and not _renamed(folder, new):
+            return False
+        # What somebody wrote into the old folder meanwhile.
+        for entry in sorted(new.iterdir()) if new.is_dir() else ():
+            if not os.path.lexists(folder / entry.name):
+                entry.rename(folder / entry.name)
+    return True
+
+
+def recover(folder: Path) -> None:
+    """Give ``folder`` its name back where a run was killed while it replaced it."""
+    if os.path.lexists(folder) or not folder.parent.is_dir():
+        return
+    pattern = f".{glob.escape(folder.name)}.*{_PREVIOUS}"
+    for place in sorted(folder.parent.glob(pattern)):
+        place.rename(folder)
+        return
+
+
+def _takes_over(old: Path, new: Path) -> bool:
+    """Link (or copy) into ``new`` what only ``old`` holds; whether all of it could be."""
+    entries = [entry for entry in old.iterdir() if not os.path.lexists(new / entry.name)]
+    # A staging folder of another run is not for keeping.
+    entries = [entry for entry in entries if not entry.name.endswith(".partial")]
+    count = 0
+    for entry in entries:
+        for top, folders, names in os.walk(entry):
+            count += len(folders) + len(names)
+            if count > _MOST or os.path.ismount(top):
+                return False
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_linked)
+        else:
+            _linked(str(entry), str(new / entry.name))
+    return True
+
+
+def _linked(source: str, target: str) -> None:
+    """The same file under a second name; a copy where links cannot be had. OSError for what is no file."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        if not stat.S_ISREG(os.lstat(source).st_mode) and not Path(source).is_symlink():
+            raise
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Exchange two names in one step; False where that cannot be had."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # a C library older than 2018
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), ctypes.c_uint(_EXCHANGE)) == 0)
+
+
+def _renamed(old: Path, new: Path) -> bool:
+    """Two renames in place of an exchange; ``old`` is then what ``new`` names."""
+    aside = old.with_name(f".{old.name}.{os.urandom(4).hex()}{_PREVIOUS}")
+    try:
+        old.rename(aside)
+    except OSError:
+        return False
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        return False
+    aside.rename(new)
+    return True

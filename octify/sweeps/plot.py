@@ -1,0 +1,90 @@
+"""The plot of a sweep: cost, error and speed against alpha (Chen et al. 2019, figure 4, for any model)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octify.errors import OctifyError
+from octify.files import staged_file
+from octify.report.rows import Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMATS = (".png", ".svg", ".pdf")
+_STYLES: tuple[dict[str, Any], ...] = (
+    {"linestyle": "-", "marker": "o"},
+    {"linestyle": "--", "marker": "s"},
+    {"linestyle": ":", "marker": "D"},
+    {"linestyle": "-.", "marker": "^"},
+)
+
+
+def check_plot(path: Path) -> None:
+    """Refuse, before any long work, a file that no plot can be written to."""
+    if path.suffix.lower() not in FORMATS:
+        raise OctifyError(
+            f"{path} is not a plot's name",
+            why=f"plots are {', '.join(FORMATS)} files",
+            hint="--plot sweep.svg",
+        )
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise OctifyError("plots need matplotlib", hint="pip install 'octify[plot]'") from error
+
+
+def plot(points: Sequence[Point], model: str, path: Path) -> None:
+    """Draw ``points`` (of one or several rule sets) into ``path``; a point at alpha 0 is the original.
+
+    Left: MACs, activation memory and latency as shares of the original's. Right, where they were
+    calibrated: the relative output error against the share of MACs.
+    """
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
+    calibrated = any(point.error is not None for point in points)
+    figure = Figure(figsize=(10 if calibrated else 6, 4), layout="constrained")
+    axes = figure.subplots(1, 2 if calibrated else 1, squeeze=False)[0]
+    rules = list(dict.fromkeys(point.rules for point in points))
+    for style, name in zip(itertools.cycle(_STYLES), rules, strict=False):
+        own = sorted((point for point in points if point.rules == name), key=lambda point: point.alpha)
+        _costs(axes[0], own, name if len(rules) > 1 else "", style)
+        if calibrated:
+            _errors(axes[1], own, name, style)
+    _finish(axes[0], f"{model}: cost against alpha", "alpha", "share of the original")
+    if calibrated:
+        _finish(axes[1], "error against cost", "MACs, share of the original", "relative output error")
+    with staged_file(path) as staged:
+        figure.savefig(staged, dpi=150)
+
+
+def _costs(axes: Axes, points: Sequence[Point], rules: str, style: dict[str, Any]) -> None:
+    alphas = [0.0, *(point.alpha for point in points)]
+    for label, colour, values in (
+        ("MACs", "tab:blue", [point.macs_ratio for point in points]),
+        ("activation memory", "tab:green", [point.activation_ratio for point in points]),
+        ("latency", "tab:red", [1 / point.speedup if point.speedup else None for point in points]),
+    ):
+        if None not in values:
+            axes.plot(alphas, [1.0, *values], color=colour, label=f"{label} {rules}".strip(), **style)
+
+
+def _errors(axes: Axes, points: Sequence[Point], rules: str, style: dict[str, Any]) -> None:
+    for label, colour, values in (
+        ("uncalibrated", "tab:gray", [point.error_uncalibrated for point in points]),
+        ("calibrated", "tab:purple", [point.error for point in points]),
+    ):
+        shown = [(point.macs_ratio, value) for point, value in zip(points, values, strict=True)]
+        known = [(ratio, value) for ratio, value in shown if value is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), color=colour, label=f"{label} ({rules})", **style)
+
+
+def _finish(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()

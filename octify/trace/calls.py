@@ -1,0 +1,117 @@
+"""One run of a model that notes how its modules are called: the example inputs of its parts.
+
+Fake tensors come first, so that nothing is computed; where control flow asks for values, the model runs
+for real. A run that fails half-way still tells of all calls before that.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from octify.trace.arguments import Arguments, NotPlainError
+from octify.trace.duplicate import duplicate
+from octify.trace.tracer import first_line, user_line
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a submodule.
+
+    arguments:
+        None where they are not tensors and plain constants.
+    within:
+        Paths of the modules that were running, the outermost first.
+    macs:
+        Of everything the call ran; of a call that failed, until then.
+    """
+
+    path: str
+    arguments: Arguments | None
+    within: tuple[str, ...]
+    macs: int
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All calls of a run, in the order of their beginning; ``stopped`` says why it ended early."""
+
+    calls: tuple[Call, ...]
+    macs: int
+    stopped: str | None
+
+
+def observe(model: nn.Module, inputs: Sequence[Tensor]) -> Observed:
+    """Run a copy of ``model`` on ``inputs`` (on fake ones if that will do)."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # those of the model's own code are told when it is really used
+        first, second = duplicate(model), duplicate(model)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            fakes = [torch.empty(t.shape, dtype=t.dtype, device=device) for t in inputs]
+            faked = _run(first, fakes)
+        if faked.stopped is None or any(t.is_meta for t in inputs):
+            return faked
+        real = _run(second, [t.to(device) for t in inputs])
+    return real if len(real.calls) >= len(faked.calls) else faked
+
+
+def _run(model: nn.Module, inputs: Sequence[Tensor]) -> Observed:
+    stopped = None
+    with FlopCounterMode(display=False) as counter:
+        log = _Log(model, counter)
+        try:
+            model(*inputs)
+        except Exception as error:
+            line = user_line(error)
+            stopped = f"{type(error).__name__}: {first_line(error)}" + (f" ({line})" if line else "")
+        return Observed(log.calls(), counter.get_total_flops() // 2, stopped)
+
+
+class _Log:
+    """Hooks on every module of a model."""
+
+    def __init__(self, model: nn.Module, counter: FlopCounterMode) -> None:
+        self._counter = counter
+        self._began: list[tuple[str, Arguments | None, tuple[str, ...], int]] = []
+        self._ended: dict[int, int] = {}
+        self._running: list[int] = []
+        for path, module in model.named_modules():
+            if path:
+                module.register_forward_pre_hook(self._before(path), with_kwargs=True)
+                module.register_forward_hook(self._after, with_kwargs=True, always_call=True)
+
+    def calls(self) -> tuple[Call, ...]:
+        """What was noted."""
+        now = self._counter.get_total_flops()
+        return tuple(
+            Call(path, arguments, within, (self._ended.get(i, now) - flops) // 2)
+            for i, (path, arguments, within, flops) in enumerate(self._began)
+        )
+
+    def _before(self, path: str) -> Any:
+        def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+            within = tuple(self._began[i][0] for i in self._running)
+            self._running.append(len(self._began))
+            self._began.append(
+                (path, _arguments(module, args, kwargs), within, self._counter.get_total_flops())
+            )
+
+        return note
+
+    def _after(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        self._ended[self._running.pop()] = self._counter.get_total_flops()
+
+
+def _arguments(module: nn.Module, args: Any, kwargs: Any) -> Arguments | None:
+    try:
+        return Arguments.of(module, args, kwargs)
+    except (NotPlainError, TypeError, ValueError):
+        return None

@@ -1,0 +1,92 @@
+"""Deep copies of modules that ``copy.deepcopy`` refuses, or copies by half.
+
+A tensor with a gradient history (a pruned weight, a weight of hook-based weight or spectral norm, a kept
+feature map) cannot be copied by PyTorch; its copy here has the values without the history. A function that
+was set on a module, or hooked to it, is copied by reference, and would go on to call what it has closed over:
+the module it was made for; its copy here calls the copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import CellType, FunctionType, MethodType
+from typing import Any
+from unittest.mock import patch
+
+from torch import Tensor, nn
+
+
+def duplicate(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
+    """A deep copy of ``module``; what ``memo`` holds by ``id`` is not copied but taken from there."""
+    memo = {} if memo is None else memo
+    with _without_history():
+        made = copy.deepcopy(module, memo)
+    for each in made.modules():
+        _rebind(each, memo)
+    return made
+
+
+def sharing_tensors(module: nn.Module, *, buffers: bool = True) -> Any:
+    """A copy of ``module`` that holds the very same parameters (and ``buffers``)."""
+    tensors = [*module.parameters(), *(module.buffers() if buffers else ())]
+    return duplicate(module, {id(tensor): tensor for tensor in tensors})
+
+
+@contextmanager
+def _without_history() -> Iterator[None]:
+    original: Any = Tensor.__deepcopy__
+
+    def copied(self: Tensor, memo: dict[int, Any]) -> Any:
+        if self.grad_fn is None or id(self) in memo:
+            return original(self, memo)
+        made = memo[id(self)] = self.detach().clone()
+        return made
+
+    with patch.object(Tensor, "__deepcopy__", copied):
+        yield
+
+
+def _rebind(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Let functions set on ``module``, a copy, call copies of the modules they have closed over."""
+    for name, value in list(vars(module).items()):
+        if isinstance(value, FunctionType):
+            object.__setattr__(module, name, _rebound(value, memo))
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(hook, FunctionType):
+                hooks[key] = _rebound(hook, memo)
+
+
+def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """``function``, or a copy of it whose cells hold the copies of modules that ``memo`` knows."""
+    cells = function.__closure__ or ()
+    values = [_in_copy(cell, memo) for cell in cells]
+    if all(new is old for new, old in values):
+        return function
+    made = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        tuple(cell if new is old else CellType(new) for cell, (new, old) in zip(cells, values, strict=True)),
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(function.__dict__)
+    return made
+
+
+def _in_copy(cell: CellType, memo: dict[int, Any]) -> tuple[Any, Any]:
+    """What a cell's copy holds, and what the cell holds."""
+    try:
+        held = cell.cell_contents
+    except ValueError:  # not yet assigned
+        return None, None
+    if isinstance(held, nn.Module):
+        return memo.get(id(held), held), held
+    if isinstance(held, MethodType) and isinstance(held.__self__, nn.Module) and id(held.__self__) in memo:
+        return MethodType(held.__func__, memo[id(held.__self__)]), held
+    if isinstance(held, FunctionType):
+        return _rebound(held, memo) if held.__closure__ and id(held) not in memo else held, held
+    return held, held

@@ -1,0 +1,164 @@
+"""A traced model that is known to compute what the original computes.
+
+Tracing runs Python code on proxies, and code may ask what no proxy answers as a tensor would. So the graph is
+run beside the original, and where they differ the module that is to blame is run as it is, or the model is
+traced in parts, or it is refused: never is a model converted that would compute something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from octify.errors import TraceError
+from octify.trace.blame import blamed
+from octify.trace.duplicate import sharing_tensors
+from octify.trace.model import Opaque, Traced
+from octify.trace.noise import Nearness, same
+from octify.trace.parts import assemble
+from octify.trace.sameness import difference
+from octify.trace.trace import trace
+from octify.trace.tracer import first_line, forward_line
+from octify.trace.trial import Trial, drawn, of_batch, of_size, run
+
+_ROUNDS = 12  # modules that are run as they are before the model is taken in parts
+
+
+def proved(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Traced:
+    """``trace``, in such a way that the graph computes what ``model`` does (in eval mode).
+
+    They are compared on random inputs like the examples, with another batch, and at another even size:
+    values, types and form of the result, and buffers. What the model cannot run itself is left out, and
+    nothing is compared on the ``meta`` device; ``remarks`` says so.
+
+    Raises
+    ------
+    TraceError
+        As ``trace``; or no way of tracing gives what the model computes.
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    leaves: dict[str, Opaque] = {}
+    while True:
+        traced = trace(model, inputs, leaves=leaves)
+        if _is_meta(model, inputs):
+            return _with_remarks(traced, [_ON_META])
+        verdict = _Comparison(model, traced, inputs).verdict()
+        if verdict.difference is None:
+            return _with_remarks(traced, verdict.remarks)
+        if traced.parts is not None or "" in leaves:
+            raise TraceError(
+                f"{type(model).__name__} cannot be converted",
+                where=traced.parts.failure.where if traced.parts else forward_line(model),
+                why=f"traced, it computes something else than the model: {verdict.difference}",
+                hint="convert the part of the model that is a plain CNN (its backbone)",
+            )
+        path = blamed(model, traced, verdict.inputs) if len(leaves) < _ROUNDS else ""
+        module = model.get_submodule(path)
+        reason = f"cannot be traced: traced, it computes something else ({verdict.difference})"
+        leaves[path] = Opaque(path, type(module).__name__, reason, forward_line(module))
+
+
+_ON_META = (
+    "the traced graph was not compared with the model: tensors on the meta device have no values. Convert it "
+    "on a device to be sure that both compute the same"
+)
+
+
+def _is_meta(model: nn.Module, inputs: Sequence[Tensor]) -> bool:
+    return any(t.is_meta for t in (*inputs, *model.parameters(), *model.buffers()))
+
+
+def _with_remarks(traced: Traced, remarks: Sequence[str]) -> Traced:
+    return replace(traced, remarks=(*traced.remarks, *remarks))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The first difference, and the inputs that show it; with None, the inputs of the first comparison."""
+
+    difference: str | None
+    inputs: Sequence[Tensor]
+    remarks: tuple[str, ...] = ()
+
+
+class _Comparison:
+    """The model and its graph, each a copy with buffers of its own, run on the same inputs in turn."""
+
+    def __init__(self, model: nn.Module, traced: Traced, inputs: Sequence[Tensor]) -> None:
+        self._model = model
+        self._traced = traced
+        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self._examples = [x.detach().to(self._device) for x in inputs]
+        self._original: nn.Module = sharing_tensors(model, buffers=False).eval()
+        self._graph: nn.Module = runnable(traced).eval()
+
+    def verdict(self) -> Verdict:
+        """The comparisons, one after another, until one shows a difference."""
+        inputs, expected = self._first()
+        if expected.error is not None:
+            why = f"{type(expected.error).__name__}: {first_line(expected.error)}"
+            remark = (
+                f"the traced graph was not compared with the model, which itself stops on the example ({why})"
+            )
+            return Verdict(None, inputs, (remark,))
+        found = self._compare(inputs, expected)
+        if found is not None and self._is_itself_unsteady(inputs):
+            remark = (
+                "the traced graph was not compared with the model, which computes something else in every run"
+            )
+            return Verdict(None, inputs, (remark,))
+        for other in self._others(inputs) if found is None else ():
+            expected = run(self._original, other)
+            found = None if expected.error is not None else self._compare(other, expected)
+            if found is not None:
+                return Verdict(f"at an input of {_sizes(other)}, {found}", other)
+        return Verdict(found or self._buffers(), inputs)
+
+    def _first(self) -> tuple[Sequence[Tensor], Trial]:
+        """Random inputs, or the examples themselves where the model does not take random ones."""
+        inputs = drawn(self._examples, self._device)
+        expected = run(self._original, inputs)
+        if expected.error is None:
+            return inputs, expected
+        self._original = sharing_tensors(self._model, buffers=False).eval()
+        return self._examples, run(self._original, self._examples)
+
+    def _others(self, inputs: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        sizes = [] if self._traced.fixed_sizes else of_size(inputs)
+        return [each for each in (of_batch(inputs), sizes) if each]
+
+    def _compare(self, inputs: Sequence[Tensor], expected: Trial) -> str | None:
+        actual = run(self._graph, inputs)
+        if actual.error is not None:
+            return f"it stops with {type(actual.error).__name__}: {first_line(actual.error)}"
+        near = Nearness(self._model, inputs, expected.result)
+        return difference(expected.result, actual.result, near)
+
+    def _is_itself_unsteady(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether the model gives another result with the same random numbers and the same buffers."""
+        one, two = (run(sharing_tensors(self._model, buffers=False).eval(), inputs) for _ in range(2))
+        return one.error is None and difference(one.result, two.result, Nearness.exact) is not None
+
+    def _buffers(self) -> str | None:
+        """What one of both has written to its buffers and the other has not."""
+        own = dict(self._graph.named_buffers())
+        for name, value in self._original.named_buffers():
+            if name in own and not same(value, own[name]):
+                return f"it does not write its buffer {name} as the model does"
+        return None
+
+
+def runnable(traced: Traced) -> Any:
+    """What a user would get if nothing were rewritten: a copy with buffers of its own."""
+    if traced.parts is None:
+        return sharing_tensors(traced.module, buffers=False)
+    inside = frozenset(path for part in traced.parts.members for path in part.inside)
+    return sharing_tensors(assemble(traced, traced.module, inside), buffers=False)
+
+
+def _sizes(inputs: Sequence[Tensor]) -> str:
+    return " and ".join("x".join(map(str, x.shape)) for x in inputs)

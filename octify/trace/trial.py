@@ -1,0 +1,108 @@
+"""One run of a module for a comparison: its inputs are drawn, its random numbers are the same each time."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_SEED = 20260  # any that no user is likely to set
+_STEP = 32  # sizes that networks halve five times stay such sizes
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a run gave, or the exception that ended it."""
+
+    result: Any
+    error: Exception | None = None
+
+
+def run(module: nn.Module, inputs: Sequence[Tensor], *, grad: bool = False) -> Trial:
+    """``module(*inputs)`` on copies of ``inputs``, with all random generators seeded and put back."""
+    own = [x.clone() for x in inputs]
+    with warnings.catch_warnings(), seeded(_devices(inputs)), torch.set_grad_enabled(grad):
+        warnings.simplefilter("ignore")  # those of the model's own code are told when it is really used
+        try:
+            return Trial(module(*own))
+        except Exception as error:
+            return Trial(None, error)
+
+
+def _devices(inputs: Sequence[Tensor]) -> list[int]:
+    return sorted({x.get_device() for x in inputs if x.is_cuda})
+
+
+@contextmanager
+def seeded(devices: Sequence[int] = ()) -> Iterator[None]:
+    """Meanwhile torch's, Python's and NumPy's random numbers are those of one seed."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(_SEED)
+        random.seed(_SEED)
+        np.random.seed(_SEED)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def drawn(examples: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Random tensors like ``examples``: normal numbers, and integers from the examples' own range."""
+    generator = torch.Generator().manual_seed(_SEED)
+    return [_like(x, generator).to(device) for x in examples]
+
+
+def _like(x: Tensor, generator: torch.Generator) -> Tensor:
+    if x.dtype.is_floating_point or x.dtype.is_complex:
+        return torch.randn(
+            x.shape, generator=generator, dtype=torch.promote_types(x.dtype, torch.float32)
+        ).to(x.dtype)
+    if x.dtype is torch.bool:
+        return torch.rand(x.shape, generator=generator) < 0.5
+    if x.numel() == 0:
+        return x.clone()
+    low, high = int(x.min()), int(x.max())
+    return torch.randint(min(low, 0), max(high, 1) + 1, x.shape, generator=generator).to(x.dtype)
+
+
+def of_batch(examples: Sequence[Tensor]) -> list[Tensor]:
+    """``examples`` with another first dimension: one sample more, or three of many."""
+    first = {x.shape[0] for x in examples if x.ndim}
+    if len(first) != 1 or 0 in first:
+        return []
+    (batch,) = first
+    other = batch + 1 if batch < 4 else 3
+    return [_repeated(x, 0, other) for x in examples]
+
+
+def of_size(examples: Sequence[Tensor]) -> list[Tensor]:
+    """``examples`` at another even size, of another shape; empty where none has a size."""
+    if not any(x.ndim > 2 for x in examples):
+        return []
+    made = []
+    for x in examples:
+        for dim in range(2, x.ndim):
+            x = _repeated(x, dim, _other(x.shape[dim], _STEP * (dim - 1)))
+        made.append(x)
+    return made
+
+
+def _other(size: int, step: int) -> int:
+    """An even size ``step`` away from ``size`` (or the even one below), smaller where that is large."""
+    even = size - size % 2
+    return even - step if even >= 3 * step else even + step
+
+
+def _repeated(x: Tensor, dim: int, size: int) -> Tensor:
+    """``x`` with ``size`` entries in ``dim``: its own, over again."""
+    index = torch.arange(size, device=x.device) % max(1, x.shape[dim])
+    return x.index_select(dim, index)

@@ -1,0 +1,44 @@
+"""Whether a run is at its end already: it was stopped after its result was written, not before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from octify.report.tuning import TuningRow
+from octify.tune import checkpoint as checkpoints
+from octify.tune.options import Options
+
+_WEIGHTS = "weights"
+
+
+def run_digest(identity: Mapping[str, str], data: str, options: Options) -> str:
+    """A digest of all that a run's result follows from: folder and original, data, options."""
+    asked = asdict(options)
+    del asked["checkpoint_every"]
+    return hashlib.sha256(json.dumps([dict(identity), data, asked], sort_keys=True).encode()).hexdigest()
+
+
+def finished_row(
+    report: Mapping[str, Any], identity: Mapping[str, str], data: str, options: Options, checkpoint: Path
+) -> TuningRow | None:
+    """The row of this very run in ``report``, that of the folder the run writes; None if it is not done.
+
+    A run that writes into the folder it reads has changed the weights it began with: they are what the row
+    says. A checkpoint that began with other weights is of a later run.
+    """
+    rows = report.get("tuning") or [None]
+    try:
+        row = TypeAdapter(TuningRow).validate_python(rows[-1])
+    except ValidationError:
+        return None
+    if row.began_with is None or row.run != run_digest({**identity, _WEIGHTS: row.began_with}, data, options):
+        return None
+    begun = checkpoints.identity_of(checkpoint)
+    return row if begun is None or begun.get(_WEIGHTS) == row.began_with else None
