@@ -36,7 +36,6 @@ RATE = 4e-3  # of an output's root mean square, for each unit of relative error 
 _MOST_ERROR = 0.4  # beyond it, larger steps lose more than they find
 MAPS = 3.0  # weight of the inner maps' loss; 1 to 10 are alike
 LOOKS = 8  # on the way, evenly spaced
-_PATIENCE = 3  # looks in a row that find nothing better than before
 _TIMED = 3  # steps, from which the time of all is told
 _LEAST_STEPS = 24  # fewer are not worth their time
 _HALF = (torch.float16, torch.bfloat16)  # whose gradients overflow or vanish: trained in float32
@@ -81,7 +80,7 @@ def distill(
         batches = _batches(images, steps, seed)
         training = Training(models, trained, batches, gradient_batch(traced), _layout(models, images))
         planned, taken = steps, 0
-        while taken < planned and judge.in_vain < _PATIENCE:
+        while taken < planned and not judge.hopeless(taken / planned):
             progress("distilling", taken, planned)
             training.step(taken, planned)
             taken += 1

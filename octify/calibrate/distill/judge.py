@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from octify.calibrate.inputs.items import Row
 from octify.compare.outputs import Output, compare, outputs, typical_ratio
 
+_LATE = 0.7  # of a training, after which the first gain does not come any more
+_WRONG = 2.0  # times the squared error before
+
 
 @dataclass(frozen=True)
 class Distilled:
@@ -57,7 +60,8 @@ class Judge:
     of eight, one bad one is most of the whole. (It once undid a training that took test images from .31 to
     .20.)
 
-    ``in_vain`` counts the last looks that found nothing better.
+    ``in_vain`` counts the last looks that found nothing better. Large steps at first are often no gain, and
+    the small ones at the end are, so a training is hopeless only late, or where it has gone quite wrong.
     """
 
     def __init__(self, student: nn.Module, held_out: Sequence[Row], wanted: Sequence[Output]) -> None:
@@ -65,7 +69,7 @@ class Judge:
         self.in_vain = 0
         self._start = outputs(student, held_out) if held_out else []
         self._before = self._after = self._error(self._start) if held_out else None
-        self._least = 1.0
+        self._last, self._least = 1.0, 1.0
         self._best: Mapping[str, Tensor] | None = None
         self._step = 0
 
@@ -79,12 +83,16 @@ class Judge:
         _write(self.student, values)
         found = outputs(self.student, self.held_out)
         _write(self.student, old)
-        score = self._score(found)
+        self._last = score = self._score(found)
         if score < self._least:
             self._least, self._best, self._step = score, values, step
             self._after, self.in_vain = self._error(found), 0
         else:
             self.in_vain += 1
+
+    def hopeless(self, share: float) -> bool:
+        """Whether to go on would be in vain, a ``share`` of the training done."""
+        return self._best is None and self.in_vain > 0 and (self._last > _WRONG or share >= _LATE)
 
     @torch.no_grad()
     def kept(self, steps: int, planned: int, seconds: float) -> Distilled:
