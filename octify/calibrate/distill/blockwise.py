@@ -22,9 +22,9 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from octify.calibrate.distill.directions import directions
-from octify.calibrate.distill.judge import Clock
 from octify.calibrate.fit.repair import Repaired
 from octify.calibrate.fit.sites import Site
+from octify.calibrate.streams.clock import Clock
 from octify.calibrate.streams.execution import Stream, out_of_place
 from octify.calibrate.streams.store import Store
 from octify.layout.channels import Mask

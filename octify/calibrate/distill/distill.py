@@ -19,10 +19,11 @@ from torch.func import functional_call
 
 from octify.calibrate.distill.directions import Directions, directions
 from octify.calibrate.distill.features import Compared, compared
-from octify.calibrate.distill.judge import Clock, Distilled, Judge
+from octify.calibrate.distill.judge import Distilled, Judge
 from octify.calibrate.fit.repair import Repaired
 from octify.calibrate.inputs.augment import alteration, blended
 from octify.calibrate.inputs.images import Images
+from octify.calibrate.streams.clock import Clock
 from octify.calibrate.streams.execution import out_of_place
 from octify.calibrate.streams.sizes import gradient_batch
 from octify.compare.loss import relative_loss

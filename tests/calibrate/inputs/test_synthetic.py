@@ -126,7 +126,7 @@ def test_none_are_made_where_that_takes_long_or_nothing_says_how(
     given = _gathered(smooth(48, 7), net)
     bare = settled(norm=False)
     assert few.joined_by_made(trace(bare, smooth(1)), given, 0, _quiet) is given
-    monkeypatch.setattr(few, "AFFORDABLE", 1e6)
+    monkeypatch.setattr(few, "SECONDS", 1e-9)
     assert few.joined_by_made(trace(net, smooth(1)), given, 0, _quiet) is given
 
 
