@@ -91,10 +91,10 @@ def _cuts(traced: Traced, rewritten: Rewritten) -> list[fx.Node]:
             last[source] = i
     found, alive = [], set[fx.Node]()
     for i, node in enumerate(nodes):
-        alive = {n for n in alive if last.get(n, -1) > i}
-        if last.get(node, -1) > i and node.op != "output":
-            alive.add(node)
+        alive = {n for n in alive if last[n] > i}
         shape = traced.shape(node)
+        if last.get(node, -1) > i and shape is not None:  # a size is no value that has to be learned
+            alive.add(node)
         if alive == {node} and shape is not None and len(shape) >= 3 and node.name in rewritten.values:
             found.append(node)
     return found
