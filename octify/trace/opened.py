@@ -12,7 +12,7 @@ from octify.compat import tree_leaves, tree_map
 
 
 def opened(result: Any) -> Any:
-    """``result`` with dicts in the place of objects that torch's pytree takes for leaves and that hold others."""
+    """``result`` with dicts in the place of objects that torch takes for leaves and that hold others."""
     return tree_map(_entries, result)
 
 

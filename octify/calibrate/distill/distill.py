@@ -19,10 +19,11 @@ from torch.func import functional_call
 
 from octify.calibrate.distill.directions import Directions, directions
 from octify.calibrate.distill.features import Compared, compared
-from octify.calibrate.distill.judge import Clock, Distilled, Judge
+from octify.calibrate.distill.judge import Distilled, Judge
 from octify.calibrate.fit.repair import Repaired
 from octify.calibrate.inputs.augment import alteration, blended
 from octify.calibrate.inputs.images import Images
+from octify.calibrate.streams.clock import Clock
 from octify.calibrate.streams.execution import out_of_place
 from octify.calibrate.streams.sizes import gradient_batch
 from octify.compare.loss import relative_loss
@@ -37,7 +38,6 @@ RATE = 4e-3  # of an output's root mean square, for each unit of relative error 
 _MOST_ERROR = 0.4  # beyond it, larger steps lose more than they find
 MAPS = 3.0  # weight of the inner maps' loss; 1 to 10 are alike
 LOOKS = 8  # on the way, evenly spaced
-_PATIENCE = 3  # looks in a row that find nothing better than before
 _TIMED = 3  # steps, from which the time of all is told
 _LEAST_STEPS = 24  # fewer are not worth their time
 _HALF = (torch.float16, torch.bfloat16)  # whose gradients overflow or vanish: trained in float32
@@ -80,14 +80,17 @@ def distill(
     with out_of_place(models.teacher), out_of_place(models.student):
         batches = _batches(images, steps, seed)
         training = Training(models, trained, batches, gradient_batch(traced), _layout(models, images))
-        planned, taken = steps, 0
-        while taken < planned and judge.in_vain < _PATIENCE:
+        planned, taken, first = steps, 0, 0.0
+        while taken < planned and not judge.hopeless(taken / planned):
             progress("distilling", taken, planned)
             training.step(taken, planned)
             taken += 1
+            if taken == 1:
+                first = clock.seconds()  # prepares much
             if taken == min(_TIMED, steps):
-                planned = _affordable(steps, seconds / (clock.seconds() / taken))
-            if taken % max(1, planned // LOOKS) == 0 or taken == planned:
+                each = max(clock.seconds() - first, 1e-9) / max(1, taken - 1)
+                planned = _affordable(steps, (seconds - first) / each)
+            if planned and (taken % max(1, planned // LOOKS) == 0 or taken == planned):
                 judge.look(taken, training.values())
     return judge.kept(taken, planned, clock.seconds())
 
@@ -181,7 +184,12 @@ class Training:
         batch = _laid(next(self.batches), self.layout)
         parts = list(zip(*(torch.split(x, self.piece) for x in batch), strict=True))
         self.optimizer.zero_grad()
-        error = sum(self._add_gradients(part, len(part[0]) / len(batch[0])) for part in parts)
+        changed = _changed(self.trained, self.free, self.own)
+        # Leaves of their own, so that what they are made of is followed back once, not for every part.
+        leaves = {name: value.detach().requires_grad_() for name, value in changed.items()}
+        error = sum(self._add_gradients(part, leaves, len(part[0]) / len(batch[0])) for part in parts)
+        used = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        torch.autograd.backward([changed[name] for name in used], list(used.values()))
         if step == 0:
             self.rate = RATE * min(_MOST_ERROR, math.sqrt(error / 10))
         warm = max(1, steps // 20)
@@ -190,12 +198,11 @@ class Training:
         nn.utils.clip_grad_norm_(self.parameters, CLIP)
         self.optimizer.step()
 
-    def _add_gradients(self, batch: Sequence[Tensor], share: float) -> float:
+    def _add_gradients(self, batch: Sequence[Tensor], changed: Mapping[str, Tensor], share: float) -> float:
         """Those of a part of the step's batch; the mean loss of its outputs, times its ``share``."""
         with torch.no_grad():
             result, maps = self.models.teacher(*batch)
-        changed = _changed(self.trained, self.free, self.own)
-        given, made = functional_call(self.models.student, self.held | changed, tuple(batch))
+        given, made = functional_call(self.models.student, {**self.held, **changed}, tuple(batch))
         wanted = tensors_of(result)
         loss = relative_loss(tensors_of(given), wanted)
         torch.autograd.backward(share * (loss + MAPS * self.models.loss(made, maps)))

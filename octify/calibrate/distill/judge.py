@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,9 @@ from torch import Tensor, nn
 
 from octify.calibrate.inputs.items import Row
 from octify.compare.outputs import Output, compare, outputs, typical_ratio
+
+_LATE = 0.7  # of a training, after which the first gain does not come any more
+_WRONG = 2.0  # times the squared error before
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,12 @@ class Distilled:
 class Judge:
     """Looks at a student with other parameters on inputs kept aside, and keeps the best.
 
-    They speak for the other parameters if their error as a whole has fallen, or what is typical of one of
-    them: of eight, one bad one is most of the whole. (It once undid a training that took test images from
-    .31 to .20.)
+    The score is the geometric mean of their squared error as a whole and of what is typical of one of them:
+    of eight, one bad one is most of the whole. (It once undid a training that took test images from .31 to
+    .20.)
 
-    ``in_vain`` counts the last looks that found nothing better.
+    ``in_vain`` counts the last looks that found nothing better. Large steps at first are often no gain, and
+    the small ones at the end are, so a training is hopeless only late, or where it has gone quite wrong.
     """
 
     def __init__(self, student: nn.Module, held_out: Sequence[Row], wanted: Sequence[Output]) -> None:
@@ -74,7 +77,7 @@ class Judge:
         self._spoilt = 0
         self._start = outputs(student, held_out) if held_out else []
         self._before = self._after = self._error(self._start) if held_out else None
-        self._least = 1.0
+        self._last, self._least = 1.0, 1.0
         self._best: Mapping[str, Tensor] | None = None
         self._step = 0
 
@@ -95,12 +98,16 @@ class Judge:
         _write(self.student, values)
         found = outputs(self.student, self.held_out)
         _write(self.student, old)
-        score = self._score(found)
+        self._last = score = self._score(found)
         if score < self._least:
             self._least, self._best, self._step = score, values, step
             self._after, self.in_vain = self._error(found), 0
         else:
             self.in_vain += 1
+
+    def hopeless(self, share: float) -> bool:
+        """Whether to go on would be in vain, a ``share`` of the training done."""
+        return self._best is None and self.in_vain > 0 and (self._last > _WRONG or share >= _LATE)
 
     @torch.no_grad()
     def kept(self, steps: int, planned: int, seconds: float) -> Distilled:
@@ -110,33 +117,14 @@ class Judge:
         return Distilled(steps, planned, self._step, seconds, self._before, self._after, self._spoilt)
 
     def _score(self, found: Sequence[Output]) -> float:
-        """Below 1 where the whole squared error or the typical one has fallen."""
+        """Below 1 where the errors are smaller than before."""
         assert self._before is not None
         whole = (self._error(found) / max(self._before, 1e-30)) ** 2
         typical = typical_ratio(self.wanted, self._start, found)
-        return math.inf if math.isnan(whole + typical) else min(whole, typical)
+        return math.inf if math.isnan(whole * typical) else math.sqrt(whole * typical)
 
     def _error(self, found: Sequence[Output]) -> float:
         return compare(self.wanted, found, held_out=True).relative_error
-
-
-class Clock:
-    """Seconds since it was made, as of a machine with nothing else to do.
-
-    On a CPU they are those of all threads over their number, so that other programs do not change what a
-    budget buys.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._cpu = all(p.device.type == "cpu" for p in module.parameters())
-        self._start = self._now()
-
-    def seconds(self) -> float:
-        """Seconds since it was made; more than 0."""
-        return max(self._now() - self._start, 1e-9)
-
-    def _now(self) -> float:
-        return time.process_time() / torch.get_num_threads() if self._cpu else time.perf_counter()
 
 
 def _stays_finite(before: Tensor, learned: Tensor) -> bool:

@@ -5,8 +5,8 @@ neighbouring positions are alike, and so are neighbouring images (crops of one p
 film). So the ridge is chosen by the error on blocks of neighbouring images, a quarter of them all, after a
 fit to the rest; where no ridge is better than the weights as they are, they stay.
 
-The least ridge to choose from makes the closed-form weights count as much as one image's rows do
-(``least_ridge``).
+The usual ridge makes the closed-form weights count as much as one image's rows do (``least_ridge``). Plain
+3x3 convolutions take a hundredth of it; less is only tried where there are many images.
 
 With fewer rows than unknowns the fit is made in its dual form, whose matrix has the rows' number:
 
@@ -23,7 +23,9 @@ from torch import Tensor
 from octify.calibrate.fit.gram import gram as gram_of
 from octify.calibrate.fit.solve import LEAST, RIDGE
 
-_TIMES = (1, 3, 10, 30, 100, 300, 1000)  # the least ridge
+_TIMES = (1, 3, 10, 30, 100, 300, 1000)  # the usual ridge
+_LESS = (0.01, 0.1)  # times it where images are many enough to tell that it is too much
+_MANY = 32
 _BLOCKS = 16  # of neighbouring images, every fourth of which is not seen
 
 
@@ -50,7 +52,8 @@ def cautious_ridge(
     else:
         error, gram = _primal(x, lacking, seen)
     best, least = None, float(lacking[:, ~seen].double().square().sum())
-    for ridge in (least_ridge(images) * times for times in _TIMES):
+    factors = (*_LESS, *_TIMES) if images >= _MANY else _TIMES
+    for ridge in (least_ridge(images) * times for times in factors):
         if (found := error(ridge)) < least:
             best, least = ridge, found
     return best, gram

@@ -7,7 +7,8 @@ original and in the converted network, its new statistics are
 
     v' + eps = (v + eps) t / s        m' = b - (a - m) sqrt(t / s)
 
-A norm whose input is the original's is left alone.
+A norm whose input is the original's is left alone. A low branch gets the deviation of the original's whole
+map, not of its 2x2 means: an activation of those would have too low a mean.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from octify.calibrate.streams.execution import Stream, out_of_place
 from octify.calibrate.streams.store import Store
 from octify.layout.channels import Mask
 from octify.nn import OctaveChannelwise
-from octify.nn.functional import pool
 from octify.nn.views import to_map
 from octify.passes.rewrite import Rewritten
 from octify.trace import Traced
@@ -127,12 +127,11 @@ def _matched(
 
 
 def _branch(x: Tensor, mask: Mask | None, low: bool | None) -> Tensor:
-    """What a branch should hold of a dense map (N, C, *size); all of it, where there are no branches."""
+    """The channels of a dense map (N, C, *size) that a branch holds; all, where there are no branches."""
     if low is None or mask is None:
         return x
     chosen = torch.as_tensor(mask if low else ~mask, device=x.device).nonzero()[:, 0]
-    part = x.index_select(1, chosen)
-    return pool(part) if low else part
+    return x.index_select(1, chosen)
 
 
 def _write(norm: nn.Module, wanted: _Moments, given: _Moments, share: float) -> None:

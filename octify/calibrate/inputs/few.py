@@ -18,14 +18,16 @@ from torch import Generator, Tensor
 from octify.calibrate.inputs.augment import with_colours
 from octify.calibrate.inputs.images import Images, count_of
 from octify.calibrate.inputs.synthetic import STEPS, makes_single, synthetic_images
-from octify.calibrate.streams.sizes import chunk_size, of_run
+from octify.calibrate.streams.clock import Clock
+from octify.calibrate.streams.sizes import chunk_size
 from octify.data.moves import Moves
 from octify.trace import Traced
 
 ENOUGH = 256  # images, with those kept aside, that no made ones join
-AFFORDABLE = 12e12  # multiply-accumulates that joining made images may take: about 2 minutes of two cores
+SECONDS = 120.0  # that joining made images may take (``Clock``)
 _LEAST = 32  # fewer do not join
 _RUNS = 3  # of the original, that a step on an image costs
+_TIMED = 4  # images
 _RATE = 0.1  # they start nearer to their end than noise does
 _ZOOM = 1.5  # natural logarithm of the most that copies are enlarged, or reduced, by
 
@@ -34,10 +36,12 @@ def joined_by_made(
     traced: Traced, images: Images, seed: int, progress: Callable[[str, int, int], None]
 ) -> Images:
     """Few images and, where the network's statistics allow it and it takes minutes, some made from them."""
-    affordable = int(AFFORDABLE / max(1, _RUNS * STEPS * of_run(traced, 1)))
-    aside = count_of(images.held_out)
-    count = min(ENOUGH - images.count - aside, affordable) // _LEAST * _LEAST
-    if count <= 0 or not makes_single(traced):
+    wanted = (ENOUGH - images.count - count_of(images.held_out)) // _LEAST * _LEAST
+    if wanted <= 0 or not makes_single(traced):
+        return images
+    affordable = int(SECONDS / (_RUNS * STEPS * _seconds(traced, images)))
+    count = min(wanted, affordable // _LEAST * _LEAST)
+    if count <= 0:
         return images
     start, size = _copies(traced, images, count, seed), chunk_size(traced)
     made = synthetic_images(traced, count, seed=seed, progress=progress, start=start, rate=_RATE)
@@ -50,6 +54,20 @@ def joined_by_made(
         " statistics"
     )
     return replace(images, chunks=(*images.chunks, *chunks), warnings=(*images.warnings, told), made=found)
+
+
+@torch.no_grad()
+def _seconds(traced: Traced, images: Images) -> float:
+    """Of running the original on an image."""
+    some = [x[:_TIMED] for x in images.chunks[0]]
+    training = traced.module.training
+    traced.module.eval()
+    traced.module(*some)  # the first run prepares
+    clock = Clock(traced.module)
+    traced.module(*some)
+    seconds = clock.seconds()
+    traced.module.train(training)
+    return seconds / len(some[0])
 
 
 def _copies(traced: Traced, images: Images, count: int, seed: int) -> Tensor | None:

@@ -211,6 +211,16 @@ def test_the_best_of_all_looks_stays(errors: list[float]) -> None:
     assert judge.in_vain == len(rest)
 
 
+def test_a_training_is_given_up_late_or_where_it_has_gone_wrong() -> None:
+    """The first gain often comes with the small steps towards the end."""
+    wanted = [torch.stack([torch.arange(8.0)] * 2, dim=1)]
+    for error, hopeless in ((1.1, [False, False, True]), (3.0, [True] * 3), (0.9, [False] * 3)):
+        judge = Judge(PerInput([1.0] * 8), [(torch.arange(8.0),)], wanted)
+        assert not judge.hopeless(0.9)  # before the first look
+        judge.look(1, {"errors": torch.full((8,), error)})
+        assert [judge.hopeless(share) for share in (0.1, 0.5, 0.9)] == hopeless
+
+
 def test_without_inputs_kept_aside_the_last_step_stays() -> None:
     student = PerInput([1.0] * 8)
     judge = Judge(student, [], [])
@@ -224,7 +234,7 @@ def test_what_would_end_worse_is_not_kept(net: nn.Module, monkeypatch: pytest.Mo
     kept = {}
     for name, rate in (("sane", distill.RATE), ("wild", 1e3)):
         monkeypatch.setattr(distill, "RATE", rate)
-        monkeypatch.setattr(recipe, "STEPS", {"standard": 12})
+        monkeypatch.setattr(recipe, "STEPS", {"standard": 60})
         result = octify.convert(net, smooth(1), 0.5, "everywhere", calibration=[smooth(96, 7)])
         kept[name] = result.report.calibration.after.relative_error
     monkeypatch.setattr(recipe, "STEPS", {})

@@ -290,7 +290,7 @@ def test_a_full_disk_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
 _SCRIPT = """\
 import resource, sys, time
 from tests.calibrate.streams.test_execution import net, repaired, smooth
-from octify.calibrate import store
+from octify.calibrate.streams import store
 
 def tell_and_sleep(self, index):
     if self._file is not None:
