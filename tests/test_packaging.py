@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.places import ROOT
 
@@ -94,10 +95,10 @@ def test_constraints_pin_every_direct_dependency():
     for pin in pins:
         (specifier,) = pin.specifier
         assert specifier.operator == "==", pin
-        versions[pin.name.lower()] = specifier.version
+        versions[canonicalize_name(pin.name)] = specifier.version
 
     declared = [Requirement(text) for text in PROJECT["dependencies"]]
     declared += [Requirement(text) for extra in PROJECT["optional-dependencies"].values() for text in extra]
     for requirement in declared:
         if requirement.name != "octify":
-            assert requirement.specifier.contains(versions[requirement.name.lower()]), requirement
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement

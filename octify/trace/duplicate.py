@@ -9,6 +9,7 @@ the module it was made for; its copy here calls the copy.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CellType, FunctionType, MethodType
@@ -40,6 +41,7 @@ def sharing_tensors(module: nn.Module, *, buffers: bool = True) -> Any:
 def _without_history() -> Iterator[None]:
     original: Any = Tensor.__deepcopy__
 
+    @functools.wraps(original)  # torch's modes go by the name
     def copied(self: Tensor, memo: dict[int, Any]) -> Any:
         # A weight that a hook has computed of a fake one is fake until the hook runs again.
         if id(self) in memo or (self.grad_fn is None and not isinstance(self, FakeTensor)):
