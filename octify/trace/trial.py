@@ -37,7 +37,7 @@ def run(module: nn.Module, inputs: Sequence[Tensor], *, grad: bool = False) -> T
 
 
 def _devices(inputs: Sequence[Tensor]) -> list[int]:
-    return sorted({x.get_device() for x in inputs if x.is_cuda})
+    return sorted({x.get_device() for x in inputs if x.is_cuda and x.get_device() >= 0})
 
 
 @contextmanager

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils import spectral_norm as hooked_spectral_norm
+from torch.nn.utils import weight_norm as hooked_weight_norm
 
 import octify
 from octify.errors import PlanError
@@ -97,7 +99,7 @@ def between(layer: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("name", CONV)
 def test_a_convolution_is_what_it_computes_now(name: str) -> None:
-    layer = nn.Conv2d(8, 8, 3, padding=1)
+    layer = nn.Conv2d(8, 8, 3, padding=1).eval()
     CONV[name](layer)
     before = {key: value for key, value in vars(layer).items() if not key.startswith("_p")}
     check(between(layer))
@@ -167,3 +169,37 @@ def test_pruned_convolutions_convert_with_their_masks(name: str) -> None:
     check(net)
     report = octify.convert(net.eval(), noise(1, 3, 8, 8), rules="everywhere").report.to_dict()
     assert report["totals"]["converted"] == 2
+    assert any("masks of pruned layers are folded" in warning for warning in report["warnings"])
+
+
+COMPUTED: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
+    "weight norm": (parametrizations.weight_norm, "weight norm is baked"),
+    "spectral norm": (parametrizations.spectral_norm, "spectral norm is baked"),
+    "both": (
+        lambda conv: parametrizations.weight_norm(parametrizations.spectral_norm(conv)),
+        "spectral norm is baked",
+    ),
+    "own": (lambda conv: parametrize.register_parametrization(conv, "weight", Doubled()), "Doubled is baked"),
+    "weight norm by a hook": (hooked_weight_norm, "weight norm is baked"),
+    "spectral norm by a hook": (hooked_spectral_norm, "spectral norm is baked"),
+}
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("name", COMPUTED)
+def test_computed_weights_convert_and_the_report_says_so(name: str) -> None:
+    compute, told = COMPUTED[name]
+    torch.manual_seed(0)
+    net = between(nn.Conv2d(8, 8, 3, padding=1)).double()
+    compute(net[1])
+    with torch.no_grad():
+        net.train()(noise(2, 3, 16, 24))
+    check(net)
+    warnings = octify.convert(net, noise(1, 3, 8, 8), rules="everywhere").report.to_dict()["warnings"]
+    assert [told in warning for warning in warnings].count(True) == 1
+    assert "(1)" in next(warning for warning in warnings if told in warning)

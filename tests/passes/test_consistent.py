@@ -56,9 +56,15 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Plan], Plan], str]] = {
     "reads what its writer keeps high": (lambda p: edited(p, "a", low_in=(0, 1)), "a: its low input"),
     "reads less than its writer has": (lambda p: edited(p, "a", low_in=(7,)), "a: its low input"),
     "low input of a dense image": (lambda p: edited(p, "stem", low_in=(0,)), "stem: its low input"),
-    "one side of a residual sum": (lambda p: edited(p, "b", low_out=(0, 1, 2, 3)), "b: its low output"),
-    "a writer without its readers": (lambda p: edited(p, "stem", low_out=()), "b"),
-    "depthwise, other outputs": (lambda p: edited(p, "depthwise", low_out=(0,)), "depthwise: its low output"),
+    "one side of a residual sum": (
+        lambda p: edited(p, "b", low_out=(0, 1, 2, 3)),
+        r"(?s)its low output channels contradict.*\bb\b",
+    ),
+    "a writer without its readers": (lambda p: edited(p, "stem", low_out=()), "a: its low input"),
+    "depthwise, other outputs": (
+        lambda p: edited(p, "depthwise", low_out=(0,)),
+        "(?s)its low output channels contradict.*depthwise",
+    ),
     "depthwise, other inputs": (lambda p: edited(p, "depthwise", low_in=(0,)), "depthwise: its low input"),
     "left by the graph": (lambda p: edited(p, "hooked", low_out=(0,)), "hooked has low channels"),
     "below the range": (lambda p: edited(p, "a", low_out=(-1,)), "low_out is not an ascending list"),
@@ -72,7 +78,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Plan], Plan], str]] = {
     "exchange unknown": (lambda p: edited(p, "a", exchange="none"), "'full', 'spatial'"),
     "an entry twice": (lambda p: replace(p, convs=(*p.convs, p.convs[1])), "2 entries"),
     "an entry missing": (lambda p: replace(p, convs=p.convs[:-1]), "no entry for head"),
-    "an entry too many": (lambda p: edited(p, "head", path="tail"), "does not fit"),
+    "an entry for what is not there": (
+        lambda p: replace(p, convs=(*p.convs, replace(p.convs[-1], path="tail"))),
+        "tail",
+    ),
     "another number of channels": (lambda p: edited(p, "a", out_channels=9), "does not fit"),
 }
 

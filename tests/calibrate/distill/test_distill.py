@@ -229,6 +229,39 @@ def test_without_inputs_kept_aside_the_last_step_stays() -> None:
     assert torch.equal(student.errors, torch.full((8,), 7.0))
 
 
+@pytest.mark.parametrize("aside", [True, False])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_learned_weights_that_are_not_finite_never_stay(aside: bool, bad: float) -> None:
+    student, inputs = PerInput([1.0] * 8), [(torch.arange(8.0),)] if aside else []
+    wanted = [torch.stack([torch.arange(8.0)] * 2, dim=1)] if aside else []
+    judge = Judge(student, inputs, wanted)
+    judge.look(1, {"errors": torch.full((8,), 0.5)})
+    spoilt = torch.full((8,), 0.25)
+    spoilt[3] = bad
+    judge.look(2, {"errors": spoilt})
+    told = judge.kept(2, 2, 1.0)
+    assert torch.equal(student.errors, torch.full((8,), 0.5))
+    assert told.kept == 1 and "not finite" in told.sentence()
+    assert judge.in_vain == 1, "a training that goes on so ends early"
+
+
+def test_where_no_learned_weights_were_finite_those_from_before_stay() -> None:
+    student = PerInput([1.0] * 8)
+    judge = Judge(student, [], [])
+    judge.look(1, {"errors": torch.full((8,), math.nan)})
+    assert "those from before stay" in judge.kept(1, 1, 1.0).sentence()
+    assert torch.equal(student.errors, torch.ones(8))
+
+
+def test_an_infinity_of_the_models_own_is_no_fault_of_training() -> None:
+    student = PerInput([1.0] * 7 + [-math.inf])
+    judge = Judge(student, [], [])
+    learned = torch.tensor([0.5] * 7 + [-math.inf])
+    judge.look(1, {"errors": learned})
+    assert judge.kept(1, 1, 1.0).spoilt == 0
+    assert torch.equal(student.errors, learned)
+
+
 @pytest.mark.usefixtures("short_calibration")
 def test_what_would_end_worse_is_not_kept(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {}
