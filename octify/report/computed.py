@@ -8,6 +8,7 @@ the mask no longer holds, and the norm no longer applies. The report says so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -40,7 +41,8 @@ def _kinds(layer: nn.Module) -> Iterator[str]:
         elif isinstance(hook, SpectralNorm):
             yield "spectral norm"
     if parametrize.is_parametrized(layer):
-        for steps in layer.parametrizations.values():  # type: ignore[union-attr,operator]
+        lists: Any = layer.parametrizations
+        for steps in lists.values():
             yield from (_name(step) for step in steps)
 
 

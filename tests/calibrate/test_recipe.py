@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,4 +230,7 @@ def test_parameters_stay_and_training_goes_on(net: nn.Module) -> None:
 def test_gradients_may_be_off_around_it(net: nn.Module, mode: type[torch.no_grad]) -> None:
     expected = calibrated(net, [smooth(64, 7)]).report.calibration
     with mode():
-        assert calibrated(net, [smooth(64, 7)]).report.calibration == expected
+        row = calibrated(net, [smooth(64, 7)]).report.calibration
+    assert row is not None and expected is not None
+    # The sentence on distillation names its seconds.
+    assert replace(row, distillation=None) == replace(expected, distillation=None)

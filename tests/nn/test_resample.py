@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from octify.errors import PlanError
 from octify.nn.resample import low_adaptive, low_resized
 from tests.between import assert_exact, assert_refused
 from tests.oracle import EXACT, P, U, assert_same, noise
@@ -91,9 +92,11 @@ def test_adaptive_pooling(size: Any, out: Any, kind: str, keep_rows: bool, keep_
 def test_without_a_high_branch_sizes_are_even(size: Any) -> None:
     size = tuple(2 * n + 2 for n in size)
     low, whole, _ = low_and_map(size)
-    settings = ((7, 5), None, "bilinear", False, None, False)
+    settings = ((8, 6), None, "bilinear", False, None, False)
     assert_same(low_resized(low, None, "exact", *settings), P(F.interpolate(whole, *settings[:5])), EXACT)
-    assert_same(low_adaptive(low, None, "amax", 3), P(F.adaptive_max_pool2d(whole, 3)), EXACT)
+    assert_same(low_adaptive(low, None, "amax", 4), P(F.adaptive_max_pool2d(whole, 4)), EXACT)
+    with pytest.raises(PlanError, match="low channels alone"):
+        low_adaptive(low, None, "amax", 3)
 
 
 OPERATIONS: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {

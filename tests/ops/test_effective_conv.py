@@ -16,6 +16,7 @@ import octify
 from octify.nn.padded import OCTAVE_PADDED, flat_pads, padded_conv
 from octify.ops.effective_conv import Form, form_of, join_pads, plain_form
 from tests.oracle import assert_same, error, noise, parted, projected
+from tests.tellable import unless_untellable
 
 timm_layers = pytest.importorskip("timm.layers")
 
@@ -213,7 +214,9 @@ def test_padding_modes_are_exact(
     wanted = conv(projected(x, sorted(ins)) if ins else x)
     assume(all(n % 2 == 0 for n in wanted.shape[2:][-2:]))
     octave = OCTAVE_PADDED[dims].from_conv(conv, sorted(ins), sorted(outs), "exact")
-    for got, want in zip(octave(*parted(x, sorted(ins))), parted(wanted, sorted(outs)), strict=True):
+    alone = len(ins) == 4 or len(outs) == 4
+    have = unless_untellable(lambda: octave(*parted(x, sorted(ins))), alone=alone)
+    for got, want in zip(have, parted(wanted, sorted(outs)), strict=True):
         assert_same(got, want)
 
 

@@ -205,11 +205,13 @@ def test_tied_convolutions_must_agree() -> None:
 
 
 def test_a_reader_may_ask_for_another_layout() -> None:
-    """``low_in`` need not be what the producers wrote: a merge and a split stand between."""
+    """A dense one, which a merge gives it; other low channels than its input has contradict the reference."""
     traced = traced_on(chain(conv(3, 8), conv(8, 8), conv(8, 4)))
     plan = make_plan(traced, EVERYWHERE, 0.5, "exact")
-    rewritten = rewrite(traced, edited(plan, "1", low_in=(0, 6)))
-    assert [each.kind for each in rewritten.boundaries] == ["merge", "split", "merge"]
+    rewritten = rewrite(traced, edited(plan, "1", low_in=()))
+    assert [each.kind for each in rewritten.boundaries] == ["merge", "merge"]
+    with pytest.raises(PlanError, match="not those of its input"):
+        rewrite(traced, edited(plan, "1", low_in=(0, 6)))
 
 
 def test_plans_of_other_models_are_told_by_the_convolution() -> None:

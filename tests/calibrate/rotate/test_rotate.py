@@ -280,6 +280,7 @@ def test_rotation_loses_less_and_its_channels_are_the_last() -> None:
     assert measured(rotated.module, x, low=8) < measured(traced.module, x, low=8)
 
 
+@torch.no_grad()
 def measured(module: nn.Module, x: Tensor, low: int) -> float:
     """Share of a stream's variance, as its readers see it, lost with its ``low`` channels of least cost."""
     taken: list[tuple[nn.Conv2d, Tensor]] = []
