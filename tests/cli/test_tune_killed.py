@@ -16,7 +16,7 @@ __all__ = ["folder"]
 KILLED = """\
 import os, shutil, signal, sys
 from pathlib import Path
-import octify.api, octify.tune.loop, octify.tune.folder, octify.report.tuning, octify.tune.finished
+import octify.api, octify.tune.loop, octify.artefact.tuned, octify.report.tuning, octify.tune.finished
 from octify.cli.main import main
 from safetensors.torch import load_file
 
@@ -65,7 +65,7 @@ while code:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.parametrize("out", ["out", "out-tuned"])
 def test_a_run_killed_anywhere_is_resumed_to_the_same_result(
     folder: Path, start: Callable[..., subprocess.Popen[str]], out: str
