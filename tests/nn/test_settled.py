@@ -175,6 +175,12 @@ def test_pruned_convolutions_convert_with_their_masks(name: str) -> None:
 COMPUTED: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
     "weight norm": (parametrizations.weight_norm, "weight norm is baked"),
     "spectral norm": (parametrizations.spectral_norm, "spectral norm is baked"),
+    "two steps": (
+        lambda conv: parametrize.register_parametrization(
+            parametrizations.spectral_norm(conv), "weight", Doubled()
+        ),
+        "spectral norm is baked",
+    ),
     "own": (lambda conv: parametrize.register_parametrization(conv, "weight", Doubled()), "Doubled is baked"),
     "weight norm by a hook": (hooked_weight_norm, "weight norm is baked"),
     "spectral norm by a hook": (hooked_spectral_norm, "spectral norm is baked"),

@@ -48,7 +48,7 @@ class Distilled:
         if self.spoilt:
             start += ", after some of which the learned weights were not finite and were not kept"
             if not self.kept:
-                return f"{start}: those from before stay"
+                return f"{start}, undone: the weights from before stay"
         if self.before is None or self.after is None:
             which = f"step {self.kept}" if self.spoilt else "the last one"
             return f"{start}; {which} stays, as no inputs were kept aside to judge it"
