@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 
 from octify.allocate.plans import Plans
 from octify.allocate.search import convert_to
 from octify.allocate.target import Allocation, Rival, Target
+from octify.artefact.files import PLAN, REPORT, WEIGHTS, weights_of
 from octify.calibrate.inputs.synthetic import NO_IMAGES, can_be_made
 from octify.calibrate.recipe import Calibrated, calibrate, images_of, order_of
 from octify.calibrate.rotate import in_basis
@@ -63,13 +63,11 @@ class Result:
 
     def save(self, directory: str | Path) -> None:
         """Write plan.json, weights.safetensors and report.json into ``directory``, all or none."""
-        # A copy of each tensor: safetensors refuses tensors that share memory.
-        tensors = {name: t.detach().contiguous().clone() for name, t in self.model.state_dict().items()}
         with staged_directory(Path(directory)) as staged:
-            self.plan.save(staged / "plan.json")
-            (staged / "weights.safetensors").write_bytes(as_safetensors(tensors))
+            self.plan.save(staged / PLAN)
+            (staged / WEIGHTS).write_bytes(weights_of(self.model))
             report = json.dumps(self.report.to_dict(), indent=1) + "\n"
-            (staged / "report.json").write_text(report, encoding="utf-8")
+            (staged / REPORT).write_text(report, encoding="utf-8")
 
 
 def convert(
@@ -155,9 +153,8 @@ def _fast_plan(
     threads: int,
     tell: Tell,
 ) -> Plan:
-    from octify.latency.operators.costs import (
-        OnnxruntimeCosts,  # with onnxruntime, which takes a while to import
-    )
+    # With onnxruntime, which takes a while to import.
+    from octify.latency.operators.costs import OnnxruntimeCosts
     from octify.latency.operators.table import Table
 
     table = Table(threads, progress=tell)

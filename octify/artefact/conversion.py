@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from octify.artefact.files import PLAN, WEIGHTS
 from octify.checks.door import check_model
 from octify.errors import PlanError, SourceError
 from octify.passes.consistent import leaves_of
@@ -37,11 +38,11 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
     """
     check_model(model)
     folder = Path(directory)
-    plan = Plan.load(folder / "plan.json")
+    plan = Plan.load(folder / PLAN)
     inputs = [spec.example() for spec in plan.inputs]
     traced = trace(model, inputs, leaves=leaves_of(plan, model))
     converted = as_model(traced, rewrite(traced, plan).module, plan)
-    weights = folder / "weights.safetensors"
+    weights = folder / WEIGHTS
     try:
         state = load_file(weights)
     except (OSError, SafetensorError) as error:

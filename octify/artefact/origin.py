@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from octify.artefact.files import PLAN, POINT, REPORT, SOURCE, SWEEP, WEIGHTS
 from octify.checks.documents import parse_json, read_text
 from octify.errors import OctifyError, SourceError
 from octify.files import check_directory
 from octify.source import parse_target
 
-PLAN = "plan.json"
-SOURCE = "source.json"
-FILES = (PLAN, "weights.safetensors", "report.json", SOURCE)
-SWEEPS = ("sweep.json", "sweep.svg", "point.json")
+FILES = (PLAN, WEIGHTS, REPORT, SOURCE)
+SWEEPS = (SWEEP, "sweep.svg", POINT)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from octify.artefact.files import BENCH, REPORT, SWEEP
 from octify.checks.documents import parse_json, read_text
 from octify.errors import SourceError
 from octify.latency.rows import LatencyRows
@@ -16,7 +17,6 @@ from octify.report.report import Report
 from octify.report.rows import Point
 
 T = TypeVar("T")
-REPORT, SWEEP, BENCH = "report.json", "sweep.json", "bench.json"
 
 
 @dataclass(frozen=True)

@@ -8,30 +8,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save as as_safetensors
 from torch import nn
 
+from octify.artefact.files import PLAN, REPORT, WEIGHTS, weights_of
 from octify.checks.documents import parse_json, read_text
 from octify.errors import OctifyError
 from octify.report.build import UNCALIBRATED
 from octify.report.tuning import TuningRow
 from octify.storage.digests import digest_of_file, digest_of_state
 
-_PLAN, _WEIGHTS, _REPORT = "plan.json", "weights.safetensors", "report.json"
-
 
 def identity(folder: Path, original: nn.Module) -> Mapping[str, str]:
     """Digests of the plan and the weights in ``folder``, and of the original's."""
     return {
-        "plan": digest_of_file(folder / _PLAN),
-        "weights": digest_of_file(folder / _WEIGHTS),
+        "plan": digest_of_file(folder / PLAN),
+        "weights": digest_of_file(folder / WEIGHTS),
         "original": digest_of_state(original.state_dict()),
     }
 
 
 def read_report(folder: Path) -> dict[str, Any]:
     """The report in ``folder``; empty where there is none. OctifyError when it cannot be read."""
-    path = folder / _REPORT
+    path = folder / REPORT
     if not path.is_file():
         return {}
     try:
@@ -57,14 +55,12 @@ def write_tuned(
 
     The report's ``tuning`` is the list of all runs, the latest last.
     """
-    shutil.copyfile(folder / _PLAN, staged / _PLAN)
-    # A copy of each tensor: safetensors refuses tensors that share memory.
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
-    (staged / _WEIGHTS).write_bytes(as_safetensors(tensors))
+    shutil.copyfile(folder / PLAN, staged / PLAN)
+    (staged / WEIGHTS).write_bytes(weights_of(model))
     told = [w for w in report.get("warnings", []) if w != UNCALIBRATED]
     document = {
         **report,
         "warnings": [*told, *warnings],
         "tuning": [*report.get("tuning", []), row.to_dict()],
     }
-    (staged / _REPORT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (staged / REPORT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octify.artefact import origin as artefact
+from octify.artefact.files import PLAN, SOURCE
 from octify.cli.loading import check_model, load
 from octify.cli.session import Session
 from octify.errors import SourceError
@@ -33,7 +34,7 @@ def find_origin(folder: Path, model: str | None, weights: Path | None, again: st
     if not artefact.is_artefact(folder):
         raise SourceError(
             f"{folder} is not a folder that octify wrote",
-            why=f"it has no {artefact.PLAN}" if folder.is_dir() else "there is no such folder",
+            why=f"it has no {PLAN}" if folder.is_dir() else "there is no such folder",
             hint=f"octify convert MODEL -o {folder}",
         )
     found = artefact.read_origin(folder)
@@ -42,7 +43,7 @@ def find_origin(folder: Path, model: str | None, weights: Path | None, again: st
     if found is None:
         raise SourceError(
             f"{folder} does not say which model it was made from",
-            why=f"it has no {artefact.SOURCE}",
+            why=f"it has no {SOURCE}",
             hint=again,
         )
     return replace(found, weights=weights or found.weights)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from octify.artefact.files import POINT
 from octify.checks.documents import parse_json, read_text
 from octify.files import staged_directory, write_text
 from octify.progress import Tell
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from octify.conversion import Inputs, Result
-
-POINT = "point.json"
 
 
 @dataclass(frozen=True)

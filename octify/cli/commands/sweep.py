@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from octify.artefact import origin as artefact
+from octify.artefact.files import PLAN, POINT, SWEEP
 from octify.cli.commands.bench import ThreadsOption
 from octify.cli.commands.report import HtmlOption, write_page
 from octify.cli.loading import check_model, check_policy, describe, load
@@ -59,8 +60,6 @@ if TYPE_CHECKING:
     from octify.report.rows import Point
     from octify.source import Source
     from octify.sweeps.run import PointMaker
-
-SWEEP, POINT = "sweep.json", "point.json"
 
 AlphasOption = Annotated[
     str, typer.Option("--alpha", metavar="SHARE[,SHARE...]", help="The alphas, with commas between.")
@@ -222,7 +221,7 @@ def _check_outputs(
 
     check_directory(folder, artefact.SWEEPS)
     foreign = folder.is_dir() and not any(
-        (entry / artefact.PLAN).is_file() or entry.name == SWEEP for entry in folder.iterdir()
+        (entry / PLAN).is_file() or entry.name == SWEEP for entry in folder.iterdir()
     )
     if foreign and not force and any(folder.iterdir()):
         raise OctifyError(
