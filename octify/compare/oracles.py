@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octify.compare.rounding import NOISE_FACTOR as NOISE_FACTOR
 from octify.passes.consistent import leaves_of
 from octify.passes.resolve import resolve
 from octify.plan import Plan

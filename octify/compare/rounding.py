@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from octify.compat import tree_flatten_with_path, tree_map_only
+from octify.trace.noise import FLOOR_ULPS, NOISE_FACTOR, gap, largest
 from octify.trace.opened import opened
 
-NOISE_FACTOR = 8.0  # two float32 computations in another order or of other shapes, against the noise of one
-FLOOR_ULPS = 16.0  # of the largest output: for outputs that happen to have (almost) no noise
 _EPS = torch.finfo(torch.float32).eps
 
 Call = tuple[Sequence[Any], dict[str, Tensor]]  # inputs, and what ``run`` made of them
@@ -66,7 +65,7 @@ def float32_noise(model: nn.Module, calls: Sequence[Call]) -> list[Outputs]:
             other = run(wide, _floats_to(inputs, torch.float64))
         except Exception:  # whatever a model with a hard-coded float32 raises
             other = run(model, _nudged(inputs))
-        noise = tuple(_difference(a, b) for a, b in zip(expected.values(), other.values(), strict=True))
+        noise = tuple(gap(a, b) for a, b in zip(expected.values(), other.values(), strict=True))
         measured.append(Outputs(tuple(expected), tuple(expected.values()), noise))
     return measured
 
@@ -92,31 +91,13 @@ def compare(expected: Outputs, actual: Sequence[Tensor]) -> Parity:
         return Parity("(number of outputs)", float("inf"), float("inf"), 0.0)
     judged = []
     for name, want, got, noise in zip(expected.names, expected.values, actual, expected.noise, strict=True):
-        magnitude = _magnitude(want)
+        magnitude = largest(want)
         tolerance = max(NOISE_FACTOR * noise, FLOOR_ULPS * _EPS * magnitude)
         if not want.is_floating_point():
             tolerance = 0.0
-        error = _difference(want, got)
+        error = gap(want, got)
         judged.append(Parity(name, error, error / magnitude if magnitude else error, tolerance))
     return max(judged, key=lambda parity: parity.margin)
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    """max |a - b|; equal infinities and NaN in the same place count as equal, other NaN as infinity."""
-    if a.shape != b.shape:
-        return float("inf")
-    if a.numel() == 0:
-        return 0.0
-    wide_a, wide_b = a.double(), b.double()
-    same = (wide_a == wide_b) | (wide_a.isnan() & wide_b.isnan())
-    error = (wide_a - wide_b).abs().masked_fill(same, 0.0)
-    return float(error.nan_to_num(nan=float("inf"), posinf=float("inf")).max())
-
-
-def _magnitude(y: Tensor) -> float:
-    finite = y.double().abs()
-    finite = finite[finite.isfinite()]
-    return float(finite.max()) if finite.numel() else 0.0
 
 
 def _floats_to(inputs: Sequence[Any], dtype: torch.dtype) -> Any:

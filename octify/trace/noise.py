@@ -17,8 +17,8 @@ from octify.trace.duplicate import duplicate
 from octify.trace.sameness import tensors_of
 from octify.trace.trial import run
 
-_FACTOR = 8.0  # as in octify.compare.rounding: another order of the same sums
-_FLOOR_ULPS = 16.0  # of the largest value
+NOISE_FACTOR = 8.0  # two float32 computations in another order or of other shapes, against the noise of one
+FLOOR_ULPS = 16.0  # of the largest value: for outputs that happen to have (almost) no noise
 _MOST_ULPS = 1024.0  # a model that works in a lower precision is far from float64, and noise is no excuse
 
 
@@ -33,19 +33,17 @@ class Nearness:
     @staticmethod
     def exact(a: Tensor, b: Tensor, number: int) -> bool:
         """Equal, but for what is rounded another way in each run: sums of many threads."""
-        return same(a, b) or (
-            _is_real(a) and _gap(a, b) <= _MOST_ULPS * torch.finfo(a.dtype).eps * _largest(a)
-        )
+        return same(a, b) or (_is_real(a) and gap(a, b) <= _MOST_ULPS * torch.finfo(a.dtype).eps * largest(a))
 
     def __call__(self, a: Tensor, b: Tensor, number: int) -> bool:
         if same(a, b):
             return True
         if not _is_real(a):
             return False
-        unit = torch.finfo(a.dtype).eps * _largest(a)
+        unit = torch.finfo(a.dtype).eps * largest(a)
         noise = self._noise[number] if number < len(self._noise) else 0.0
-        allowed = min(max(_FACTOR * noise, _FLOOR_ULPS * unit), _MOST_ULPS * unit)
-        return _gap(a, b) <= allowed
+        allowed = min(max(NOISE_FACTOR * noise, FLOOR_ULPS * unit), _MOST_ULPS * unit)
+        return gap(a, b) <= allowed
 
     @cached_property
     def _noise(self) -> list[float]:
@@ -54,7 +52,7 @@ class Nearness:
         exact = tensors_of(trial.result)
         if trial.error is not None or len(exact) != len(self._expected):  # a dtype that is written down
             return [0.0] * len(self._expected)
-        return [_gap(a, b) if a.shape == b.shape else 0.0 for a, b in zip(self._expected, exact, strict=True)]
+        return [gap(a, b) if a.shape == b.shape else 0.0 for a, b in zip(self._expected, exact, strict=True)]
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -70,14 +68,21 @@ def _is_real(x: Tensor) -> bool:
     return x.is_floating_point()
 
 
-def _gap(a: Tensor, b: Tensor) -> float:
+def gap(a: Tensor, b: Tensor) -> float:
+    """max |a - b|; equal infinities and NaN in the same place count as equal, other NaN as infinity.
+
+    Infinite where the shapes differ, 0 where there are no values.
+    """
+    if a.shape != b.shape:
+        return float("inf")
     wide_a, wide_b = a.double(), b.double()
     alike = (wide_a == wide_b) | (wide_a.isnan() & wide_b.isnan())
-    gap = (wide_a - wide_b).abs().masked_fill(alike, 0.0)
-    return float(gap.nan_to_num(nan=float("inf")).max()) if gap.numel() else 0.0
+    error = (wide_a - wide_b).abs().masked_fill(alike, 0.0)
+    return float(error.nan_to_num(nan=float("inf"), posinf=float("inf")).max()) if error.numel() else 0.0
 
 
-def _largest(x: Tensor) -> float:
+def largest(x: Tensor) -> float:
+    """max |x| over the finite values; 0 where there are none."""
     size = x.double().abs()
     size = size[size.isfinite()]
     return float(size.max()) if size.numel() else 0.0

@@ -111,7 +111,6 @@ def _exactness(source: Source, exact: Any) -> Iterator[Check]:
     from octify import api
     from octify.compare.oracles import (
         FLOAT64_SHARE,
-        NOISE_FACTOR,
         answers,
         check,
         distance,
@@ -120,6 +119,7 @@ def _exactness(source: Source, exact: Any) -> Iterator[Check]:
         largest,
         odd_values,
     )
+    from octify.trace.noise import NOISE_FACTOR
 
     name = "exact kernels = projected reference"
     model, inputs = source.model, source.example_inputs
