@@ -26,10 +26,11 @@ from octify.errors import OctifyError
 from octify.files import staged_directory
 from octify.kernels.taps import Scheme
 from octify.passes.consistent import leaves_of
+from octify.passes.resolve import Planned
 from octify.passes.rewrite import Rewritten, as_model, rewrite
 from octify.plan import Plan
 from octify.plan.rotation import Rotation
-from octify.planning.planner import make_plan
+from octify.planning.planner import planned
 from octify.planning.ruleset import RuleSet, load_rules
 from octify.progress import Progress, Tell
 from octify.report import Report
@@ -130,16 +131,16 @@ def convert(
     if policy is not None and latency is not None:
         chosen = _fast_plan(traced, policy, alpha, kernels, exclude, latency, tell)
     elif policy is not None:
-        chosen = make_plan(traced, policy, alpha, kernels, exclude)
+        chosen = planned(traced, policy, alpha, kernels, exclude)
     else:
         assert replayed is not None
-        chosen = replayed
+        chosen = Planned(replayed, None)
     if blind:
         return _exact(traced, chosen, tell)
     if calibration is None:
         return _apply(traced, chosen, tell)
     calibrated = calibrate(
-        traced, chosen, calibration, effort, channel_order, seed=seed, progress=_counting(tell)
+        traced, chosen.plan, calibration, effort, channel_order, seed=seed, progress=_counting(tell)
     )
     return _calibrated(traced, calibrated, tell)
 
@@ -152,24 +153,24 @@ def _fast_plan(
     exclude: Sequence[str],
     threads: int,
     tell: Tell,
-) -> Plan:
+) -> Planned:
     # With onnxruntime, which takes a while to import.
     from octify.latency.operators.costs import OnnxruntimeCosts
     from octify.latency.operators.table import Table
 
     table = Table(threads, progress=tell)
-    plan = make_plan(traced, rules, alpha, kernels, exclude, costs=OnnxruntimeCosts(table, kernels))
+    chosen = planned(traced, rules, alpha, kernels, exclude, costs=OnnxruntimeCosts(table, kernels))
     table.save()
-    return plan
+    return chosen
 
 
 def _nothing_to_go_by(traced: Traced, calibration: Iterable[Any] | str) -> bool:
     return isinstance(calibration, str) and calibration == "synthetic" and not can_be_made(traced)
 
 
-def _exact(traced: Traced, plan: Plan, tell: Tell) -> Result:
+def _exact(traced: Traced, chosen: Planned, tell: Tell) -> Result:
     """The conversion that errs least without calibration."""
-    result = _apply(traced, plan, tell)
+    result = _apply(traced, chosen, tell)
     warnings = (NO_IMAGES, *result.report.warnings)
     return replace(result, report=replace(result.report, warnings=warnings))
 
@@ -220,9 +221,10 @@ def _silent(phase: str) -> None:
     """The default progress: none."""
 
 
-def _apply(traced: Traced, plan: Plan, tell: Tell) -> Result:
+def _apply(traced: Traced, chosen: Planned, tell: Tell) -> Result:
+    plan = chosen.plan
     tell("rewriting")
-    rewritten = rewrite(in_basis(traced, plan), plan)
+    rewritten = rewrite(in_basis(traced, plan), plan, chosen.resolved)
     tell("reporting")
     report = _report(traced, plan, rewritten)
     return Result(as_model(traced, rewritten.module, plan), plan, report)

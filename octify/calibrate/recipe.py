@@ -105,13 +105,13 @@ def calibrate(
     order_of(effort, channel_order)
     images = images_of(traced, data, effort, most=most, seed=seed, progress=progress)
     start = rotated(traced, plan, images, effort, channel_order)
-    based = in_basis(traced, start)
-    measured = spectra(based, start, images.chunks)  # now: the repair writes to what is shared with traced
+    # Now: the repair writes to what is shared with traced.
+    measured = spectra(start.traced, start.plan, images.chunks)
     made = calibrate_on(
         traced, plan, images, effort, channel_order, seed=seed, start=start, progress=progress
     )
     synthetic = isinstance(data, str)
-    spectrum = by_frequency(based, made.plan, measured, images.given, synthetic=synthetic)
+    spectrum = by_frequency(start.traced, made.plan, measured, images.given, synthetic=synthetic)
     return replace(made, synthetic=synthetic, spectrum=spectrum)
 
 
@@ -136,12 +136,12 @@ def calibrate_on(
     channel_order: str | None = None,
     *,
     seed: int = 0,
-    start: Plan | None = None,
+    start: Based | None = None,
     progress: Progress = lambda what, done, of: None,
 ) -> Calibrated:
     """``calibrate`` on images that were gathered before (``images_of``).
 
-    ``start`` is ``plan`` in the bases that were chosen for it before, if they were (``rotated``).
+    ``start`` is what ``rotated`` made of ``traced`` and ``plan``, where that is at hand.
 
     The repair writes to modules that ``traced`` shares with the result: another run needs another copy.
     """
@@ -150,8 +150,8 @@ def calibrate_on(
     wanted = outputs(traced.module, measured)
     held = bool(images.held_out)
     before = compare(wanted, outputs(rewrite(in_basis(traced, plan), plan).module, measured), held_out=held)
-    plan = start or rotated(traced, plan, images, effort, order)
-    traced = in_basis(traced, plan)
+    start = start or rotated(traced, plan, images, effort, order)
+    plan, traced = start.plan, start.traced
     chosen = _choose(traced, plan, images, order, seed, progress)
     rewritten = rewrite(traced, chosen)
     training = rewritten.module.training
@@ -225,13 +225,24 @@ def images_of(
     return joined_by_made(traced, images, seed, progress) if effort in STEPS else images
 
 
-def rotated(traced: Traced, plan: Plan, images: Images, effort: str, channel_order: str | None) -> Plan:
-    """``plan`` in the bases that its low channels lose least in, where calibration chooses the channels.
+@dataclass(frozen=True)
+class Based:
+    """A plan in the bases that its low channels lose least in, and the traced model in those bases."""
 
-    Not of efforts that refit nothing: a new basis keeps the function, and they are to keep the weights, too.
+    plan: Plan
+    traced: Traced
+
+
+def rotated(traced: Traced, plan: Plan, images: Images, effort: str, channel_order: str | None) -> Based:
+    """``plan`` and ``traced`` in the best bases, where calibration chooses the channels.
+
+    Efforts that refit nothing keep theirs: a new basis keeps the function, and they are to keep the weights,
+    too.
     """
     order = order_of(effort, channel_order)
-    return plan if effort == "norm" or order == "last" else with_rotations(traced, plan, images.chunks)
+    keeps = effort == "norm" or order == "last"
+    chosen = plan if keeps else with_rotations(traced, plan, images.chunks)
+    return Based(chosen, in_basis(traced, chosen))
 
 
 def _choose(traced: Traced, plan: Plan, images: Images, order: str, seed: int, progress: Progress) -> Plan:

@@ -24,10 +24,6 @@ class Planned:
     plan: Plan
     resolved: Resolved | None
 
-    def on(self, traced: Traced) -> Resolved:
-        """The low channels of every value of ``traced``."""
-        return self.resolved or resolve(traced, self.plan)
-
 
 def agreeing(plan: Plan, layout: Layout, low: Mask) -> Resolved | None:
     """``layout`` under ``plan``, if coupling again as ``resolve`` does could change nothing; else None.
