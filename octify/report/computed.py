@@ -16,6 +16,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from octify.compat import forward_pre_hooks
 from octify.plan import Plan
 from octify.trace import Traced
 
@@ -33,7 +34,7 @@ def computed_weights(traced: Traced, plan: Plan) -> list[str]:
 
 
 def _kinds(layer: nn.Module) -> Iterator[str]:
-    for hook in layer._forward_pre_hooks.values():
+    for hook in forward_pre_hooks(layer).values():
         if isinstance(hook, BasePruningMethod):
             yield _PRUNED
         elif isinstance(hook, WeightNorm):
