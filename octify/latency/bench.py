@@ -1,4 +1,4 @@
-"""``octify.bench``: models side by side in the runtimes people deploy."""
+"""``octify.bench``: time models side by side in deployment runtimes."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def bench(
     memory: bool = True,
     progress: Progress = lambda phase: None,
 ) -> BenchResult:
-    """Time models against each other, round by round in turn.
+    """Time models against each other in interleaved rounds.
 
     Parameters
     ----------
     models:
-        By name: modules, or paths of ``.onnx`` files. Speed-ups are against the first.
+        Modules, or paths of ``.onnx`` files, by name. Speed-ups are relative to the first.
     example_inputs:
         A tensor (N, C, H, W), or a sequence of tensors.
     runtimes:
-        Of ``"onnxruntime"``, ``"onnxruntime-cuda"``, ``"eager"``, ``"channels-last"``, ``"compile"``;
+        Any of ``"onnxruntime"``, ``"onnxruntime-cuda"``, ``"eager"``, ``"channels-last"``, ``"compile"``;
         modules are exported for onnxruntime, BatchNorm folded, and checked. By default onnxruntime alone.
     threads:
-        Of one operator.
+        Number of threads of one operator.
     batches:
         Batch sizes to time at; the example's own by default. An ONNX file must take them.
     rounds, min_seconds:
-        How often each model is timed, and for how many seconds at least each time.
+        Number of rounds, and the least duration of each model's turn in seconds.
     profile:
         Also sum onnxruntime's kernel times by operator type.
     memory:
@@ -119,7 +119,7 @@ def _files(
     folder: Path,
     progress: Progress,
 ) -> dict[str, Path]:
-    """An ONNX file of every model, if a runtime wants one; modules are exported into ``folder``."""
+    """ONNX file of every model, if a runtime needs one; modules are exported into ``folder``."""
     if not any(RUNTIMES[name].takes == "onnx" for name in runtimes):
         return {}
     files = {}
@@ -226,7 +226,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _machine() -> str:
-    """The processor's name, and what PyTorch's kernels use of it."""
+    """Name of the processor, and the instruction set that PyTorch's kernels use."""
     import platform
 
     name = platform.processor() or platform.machine()

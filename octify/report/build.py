@@ -1,4 +1,4 @@
-"""Builds a report from what tracing, planning and rewriting found."""
+"""Build a report from the results of tracing, planning and rewriting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNCALIBRATED = (
     "the converted model is not calibrated: a trained network loses accuracy, the more the larger alpha is. "
     "Measure it on your data, and fine-tune before use"
 )
-_LITTLE = 0.25  # of what the paper's formula promises
+_LITTLE = 0.25  # share of the saving that the paper's formula promises
 _NO_COST = LayerCost()
 
 
@@ -33,7 +33,7 @@ class _Sides:
 
 
 def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mapping[str, Facts]) -> Report:
-    """The report of a conversion; ``after`` are the facts of the rewritten module."""
+    """Build the report of a conversion; ``after`` are the facts of the rewritten module."""
     sides = _Sides(cost(traced.module, traced.facts), cost(rewritten.module, after), plan)
     boundaries = [b for b in rewritten.boundaries if not b.vector]
     kinds = [b.kind for b in boundaries]
@@ -60,7 +60,7 @@ def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mappin
 
 
 def _gain_warnings(totals: Totals, alpha: float) -> list[str]:
-    """A conversion that saves far less than octave convolutions throughout would (Chen et al., 3.3)."""
+    """Warn when a conversion saves far less than octave convolutions throughout would (Chen et al., 3.3)."""
     promised = 0.75 * alpha * (2 - alpha)
     saved = 1 - totals.macs_after / max(totals.macs_before, 1)
     if not totals.converted or saved >= _LITTLE * promised:
@@ -72,7 +72,7 @@ def _gain_warnings(totals: Totals, alpha: float) -> list[str]:
 
 
 def profile_report(traced: Traced) -> Report:
-    """The costs of a model as it is: before and after are the same."""
+    """Build the report of a model's costs as it is: before and after are the same."""
     known = cost(traced.module, traced.facts)
     sides = _Sides(known, known, None)
     count = len(_convolutions(traced))
@@ -91,7 +91,7 @@ def profile_report(traced: Traced) -> Report:
 
 
 def _tracing_warnings(traced: Traced) -> list[str]:
-    """What was not traced, or not for all sizes."""
+    """Warnings about parts that were not traced, or not for all sizes."""
     told = list(traced.remarks)
     if traced.parts is not None:
         failure = traced.parts.failure
@@ -113,7 +113,7 @@ def _tracing_warnings(traced: Traced) -> list[str]:
 
 
 def _deciding(leaves: Sequence[Opaque]) -> list[str]:
-    """A sentence for every line that decides by a size, whichever modules run it."""
+    """One sentence for every source line that decides by a size, whichever modules run it."""
     by_line: dict[tuple[str, str | None], list[Opaque]] = {}
     for leaf in leaves:
         by_line.setdefault((leaf.reason, leaf.where), []).append(leaf)
@@ -133,7 +133,7 @@ def _totals(
     traced: Traced, sides: _Sides, splits: int, merges: int, convolutions: int, converted: int
 ) -> Totals:
     before, after = sides.before, sides.after
-    # Of a model in parts: what the code between them multiplies and holds.
+    # For a model in parts: MACs and bytes of the code between them.
     macs = traced.parts.rest_macs if traced.parts else 0
     parameters = sum(p.numel() for p in traced.whole.parameters()) - before.parameters
     return Totals(
@@ -162,7 +162,7 @@ def _rows(traced: Traced, sides: _Sides) -> tuple[LayerRow, ...]:
 
 
 def _rest(traced: Traced) -> list[LayerRow]:
-    """What functions called by untraceable code multiply, as one row."""
+    """MACs of functions that untraceable code calls, as one row."""
     macs = traced.parts.rest_macs if traced.parts else 0
     name = "(code between the parts)"
     row = LayerRow(name, "functions", (), (), 0, 0, (), 0.0, 0.0, None, macs, macs, 0, 0, 0, 0)

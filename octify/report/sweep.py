@@ -1,4 +1,4 @@
-"""A sweep on a terminal."""
+"""Display of a sweep on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def render_sweep(points: Sequence[Point], model: str) -> Table:
-    """One row for each conversion; ratios are to the original."""
+    """Render one row for each conversion; ratios are relative to the original."""
     table = Table(title=f"{model}: sweep over alpha", title_justify="left", header_style="bold")
     table.add_column("rules")
     for name in ("alpha", "GMACs", "MACs ratio", "activations ratio", "octave", "splits / merges"):

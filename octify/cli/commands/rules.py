@@ -1,4 +1,4 @@
-"""``octify rules``: list, show and check the rule sets that decide what is converted. No torch here."""
+"""``octify rules``: list, show and check the rule sets that decide what is converted. Imports no torch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def show_rules(name: NameArgument, json: JsonOption = False, debug: DebugOption 
 
 @rules.command("check")
 def check_rules(file: FileArgument, json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Check a rule file; a mistake is told with its file, line and key.
+    """Check a rule file; an error names its file, line and key.
 
     \b
     Example:

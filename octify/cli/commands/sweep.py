@@ -1,4 +1,4 @@
-"""``octify sweep``: one model at several alphas, as a table and a plot."""
+"""``octify sweep``: convert one model at several alphas; show a table and a plot."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ BenchOption = Annotated[
 
 @dataclass(frozen=True)
 class _Sweep:
-    """What one run was asked, and where its results go; ``data`` is a digest of the calibration inputs."""
+    """Request and destinations of one run; ``data`` is a digest of the calibration inputs."""
 
     source: Source
     calibration: Settings
@@ -101,7 +101,7 @@ class _Sweep:
     data: str
 
     def key(self, rules: str, alpha: float) -> str:
-        """Under which a finished point is known again."""
+        """Key by which a later run recognises a finished point."""
         from octify import __version__
         from octify.sweep.content import file_digest, rules_content
         from octify.sweep.run import fingerprint
@@ -155,7 +155,7 @@ def sweep(
 ) -> None:
     """Convert a model at several alphas: MACs, memory, error and latency, as a table and a plot.
 
-    Each point is a converted folder of its own (DIR/RULES-ALPHA), fit for octify export and octify bench.
+    Each point is a converted folder of its own (DIR/RULES-ALPHA) that octify export and octify bench accept.
     Running a model file runs its code: give only files you trust.
 
     \b
@@ -217,7 +217,7 @@ def _place(rules: str, alpha: float) -> str:
 def _check_outputs(
     folder: Path, plot: Path | None, html: Path | None, places: Sequence[str], reads: Used, *, force: bool
 ) -> Path | None:
-    """Where the plot goes; None, where nobody asked for one by name and it cannot be drawn."""
+    """Path of the plot; None where none was requested by name and matplotlib is missing."""
     from octify.sweep.plot import check_plot
 
     check_directory(folder, artefact.SWEEPS)
@@ -245,7 +245,7 @@ def _check_outputs(
 
 
 def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
-    """Convert at one point and write it, or take what an earlier run wrote."""
+    """Convert at one point and write it, or read what an earlier run wrote."""
     from octify import api
     from octify.sweep.content import rules_digest
     from octify.sweep.run import finished, point_of, write_point
@@ -282,13 +282,13 @@ def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
     with staged_directory(place) as staged:
         result.save(staged)
         artefact.write_origin(staged, place, asked.source.target, asked.weights, asked.inputs)
-        # With the rest: an older one beside newer weights would be taken for theirs.
+        # Written with the rest: an older file beside newer weights would be taken for theirs.
         write_point(staged, key, point)
     return point
 
 
 def _timed(run: Session, asked: _Sweep, points: Sequence[Point], threads: int) -> list[Point]:
-    """The points with latencies: the original and all of them in turn."""
+    """Points with latencies: the original and all points, timed in turn."""
     from octify import api
     from octify.latency.bench import bench
 

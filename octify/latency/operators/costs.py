@@ -1,4 +1,4 @@
-"""Plans by measured time: what a convolution takes in onnxruntime, dense and in its octave forms.
+"""Planning costs by measured time: a convolution in onnxruntime, dense and in its octave forms.
 
 An octave convolution is the sum of its paths' convolutions, of the pooling in front of high-to-low
 and of the upsampling behind low-to-high; its additions are fused into the convolutions. So is an
@@ -24,11 +24,11 @@ from octify.nn.functional import low_size
 from octify.nn.groups import UnevenGroups
 from octify.planning.convs import Conv
 
-_NOISE = 0.02  # share of the time of the layers concerned
+_NOISE = 0.02  # as a share of the time of the layers concerned
 
 
 class OnnxruntimeCosts:
-    """Milliseconds in onnxruntime on the CPU (``octify.planning.costs.Costs``), asked of a ``Table``."""
+    """Milliseconds in onnxruntime on the CPU (``octify.planning.costs.Costs``), looked up in a ``Table``."""
 
     noise = _NOISE
     memory_decides = False
@@ -44,14 +44,14 @@ class OnnxruntimeCosts:
         self._known: dict[tuple[str, int, int], float] = {}
 
     def conv(self, conv: Conv, low_in: int, low_out: int) -> float:
-        """Milliseconds of all calls."""
+        """Milliseconds of all calls of ``conv``."""
         key = (conv.path, low_in, low_out)
         if key not in self._known:
             self._known[key] = sum(self.table[op] for op in operators(conv, low_in, low_out, self.kernels))
         return self._known[key]
 
     def boundary(self, elements: float) -> float:
-        """Milliseconds of merges: by element, as measured at a middling size."""
+        """Milliseconds of merges, proportional to the elements, as measured at a medium size."""
         if not elements:
             return 0.0
         op = Op("merge", 1, 64, 128, (28, 28))
@@ -59,7 +59,7 @@ class OnnxruntimeCosts:
 
 
 def operators(conv: Conv, low_in: int, low_out: int, kernels: Scheme = "paper") -> Iterator[Op]:
-    """What ``conv`` is made of with so many low channels, over all its calls."""
+    """Operators of ``conv`` with so many low channels, over all its calls."""
     for size in conv.inputs:
         if not (low_in or low_out) or conv.vector or isinstance(conv.module, _ConvTransposeNd):
             yield _dense(conv.module, conv.batch, size)
@@ -115,7 +115,7 @@ def _dense(conv: _ConvNd, batch: int, size: tuple[int, ...]) -> Op:
 
 
 def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[int] | None) -> Op:
-    """``conv`` on a map of ``size``; padded so that it gives a map of that size, or as it is."""
+    """Operator of ``conv`` on a map of ``size``, padded to return a map of that size, or as it is."""
     dims = range(len(size))
     transposed = isinstance(conv, _ConvTransposeNd)
     if gives is None or transposed:
@@ -147,7 +147,7 @@ def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[i
 
 
 def _shape_only(module: Any) -> nn.Module:
-    """A convolution of the same shape without weights worth computing with."""
+    """Convolution of the same shape on the meta device or without meaningful weights."""
     kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(module.kernel_size)]
     made = kind(
         module.in_channels,
@@ -167,7 +167,7 @@ def _shape_only(module: Any) -> nn.Module:
 
 
 def _last(channels: int, low: int, groups: int) -> tuple[int, ...]:
-    """The last channels of every group, ``low`` in all as evenly as they go."""
+    """Last channels of every group, ``low`` in all, distributed as evenly as possible."""
     if groups == channels:
         return tuple(range(channels - low, channels))
     per = channels // groups

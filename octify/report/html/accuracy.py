@@ -1,4 +1,4 @@
-"""How far the converted model is from the original: its outputs, and every layer."""
+"""Section on accuracy: the distance from the original in the outputs and in every layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOT = (
 
 
 def outputs(report: ReportData) -> Child:
-    """Calibration, the choice of alphas, and training, as far as there were any."""
+    """Render calibration, the choice of alphas, and training, if there were any."""
     found: list[Child] = []
     if report.calibration is not None:
         found += _calibration(report.calibration)
@@ -108,7 +108,7 @@ def _tuning(row: TuningRow, number: int) -> Iterator[Child]:
 
 
 def layers(row: CalibrationRow | None) -> Child:
-    """The error of every branch that was fitted, and what was not."""
+    """Render the error of every branch that was fitted, and list those that were not."""
     if row is None:
         return tag("p", _NOT)
     found: list[Child] = [

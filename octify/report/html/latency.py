@@ -1,4 +1,4 @@
-"""Measured times."""
+"""Section on measured latency."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLUMNS = (
 
 
 def rows(measured: LatencyRows | None) -> Child:
-    """Medians, quartiles and speed-ups."""
+    """Render medians, quartiles and speed-ups."""
     if measured is None or not measured.rows:
         return tag("p", _ABSENT)
     versions = ", ".join(f"{name} {number}" for name, number in measured.versions.items())

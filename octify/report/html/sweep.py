@@ -1,4 +1,4 @@
-"""The page of a sweep: one model at several alphas."""
+"""HTML page of a sweep: one model at several alphas."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TIMES = (Column("milliseconds", "ms per call", True), Column("speedup", "speed-
 
 
 def sweep_page(points: Sequence[Point], target: str, document: Mapping[str, Any]) -> str:
-    """The points of a sweep of the model ``target`` as one page, with ``document`` (sweep.json) in it."""
+    """Render the points of a sweep of the model ``target`` as one page, with ``document`` (sweep.json)."""
     parts = [
         Part("points", "Conversions", _table(points)),
         Part("cost", "Cost against alpha", _costs(points)),
@@ -129,7 +129,7 @@ def _curves(
     style: int,
     start: float | None = None,
 ) -> list[Curve]:
-    """One curve for each rule set that has the value."""
+    """Build one curve for each rule set that has the value."""
     rules = list(dict.fromkeys(point.rules for point in points))
     found = []
     for dash, each in enumerate(rules):
