@@ -1,8 +1,8 @@
-"""How much error each coupled set costs, against its share of low channels.
+"""Error of each coupled set as a function of its share of low channels.
 
-Measured: the model in which this set alone is octave, at a quarter, a half and three quarters, after a fast
-calibration, on images that this calibration did not use. Between two measured shares the error follows
-a power of the share.
+The error is measured on a model in which this set alone is octave, at a quarter, a half and three quarters,
+after a fast calibration, on images that this calibration did not use. Between two measured shares it is
+interpolated by a power of the share.
 
 The errors after refitting that the greedy channel choice adds up are no substitute: they know neither
 what it costs to make the low channels nor pools behind them, count in units of the likelihood, and were off
@@ -30,13 +30,13 @@ from octify.planning.planner import make_plan
 from octify.planning.ruleset import RuleSet
 from octify.trace import Traced
 
-_SHARES = ((0.5,), (0.25, 0.5), (0.25, 0.5, 0.75))  # as many as the MACs below allow
-_MACS = 3 * 10**13  # of all trials together
-_PASSES = 6  # of the network over the images of a trial
-_MOST_IMAGES = 64  # of a trial, to fit on, and as many to measure on
+_SHARES = ((0.5,), (0.25, 0.5), (0.25, 0.5, 0.75))  # images, as many as the MACs below allow
+_MACS = 3 * 10**13  # MACs of all trials together
+_PASSES = 6  # MACs of the network over the images of a trial
+_MOST_IMAGES = 64  # images of a trial to fit on, and as many to measure on
 _FEWEST_IMAGES = 16
 _WORST = 1e6  # stands for errors that are not finite
-_POWER = 2.0  # of the share, where only one error is known
+_POWER = 2.0  # power of the share, where only one error is known
 _POWERS = (1.0, 8.0)  # the smallest is a straight line
 _LAST_POWER = 3.0  # at least, beyond the last share: the last channels cost most
 
@@ -52,7 +52,7 @@ def error_curves(
     seed: int = 0,
     progress: Progress = lambda what, done, of: None,
 ) -> dict[int, Curve]:
-    """The curve of every free set that can be octave by itself, by its number.
+    """Measure the curve of every free set that can be octave by itself; return them by its number.
 
     Errors are squared relative output errors. Deterministic for a seed.
     """
@@ -107,19 +107,19 @@ def curve_through(known: Mapping[float, float], shares: Sequence[float]) -> Curv
 
 
 def _between(a: float, b: float, share: float, power: float) -> float:
-    """From 0 at ``a`` to 1 at ``b`` as the power grows."""
+    """Interpolate from 0 at ``a`` to 1 at ``b`` as the power grows."""
     start, end = math.pow(a, power), math.pow(b, power)
     return (math.pow(share, power) - start) / (end - start)
 
 
 def _nearest(free: FreeSet, shares: Sequence[float]) -> list[Level]:
-    """The set's levels nearest to ``shares``, each once, without the dense one."""
+    """Levels of the set nearest to ``shares``, each once, without the dense one."""
     found = [min(free.levels[1:], key=lambda level: abs(level.share - share)) for share in shares]
     return list(dict.fromkeys(found))
 
 
 def _trials(traced: Traced, sets: int, images: Images) -> tuple[Images, Sequence[float]]:
-    """Images to fit on, others to measure on, both of those that calibration fits on; and shares to try."""
+    """Images to fit on and others to measure on, both from calibration's fitting set; and shares to try."""
     batch = batch_of(traced)
     macs = sum(facts.macs for facts in traced.facts.values()) // batch
     afford = _MACS // max(1, sets * _PASSES * macs)  # images for each set
@@ -129,7 +129,7 @@ def _trials(traced: Traced, sets: int, images: Images) -> tuple[Images, Sequence
 
 
 def _part(chunks: Chunks, start: int, stop: int) -> tuple[tuple[Tensor, ...], ...]:
-    """The images from ``start`` to ``stop``."""
+    """Slice of the images from ``start`` to ``stop``."""
     found = []
     for chunk in chunks:
         taken = tuple(x[max(start, 0) : max(stop, 0)] for x in chunk)

@@ -1,12 +1,12 @@
-"""A conversion that meets a target: alpha for each coupled set, against the same alpha for all.
+"""Search for a conversion that meets a target: an alpha for each coupled set, or one alpha for all.
 
 MACs: the path of ``allocate.path`` is followed until the graph's own MACs are at most the target; the
 smallest uniform alpha that meets it is the rival. Error: stops on the path, one percent of the MACs
-apart, are calibrated and measured, first by bisection with fast calibration, then around the found stop
-with the effort asked for; the rival is the uniform alpha of the same MACs. Of the two the one with the
-smaller error on inputs that calibration does not use is kept; to meet a target for the MACs, alpha per set
-only where it is better by more than the standard error of that comparison. Plans are compared with no more
-than ``standard``; the longer distillation of ``thorough`` follows for the chosen plan alone.
+apart, are calibrated and measured, first by bisection with fast calibration, then around the resulting stop
+with the requested effort; the rival is the uniform alpha of the same MACs. The one with the smaller error on
+held-out inputs is kept; for a target on MACs, alpha per set must be better by more than the standard error of
+that comparison. Plans are compared with an effort of at most ``standard``; the longer distillation of
+``thorough`` follows for the chosen plan alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SPANS = (8, 4, 2, 1, 1)  # stops between trials with the full effort
 
 @dataclass(frozen=True)
 class _Trials:
-    """Calibrates plans of one model on one set of images."""
+    """Calibration of plans of one model on one set of images."""
 
     plans: Plans
     images: Images
@@ -40,11 +40,11 @@ class _Trials:
 
     @property
     def comparing(self) -> str:
-        """The effort with which plans are compared."""
+        """Effort with which plans are compared."""
         return "standard" if self.effort == "thorough" else self.effort
 
     def calibrated(self, plan: Plan, effort: str, name: str) -> Calibrated:
-        """``plan`` carried out; progress is told under ``name``."""
+        """Convert and calibrate by ``plan``; progress is reported under ``name``."""
 
         def progress(what: str, done: int, of: int) -> None:
             self.progress(f"{name}: {what}", done, of)
@@ -64,7 +64,7 @@ def convert_to(
     seed: int = 0,
     progress: Progress = lambda what, done, of: None,
 ) -> tuple[Calibrated, Allocation]:
-    """Find, and calibrate, the model that meets ``target``.
+    """Search for the model that meets ``target``, and calibrate it.
 
     Raises CheckFailed when no plan meets it, saying how near one comes; OctifyError when there are too
     few inputs to measure an error on.
@@ -112,7 +112,7 @@ def _rounded_up(ratio: float) -> str:
 
 
 def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[Calibrated, Allocation]:
-    """The uniform plan, without anything to compare it with."""
+    """Result of the uniform plan, without a rival."""
     made = trials.calibrated(uniform, trials.effort, "uniform alpha")
     rival = Rival(trials.plans.ratio(uniform), made.after.relative_error)
     sets = _sets(trials.plans, made.plan)
@@ -122,7 +122,7 @@ def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[
 def _better(
     target: Target, trials: _Trials, uniform: Plan, ours: Calibrated, tried: int = 0
 ) -> tuple[Calibrated, Allocation]:
-    """What was calibrated with alpha per set, or the uniform plan if its error is smaller."""
+    """Result with alpha per set, or with a uniform alpha if its error is smaller."""
     theirs = trials.calibrated(uniform, trials.comparing, "uniform alpha")
     errors = [each.after.relative_error for each in (ours, theirs)]
     unclear = target.kind == "macs" and not _clear(trials, ours, theirs)
@@ -150,14 +150,14 @@ def _better(
 
 
 def _clear(trials: _Trials, ours: Calibrated, theirs: Calibrated) -> bool:
-    """Whether ``ours`` is better on the inputs kept aside by more than the standard error of that."""
+    """Whether ``ours`` is better on held-out inputs by more than the standard error of the difference."""
     modules = (trials.plans.traced.module, ours.rewritten.module, theirs.rewritten.module)
     gain, error = advantage(*(outputs(module, trials.images.held_out) for module in modules))
     return gain > error
 
 
 def _distilled(target: Target, trials: _Trials, made: Calibrated) -> Calibrated:
-    """The plan with the full effort; as it was made before, should that miss the target."""
+    """Calibrate the plan with the full effort; keep the earlier result if that misses the target."""
     found = trials.calibrated(made.plan, trials.effort, "the chosen plan")
     error = found.after.relative_error
     if target.kind == "error" and not error <= target.value:
@@ -200,7 +200,7 @@ def _to_error(target: Target, trials: _Trials) -> tuple[Calibrated, Allocation]:
 
 
 class _Stops:
-    """The search for the cheapest of ``plans`` that meets a target error.
+    """Search for the cheapest of ``plans`` that meets a target error.
 
     The error is taken to grow from plan to plan; ``best`` was measured itself.
     """

@@ -67,7 +67,7 @@ def check_files(
 
 
 def check_folder(folder: Path, names: Sequence[str], reads: Used, *, force: bool) -> None:
-    """Raise OctifyError for a folder that cannot be written, is not octify's, or holds files the run reads."""
+    """Raise OctifyError for a folder that cannot be written, is not octify's, or has files the run reads."""
     artefact.check_destination(folder, force=force)
     if not force:
         for name in names:

@@ -1,4 +1,4 @@
-"""How many channels of a coupled set are low, and which.
+"""The number of low channels of a coupled set, and their selection.
 
 Channels of a set fall into *cells*: channels that occur in the same values, and in the same
 group of every grouped convolution. Taking the same share of every cell gives every value its
@@ -22,7 +22,7 @@ from octify.trace import Traced
 
 @dataclass(frozen=True)
 class Choice:
-    """Low channels by class, and for the sets that have none the reason."""
+    """Low channels by class, and the reason for each set without any."""
 
     low: Mask
     reasons: Mapping[int, str]
@@ -69,12 +69,12 @@ def _why_none(parts: Sequence[Ids], alpha: float | None) -> str:
 
 
 def _sets_with_uncertain_size(traced: Traced, layout: Layout) -> set[int]:
-    """Sets with a value whose size a low branch alone could not tell."""
+    """Sets with a value whose size does not follow from its low branch alone."""
     return {s for ids in _values_of_uncertain_size(traced, layout) for s in layout.sets(ids)}
 
 
 def _values_of_uncertain_size(traced: Traced, layout: Layout) -> list[Ids]:
-    """Ids of values whose size a low branch alone could not tell: odd sizes, and 2 (or 1?)."""
+    """Ids of values whose size does not follow from a low branch: odd sizes, and 2 (ambiguous with 1)."""
     found = []
     for name, ids in layout.ids.items():
         shape = traced.facts[name].shape
@@ -88,7 +88,7 @@ def _values_of_uncertain_size(traced: Traced, layout: Layout) -> list[Ids]:
 def cells(layout: Layout) -> list[list[Ids]]:
     """Cells of every coupled set, each an ascending array of channel classes.
 
-    Channels are told apart by a random 64-bit signature of where they occur, so the cost is
+    A random 64-bit signature of its occurrences identifies each channel, so the cost is
     linear in the number of channels.
     """
     count = layout.classes

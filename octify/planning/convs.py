@@ -1,4 +1,4 @@
-"""The convolutions of a traced model, as rules and the planner see them."""
+"""Convolutions of a traced model, as rules and the planner see them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from octify.trace import Traced
 
 @dataclass(frozen=True)
 class Conv:
-    """One convolution module with all its calls; a linear layer of a map is its 1x1 convolution.
+    """Convolution module with all its calls; a linear layer of a map counts as a 1x1 convolution.
 
     inputs:
-        Of every call, the spatial size of the map that it reads. ``batch`` is the number of maps.
+        Spatial size of the input map of every call. ``batch`` is the number of maps.
     macs:
-        Of all calls together. ``vector``: every call makes one sample per channel, as in
+        MACs of all calls together. ``vector``: every call outputs one sample per channel, as in
         squeeze-and-excitation, so there is no resolution to halve.
     exchange:
         Whether a 1x1 convolution has the paths between high and low channels.
     clipped:
-        Whether an activation follows that runtimes fuse with a convolution but not with a sum.
+        Whether an activation follows that runtimes fuse with a convolution, but not with a sum.
     """
 
     path: str
@@ -174,7 +174,7 @@ def _sizes_read(traced: Traced, layout: Layout, calls: Sequence[fx.Node]) -> Ite
 
 
 def facts_for_rules(convs: list[Conv], layout: Layout) -> Mapping[str, ConvFacts]:
-    """What rules can ask, by path; ``layout`` must be the one without any policy."""
+    """Facts for the rules, by path; ``layout`` must be the one without any policy."""
     size: dict[int, int] = {}
     reduction: dict[int, int] = {}
     read_by: dict[int, int] = {}

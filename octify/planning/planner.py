@@ -1,4 +1,4 @@
-"""Decides, for every coupled set, whether and how far it becomes octave.
+"""The planner: decides for every coupled set whether it becomes octave, and at which alpha.
 
 1. The rules give every convolution its policy; a convolution whose output must stay dense is
    taken out of its coupled set (a split layer stands where the graph still ties them).
@@ -41,7 +41,7 @@ def make_plan(
     alphas: Mapping[str, float] | None = None,
     costs: Costs | None = None,
 ) -> Plan:
-    """The plan of ``planned``, which takes the same arguments."""
+    """Return the plan of ``planned``, which takes the same arguments."""
     return planned(traced, rules, alpha, kernels, exclude, alphas, costs).plan
 
 
@@ -59,10 +59,10 @@ def planned(
     Parameters
     ----------
     alphas:
-        In place of ``alpha``, for the coupled sets that the convolutions at these paths write. A rule
-        that states an alpha comes first.
+        Alphas that replace ``alpha`` for the coupled sets that the convolutions at these paths write. A rule
+        that states an alpha takes precedence.
     costs:
-        What octave channels must lower to be worth it; by default MACs.
+        Costs that octave channels must lower to be worth it; by default MACs.
 
     Raises OctifyError for an alpha outside [0, 1], RuleError when a path pattern of the rules
     or of ``exclude`` matches no convolution.
@@ -89,7 +89,7 @@ def planned(
 def _wanted(
     convs: Sequence[Conv], layout: Layout, policies: Policies, alpha: float, alphas: Mapping[str, float]
 ) -> dict[int, float]:
-    """Alpha of every coupled set: the smallest that is given to a convolution that writes it."""
+    """Alpha of every coupled set: the smallest among the convolutions that write it."""
     wanted: dict[int, float] = {}
     for conv in convs:
         if conv.vector or conv.depthwise:
@@ -103,7 +103,7 @@ def _wanted(
 
 
 def _scattered_outputs(convs: Sequence[Conv], low: Mask) -> list[str]:
-    """Convolutions whose low outputs alone are too scattered over their groups, whatever their input."""
+    """Convolutions whose low outputs are too scattered over their groups, whatever their input."""
     return [
         conv.path
         for conv in convs
@@ -129,7 +129,7 @@ def _plan(
         channels = channels_of(module)
         call = calls.get(path)
         refusal = layout.refusals.get(node.name)
-        # Most linear layers are none of a map's channels: those have no say here.
+        # Most linear layers do not act on a map's channels: those are skipped here.
         if path in entries or channels is None or (isinstance(module, nn.Linear) and not (call or refusal)):
             continue
         rule = policies.rules.get(path)

@@ -1,4 +1,4 @@
-"""What the rules and ``--exclude`` say of every convolution, before any alpha is chosen."""
+"""Policy of every convolution under the rules and ``--exclude``, before any alpha is chosen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from octify.trace import Traced
 
 @dataclass(frozen=True)
 class Policies:
-    """What the rules said: paths with a dense output, paths left alone (both with reasons), the rest.
+    """Policies by path: convolutions with a dense output, and those left alone, both with reasons.
 
     exchange:
         Exchange mode per convolution (module path to mode); those of vectors always exchange.
@@ -32,18 +32,18 @@ class Policies:
     structure: Layout
 
     def layout(self, traced: Traced, dense: Mapping[str, str]) -> Layout:
-        """The coupling when the outputs of ``dense`` stay dense and ``left`` is not touched."""
+        """Coupling when the outputs of ``dense`` stay dense and ``left`` is not touched."""
         if not dense and not self.left:
             return self.structure
         return couple(traced, frozenset(dense), self.left)
 
     def applied(self, convs: Sequence[Conv]) -> list[Conv]:
-        """``convs`` with what is asked of their paths."""
+        """Copy of ``convs`` with the exchange modes of their paths."""
         return [replace(conv, exchange=self.exchange.get(conv.path, "full")) for conv in convs]
 
 
 def policies_of(traced: Traced, rules: RuleSet, exclude: Sequence[str] = ()) -> Policies:
-    """The policy of every convolution of ``traced``.
+    """Determine the policy of every convolution of ``traced``.
 
     Raises RuleError when a path pattern of the rules or of ``exclude`` matches no convolution.
     """

@@ -112,7 +112,7 @@ MaxErrorOption = Annotated[
     typer.Option(
         "--max-error",
         metavar="X",
-        help="Largest relative output error to accept; above it the run fails (exit code 1), writing nothing.",
+        help="Largest relative output error to accept; above it, exit with code 1 and write nothing.",
     ),
 ]
 TargetMacsOption = Annotated[

@@ -147,7 +147,7 @@ def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[i
 
 
 def _shape_only(module: Any) -> nn.Module:
-    """Convolution of the same shape on the meta device or without meaningful weights."""
+    """Convolution of the same shape, without bias and with uninitialised weights."""
     kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(module.kernel_size)]
     made = kind(
         module.in_channels,
