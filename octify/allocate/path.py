@@ -101,7 +101,7 @@ def levels_after(steps: Sequence[Step], curves: Mapping[int, Curve]) -> dict[int
 def last_steps(
     steps: Sequence[Step], curves: Mapping[int, Curve], model: MacModel, fixed: Shares, missing: float
 ) -> list[tuple[int, int]]:
-    """Candidates after ``steps`` that save ``missing`` more MACs: a level for one more set, least error first.
+    """Candidates that save ``missing`` more MACs after ``steps``: a level for one more set, by rising error.
 
     The next step of a path may save much more than is needed; another set's smaller step, or several
     of its steps, may cost less.

@@ -1,4 +1,4 @@
-"""Tensor files and a user's own loader. Nothing is unpickled."""
+"""Tensor files, and loaders in the user's code. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UNREADABLE = (
 
 
 def tensors(path: Path, dims: int) -> list[Any]:
-    """The inputs in a .npy, .npz, .safetensors or .pt file: batches, as the model takes them.
+    """Read the inputs in a .npy, .npz, .safetensors or .pt file: batches, as the model takes them.
 
     A file with one tensor gives the model's input; of several, those with ``dims`` dimensions are
     the model's inputs, in the order of the file. One called ``labels`` is none of them.
@@ -102,10 +102,10 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def loader(place: str, name: str) -> Iterable[Any]:
-    """The iterable ``name`` of the Python file ``place``, or what it returns when it is a function.
+    """Load the iterable ``name`` of the Python file ``place``, or the result if it is a function.
 
     A dataset with ``__len__`` and ``__getitem__``, as torch has them, is one too; it is returned as it is.
-    What fails while another iterable is read is told as a SourceError, with the user's own line.
+    A failure while another iterable is read becomes a SourceError with the line in the user's code.
     """
     found, module = _found(place, name)
     return cast("Iterable[Any]", found) if is_dataset(found) else _guarded(found, module, f"{place}:{name}")
@@ -145,6 +145,6 @@ def _is_iterable(found: Any) -> bool:
 
 
 def is_dataset(found: Any) -> bool:
-    """Whether items can be had by number: ``__len__`` and ``__getitem__``, and no tensor or mapping."""
+    """Whether an object is a map-style dataset: ``__len__`` and ``__getitem__``, no tensor or mapping."""
     sized = hasattr(found, "__len__") and hasattr(found, "__getitem__")
     return sized and not isinstance(found, (Tensor, Mapping, type))

@@ -66,7 +66,7 @@ def _read(path: Path) -> object:
 
 
 def _pickled_name(message: str) -> str:
-    """The class the file wanted, when torch names it (``Unsupported global: GLOBAL os.system ...``)."""
+    """Class that the file needs, when torch names it (``Unsupported global: GLOBAL os.system ...``)."""
     _, found, rest = message.partition("GLOBAL ")
     return f"; this one asks for {rest.split()[0]}" if found and rest.split() else ""
 

@@ -1,4 +1,4 @@
-"""Models of timm and torchvision by name, without pretrained weights (nothing is downloaded)."""
+"""Models of timm and torchvision by name, without pretrained weights: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def torchvision_model(name: str) -> tuple[nn.Module, str | None]:
 def _create(zoo: str, name: str, create: Any) -> nn.Module:
     try:
         with warnings.catch_warnings():
-            # Deprecations inside the zoo's constructors are not the user's to act on.
+            # The user cannot act on deprecations inside the zoo's constructors.
             warnings.simplefilter("ignore")
             model = create()
     except Exception as error:

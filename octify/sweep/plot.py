@@ -1,4 +1,4 @@
-"""The plot of a sweep: cost, error and speed against alpha (Chen et al. 2019, figure 4, for any model)."""
+"""Plot of a sweep: cost, error and speed against alpha (Chen et al. 2019, figure 4, for any model)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STYLES: tuple[dict[str, Any], ...] = (
 
 
 def check_plot(path: Path) -> None:
-    """Refuse, before any long work, a file that no plot can be written to."""
+    """Check, before any long work, that a plot can be written to the file."""
     if path.suffix.lower() not in FORMATS:
         raise OctifyError(
             f"{path} is not a plot's name",

@@ -1,4 +1,4 @@
-"""One conversion of a sweep: what it costs, what it was measured at, and whether it is done already."""
+"""One conversion of a sweep: its cost, its measurements, and whether an earlier run finished it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POINT = "point.json"
 
 
 def point_of(report: Report, rules: str, rules_digest: str = "") -> Point:
-    """The point of a conversion under the rules named ``rules``."""
+    """Build the point of a conversion under the rules named ``rules``."""
     totals, calibration = report.totals, report.calibration
     assert report.alpha is not None
     return Point(
@@ -40,7 +40,7 @@ def point_of(report: Report, rules: str, rules_digest: str = "") -> Point:
 
 
 def fingerprint(asked: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    """A digest of everything that a point depends on: what was asked, and the original's weights."""
+    """Digest of everything that a point depends on: the request, and the original's weights."""
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
     for name, tensor in sorted(state.items()):
         digest.update(name.encode())
@@ -55,7 +55,7 @@ def _bytes() -> Any:
 
 
 def finished(folder: Path, key: str) -> Point | None:
-    """The point that an earlier run left in ``folder`` under the same key; None if there is none."""
+    """Read the point that an earlier run left in ``folder`` under the same key; None if there is none."""
     try:
         document = parse_json(read_text(folder / POINT))
         if document["key"] != key:
@@ -67,5 +67,5 @@ def finished(folder: Path, key: str) -> Point | None:
 
 
 def write_point(folder: Path, key: str, point: Point) -> None:
-    """Say that the conversion in ``folder`` is complete."""
+    """Mark the conversion in ``folder`` as complete."""
     write_text(folder / POINT, json.dumps({"key": key, "point": point.to_dict()}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Training data that can be had by number: held in memory, or read from files or a dataset as needed."""
+"""Training data with random access: held in memory, or read from files or a dataset on demand."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class Samples:
     """Training data.
 
     read:
-        The batch of the given numbers. The second argument gives a seed for each, for data with random
-        transforms of its own.
+        Function that returns the batch of some indices. Its second argument is a seed for each, for data
+        with random transforms of its own.
     classes:
         Names of the classes, where folders name them.
     own_transforms:
-        The data brings its augmentation along.
+        Whether the data applies transforms of its own.
     digest:
-        Differs for other data, as far as that can be told without reading all of it.
+        Digest that identifies the data, as far as possible without reading all of it.
     skipped:
-        Fills as files are read: those that could not be, with reasons; a neighbour stands in for each.
+        Files that could not be read, with reasons; grows while files are read. A neighbour replaces each.
     """
 
     count: int
@@ -61,7 +61,7 @@ class Samples:
 
 
 def open_samples(text: str, specs: Sequence[InputSpec], form: ImageFormat | None) -> Samples:
-    """The training data that ``text`` names.
+    """Open the training data that ``text`` names.
 
     A folder of images (``form`` says how they become inputs), with class folders in it as labels; a .npz,
     .safetensors or .pt file with a tensor called ``labels``; or ``file.py:loader``: a dataset with
@@ -87,7 +87,7 @@ def open_samples(text: str, specs: Sequence[InputSpec], form: ImageFormat | None
 
 
 def hold(items: Iterable[Any], specs: Sequence[InputSpec]) -> Samples:
-    """The rows of all ``items`` in memory, up to 4 GiB of them."""
+    """Hold the rows of all ``items`` in memory, up to 4 GiB."""
     rows: list[Row] = []
     size = 0
     warnings: list[str] = []
@@ -127,7 +127,7 @@ def hold(items: Iterable[Any], specs: Sequence[InputSpec]) -> Samples:
 
 
 def _require_same(first: Row, row: Row, number: int) -> None:
-    """Rows go into one batch: their sizes must agree, and all or none have labels."""
+    """Require equal sizes, and labels in all rows or in none: rows are stacked to batches."""
     for a, b in zip(first.inputs, row.inputs, strict=True):
         if a.shape[1:] != b.shape[1:]:
             raise OctifyError(
@@ -148,7 +148,7 @@ def _sizes(x: Tensor) -> str:
 
 
 def _watched(items: Iterable[Any]) -> Iterable[Any]:
-    """``items``; a failure of the user's own code is told as one."""
+    """Iterate ``items``; a failure of the user's code becomes a SourceError."""
     try:
         yield from items
     except OctifyError:

@@ -1,4 +1,4 @@
-"""Whether the labels that the data has are those of the model's output."""
+"""Check whether the labels of the data fit the model's output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from octify.tune.options import Labels
 def use_labels(
     samples: Samples, labels: Tensor | None, outputs: Sequence[Tensor], wanted: Labels
 ) -> tuple[bool, str | None]:
-    """Whether to train with labels, and why not with those that there are.
+    """Decide whether to train with labels; return the reason if those of the data are not used.
 
     ``labels`` and ``outputs`` are those of a first batch. Raises OctifyError when labels are required and
     cannot be had.

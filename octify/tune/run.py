@@ -1,4 +1,4 @@
-"""A run's parts, set up on whatever Accelerate was started on: one step, and one measurement."""
+"""Parts of a run on the devices of Accelerate: one training step, and one measurement."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from octify.tune.options import Options
 from octify.tune.order import HELD_OUT_MOST, derived, picked, share_of, split
 from octify.tune.parse import require_range
 
-CLIP = 5.0  # norm of the gradient
+CLIP = 5.0  # largest norm of the gradient
 _REESTIMATED_ON = 512  # inputs
 
 
@@ -61,13 +61,13 @@ class Run:
         self.model, self._optimizer = self.accelerator.prepare(self.student, self.optimizer)
 
     def warn(self, *messages: str) -> None:
-        """Tell of something at once, and keep it for the report."""
+        """Emit a warning, and keep it for the report."""
         for message in messages:
             self.warnings.append(message)
             self._tell(message)
 
     def step(self, step: int) -> float:
-        """One step of training; the loss of the joint batch before it."""
+        """Take one training step; return the loss of the joint batch before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.rate(step)
         loss = self.backward(step)
@@ -77,7 +77,7 @@ class Run:
         return loss
 
     def backward(self, step: int) -> float:
-        """Set every parameter's gradient to that of the joint batch; its loss."""
+        """Set every parameter's gradient to that of the joint batch; return its loss."""
         batch = self._batch(step)
         seed_all(derived(self.options.seed, "layers", step, self.accelerator.process_index))
         with self.accelerator.autocast():
@@ -99,7 +99,7 @@ class Run:
         return torch.stack(shares).sum()
 
     def measure(self) -> Measured:
-        """Student against teacher on the inputs kept aside, or else on those trained on."""
+        """Measure student against teacher on the held-out inputs or, without any, on the training inputs."""
         mine = self.measured[share_of(len(self.measured), self.accelerator.process_index, self.processes)]
         size = max(1, self.options.batch // self.processes)
         self.student.eval()
@@ -109,7 +109,7 @@ class Run:
         return found
 
     def reestimate(self) -> None:
-        """BatchNorm statistics of the data as it will be trained on, the same on every process."""
+        """Re-estimate BatchNorm statistics on the training data, identically on every process."""
         numbers = picked(self.rows.train, min(_REESTIMATED_ON, len(self.rows.train)), 0, self.options.seed)
         chunks = [
             self._read(numbers[i : i + self.batch_size], "norm").inputs
@@ -119,11 +119,11 @@ class Run:
         self._train_mode()
 
     def total(self, value: Tensor) -> Tensor:
-        """``value`` added up over all processes."""
+        """Sum ``value`` over all processes."""
         return value if self.processes == 1 else self.accelerator.reduce(value, "sum")
 
     def agreed(self, noted: Sequence[int]) -> int:
-        """The signal, if any, that some process has received; all processes answer alike."""
+        """Signal that some process has received, if any; the same on all processes."""
         if self.processes == 1:
             return noted[0] if noted else 0
         counts = [sum(n == wanted for n in noted) for wanted in (signal.SIGTERM, signal.SIGINT)]
@@ -131,7 +131,7 @@ class Run:
         return signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
 
     def unwrap(self) -> None:
-        """Take Accelerate's wrappers off the student and move it to the CPU."""
+        """Remove Accelerate's wrappers from the student and move it to the CPU."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.student.cpu().eval()
 
@@ -160,7 +160,7 @@ class Run:
         return Batch(tuple(x.to(device) for x in batch.inputs), labels)
 
     def _train_mode(self) -> None:
-        """Everything as in use, dropout off: the loss is of the function that is deployed."""
+        """Set eval mode, without dropout: the loss is that of the deployed function."""
         self.student.eval()
         if self.options.norm == "batch":
             for module in self.student.modules():
@@ -223,7 +223,7 @@ def _accelerator(options: Options) -> Accelerator:
     if precision not in ("no", "bf16", "fp16"):
         raise _no_precision(precision, "it is not one that octify trains in")
     if precision == "fp16" and accelerator.device.type == "cpu":
-        # Accelerate takes it, and computes in float32.
+        # Accelerate accepts it, but computes in float32.
         raise _no_precision(precision, "a CPU has no fp16 training")
     return accelerator
 
@@ -246,5 +246,5 @@ def _optimizer(student: nn.Module, options: Options) -> torch.optim.Optimizer:
 
 
 def _widened(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Half precision outputs as float32: a loss adds up too much for them."""
+    """Cast half precision outputs to float32, in which the loss is summed."""
     return [x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in outputs]
