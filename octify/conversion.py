@@ -1,4 +1,4 @@
-"""The conversion pipeline: a traced model and a plan to a converted model and its report."""
+"""The conversion pipeline: from a traced model and a plan to a converted model and its report."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Result:
         An ordinary ``nn.Module`` in the original's training mode: a GraphModule, or, where the
         original cannot be traced as a whole, a copy of it with converted parts.
     plan:
-        What was done; replayable on the same model.
+        The plan, which can be replayed on the same model.
     report:
-        What it won, what it left and why.
+        Savings, convolutions left dense, and the reasons.
     """
 
     model: nn.Module
@@ -125,7 +125,7 @@ def to_target(
 
 
 def counting(tell: Progress) -> Callable[[str, int, int], None]:
-    """Progress with the share of a stage's work that is done and the time left to its end, judged from it."""
+    """Progress with the finished share of a stage's work, and an estimate of the remaining time."""
     start = 0.0
 
     def count(what: str, done: int, of: int) -> None:
@@ -156,7 +156,7 @@ def _report(traced: Traced, plan: Plan, rewritten: Rewritten) -> Report:
 
 
 def with_calibration(report: Report, calibrated: Calibrated) -> Report:
-    """``report`` with the calibration's figures, its warnings in place of the one against having none."""
+    """Copy of ``report`` with the calibration's figures and warnings, without the one about its absence."""
     row = CalibrationRow(
         calibrated.effort,
         calibrated.channel_order,
@@ -177,7 +177,7 @@ def with_calibration(report: Report, calibrated: Calibrated) -> Report:
 
 
 def with_allocation(report: Report, allocation: Allocation) -> Report:
-    """``report`` with how its alphas were chosen to meet a target."""
+    """Copy of ``report`` with the choice of its alphas to meet a target."""
     totals = report.totals
     row = AllocationRow(
         allocation.target.kind,

@@ -1,4 +1,4 @@
-"""What octify wrote into a folder, read again: a conversion's report, or a sweep."""
+"""Reading of the folders that octify wrote: a conversion's report, or a sweep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPORT, SWEEP, BENCH = "report.json", "sweep.json", "bench.json"
 
 @dataclass(frozen=True)
 class StoredConversion:
-    """A conversion's report, and latencies if the folder has a bench.json. ``document`` is report.json."""
+    """Report of a conversion, and latencies if the folder has a bench.json. ``document`` is report.json."""
 
     document: Mapping[str, Any]
     report: Report
@@ -30,7 +30,7 @@ class StoredConversion:
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """The points of a sweep of the model ``target``. ``document`` is sweep.json."""
+    """Points of a sweep of the model ``target``. ``document`` is sweep.json."""
 
     document: Mapping[str, Any]
     target: str
@@ -38,7 +38,7 @@ class StoredSweep:
 
 
 def read_stored(folder: Path) -> StoredConversion | StoredSweep:
-    """What is in ``folder``. Raises SourceError where it is no folder of octify's, or cannot be read."""
+    """Read ``folder``. Raises SourceError where octify did not write it, or it cannot be read."""
     if (folder / REPORT).is_file():
         document = _object(folder / REPORT)
         report = _told(folder / REPORT, lambda: Report.from_dict(document))
@@ -80,7 +80,7 @@ def _object(path: Path) -> Mapping[str, Any]:
 
 
 def _told(path: Path, read: Callable[[], T]) -> T:
-    """What ``read`` returns; its failures as a SourceError that names the file."""
+    """Call ``read``; convert its failures to a SourceError that names the file."""
     try:
         return read()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The folder of a tuned model, and the digests that tell one run from another."""
+"""The folder of a tuned model, and the digests that identify a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def identity(folder: Path, original: nn.Module) -> Mapping[str, str]:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The report in ``folder``; empty where there is none. OctifyError when it cannot be read."""
+    """Read the report in ``folder``; empty where there is none. Raises OctifyError if it is unreadable."""
     path = folder / _REPORT
     if not path.is_file():
         return {}

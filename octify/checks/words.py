@@ -1,4 +1,4 @@
-"""Settings that are one of a few words."""
+"""Check of settings with a fixed set of choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tuning minimises, cut into the parts of several processes.
+"""Losses of tuning, split into the shares of several processes.
 
 Every function returns this process's share: the sum of the shares over all processes is the loss of the
 joint batch, and so is the gradient's. ``total`` adds a tensor up over all processes.

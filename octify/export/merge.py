@@ -69,7 +69,7 @@ def _allows(octave: OctaveConv) -> bool:
 
 
 def _side_by_side(a: nn.Conv2d, b: nn.Conv2d) -> nn.Conv2d:
-    """The convolution of ``concat(x, y)`` that is ``a(x) + b(y)``."""
+    """Build the convolution of ``concat(x, y)`` that equals ``a(x) + b(y)``."""
     biases = [conv.bias.detach() for conv in (a, b) if conv.bias is not None]
     made = nn.Conv2d(
         a.in_channels + b.in_channels,

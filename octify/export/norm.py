@@ -1,4 +1,4 @@
-"""What a BatchNorm does in eval mode: ``y = scale * x + shift`` per channel, then what its class adds."""
+"""BatchNorm in eval mode: ``y = scale * x + shift`` per channel, then what its class adds."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Norm:
 
     scale: Tensor  # (C,) float64
     shift: Tensor  # (C,) float64
-    rank: int | None  # of the tensors it takes; None where the class takes several
+    rank: int | None  # rank of its input; None where the class takes several
     dtype: torch.dtype
-    tail: tuple[nn.Module, ...]  # what a fused class does afterwards (dropout, activation)
+    tail: tuple[nn.Module, ...]  # the rest of a fused class (dropout, activation)
 
     def as_module(self) -> nn.Module:
         """The scale and shift as a module of their own, without the tail.

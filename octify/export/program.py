@@ -98,7 +98,7 @@ def export_program(
 
 
 def captured(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> torch.export.ExportedProgram:
-    """``torch.export``'s program; ExportError when there is none."""
+    """Capture ``torch.export``'s program. Raises ExportError when that fails."""
     batch = batch_size(inputs)
     dynamic = dynamic_batch and batch is not None
     # A dimension of 1 is taken for a constant.
@@ -118,7 +118,7 @@ def captured(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> 
 
 
 def _tensors(program: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
-    """All tensors that ``program`` answers with, in order."""
+    """All tensors in the output of ``program``, in order."""
     own = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))
     with torch.no_grad():
         return [leaf for leaf in pytree.tree_leaves(program(*own)) if isinstance(leaf, Tensor)]

@@ -80,7 +80,7 @@ def _constant_size(x: ir.Value, y: ir.Value) -> MatchResult:
 
 
 def _factors(x: ir.Value, y: ir.Value) -> list[float]:
-    """By how much each spatial axis grows; all sizes are known."""
+    """Growth factor of each spatial axis; all sizes are static."""
     assert x.shape is not None and y.shape is not None
     have, want = known(x.shape[2:]), known(y.shape[2:])
     assert have is not None and want is not None

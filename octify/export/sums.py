@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 
 class SumsInOrder:
-    """Reorders every chain of additions, in the graph itself."""
+    """Rule that reorders every chain of additions, in place."""
 
     def apply_to_model(self, model: ir.Model) -> None:
         """Apply the rule to all nodes of ``model``'s graph."""
@@ -114,7 +114,7 @@ def _count(graph: ir.Graph) -> int:
 
 
 def terms_of_sum(node: ir.Node) -> list[ir.Value]:
-    """What ``node``, and the additions in front of it that nobody else reads, add up."""
+    """Terms of ``node`` and of the additions in front of it that have no other reader."""
     found: list[ir.Value] = []
     for value in node.inputs:
         assert value is not None
@@ -131,7 +131,7 @@ def _terms_of(value: ir.Value) -> list[ir.Value]:
 
 
 def upsampled_terms(terms: Sequence[ir.Value]) -> list[ir.Value]:
-    """Those of ``terms`` that are copies of a smaller map's samples."""
+    """Select the ``terms`` that are copies of a smaller map's samples."""
     return [value for value in terms if _is_lone(value, "Resize") and _is_nearest(value.producer())]
 
 
@@ -144,7 +144,7 @@ def _is_nearest(node: ir.Node | None) -> bool:
 
 
 def _kind(upsampled: ir.Value) -> tuple[object, ...]:
-    """What two upsampled values must share so that their sources can be added."""
+    """Key that two upsampled values must share so that their sources can be added."""
     node = upsampled.producer()
     assert node is not None
     source, scales = node.inputs[0], node.inputs[2]

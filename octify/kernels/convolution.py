@@ -174,7 +174,7 @@ def _paper_low_to_high(axes: Sequence[Axis]) -> Path:
 
 
 def unpooled(name: PathName, axes: Sequence[Axis], up: bool = False) -> Path:
-    """The exact path where neither ``P`` nor ``U`` may be moved past the padding.
+    """Return the exact path where neither ``P`` nor ``U`` may be moved past the padding.
 
     High input is never pooled first. With ``up`` low input is brought to full resolution first, for a
     padding that has no counterpart at half resolution.
@@ -201,7 +201,7 @@ _RULES = {
 
 @lru_cache(maxsize=4096)
 def path(name: PathName, axes: tuple[Axis, ...], scheme: Scheme) -> Path:
-    """How the path ``name`` of a convolution with these ``axes`` is computed under ``scheme``.
+    """Return the computation of the path ``name`` of a convolution with ``axes`` under ``scheme``.
 
     Source: docs/mathematics.md; "Drop an Octave" (arXiv 1904.05049), section 3.2, for
     ``paper``. ``high_to_high`` is the convolution itself under both.

@@ -1,4 +1,4 @@
-"""Fits a table of taps into fewer taps: the paper's kernel size."""
+"""Least squares fit of a table of taps by fewer taps: the paper's kernel size."""
 
 from __future__ import annotations
 

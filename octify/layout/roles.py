@@ -1,11 +1,11 @@
-"""What each dimension of a value is, when its channels are not simply dimension 1.
+"""Roles of a value's dimensions, when its channels are not simply dimension 1.
 
 A *view* names every dimension by one letter, its role: ``N`` the batch, ``C`` a part of the
 channel index, ``S`` a spatial axis. (N, C, H, W) is ``NCSS``, channels-last is ``NSSC``, and
 the middle of a channel shuffle, (N, groups, C / groups, H, W), is ``NCCSS``. The channels of a
 view are the elements of an array over its ``C`` dimensions, in row-major order.
 
-Reshaping and permuting only move channels about, so octave values keep their two branches as
+Reshaping and permuting only reorder channels, so octave values keep their two branches as
 maps (N, channels, *size) all the while, with the channels of each branch in that order.
 """
 

@@ -80,7 +80,7 @@ def _apart(
     planned: ConvPlan,
     made: Mapping[fx.Node, fx.Node],
 ) -> fx.Node:
-    """The convolution ``node``, its high outputs of high inputs alone and its low outputs of low ones."""
+    """Call the convolution ``node`` for its high outputs on high inputs alone, for its low on low."""
     source = operand(node)
     ins = split_indices(planned.in_channels, planned.low_in)
     outs = split_indices(planned.out_channels, planned.low_out)
@@ -95,7 +95,7 @@ def _apart(
 def _only(
     graph: fx.Graph, traced: Traced, resolved: Resolved, node: fx.Node, made: fx.Node, kept: Sequence[int]
 ) -> fx.Node:
-    """``made``, the value of ``node``, with zeros in all channels but ``kept``."""
+    """Set all channels but ``kept`` of ``value``, the value of ``node``, to zero."""
     shape = traced.shape(node)
     assert shape is not None
     roles = resolved.layout.roles(node.name, shape)

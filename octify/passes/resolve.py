@@ -1,4 +1,4 @@
-"""From a plan's convolutions to the low channels of every value of the graph."""
+"""Resolution of a plan's convolutions to the low channels of every value of the graph."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Planned:
     resolved: Resolved | None
 
     def on(self, traced: Traced) -> Resolved:
-        """The low channels of every value of ``traced``."""
+        """Resolve the plan on ``traced``: the low channels of every value."""
         return self.resolved or resolve(traced, self.plan)
 
 

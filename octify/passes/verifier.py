@@ -35,7 +35,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Violation:
-    """A value of the original graph, by the name of its node, and what is wrong with its rewritten form."""
+    """Value of the original graph, by the name of its node, and the fault of its rewritten form."""
 
     node: str
     what: str
@@ -67,7 +67,7 @@ def verify(traced: Traced, resolved: Resolved, module: fx.GraphModule, values: M
 def violations(
     traced: Traced, resolved: Resolved, module: fx.GraphModule, values: Mapping[str, Value]
 ) -> list[Violation]:
-    """What is wrong, in the order of the original graph."""
+    """List the faults in the order of the original graph."""
     try:
         facts = measure_nodes(traced, module)
     except MeasureError as error:
@@ -90,7 +90,7 @@ def _value(
     values: Mapping[str, Value],
     shapes: Mapping[str, Shape | None],
 ) -> Iterator[str]:
-    """What is wrong with the value of ``node``."""
+    """Faults of the value of ``node``."""
     shape, value, mask = traced.shape(node), values[node.name], resolved.mask(node.name)
     if shape is None:
         return  # several tensors; each is a value where it is taken out
@@ -119,7 +119,7 @@ def _expected(shape: Shape, mask: Mask | None, roles: str) -> tuple[Shape | None
 def _results(
     traced: Traced, output: fx.Node, module: fx.GraphModule, shapes: Mapping[str, Shape | None]
 ) -> Iterator[str]:
-    """What is wrong with the tensors that the model answers with."""
+    """Faults of the model's output tensors."""
     (made,) = module.graph.find_nodes(op="output")
     before, after = _operands(output), _operands(made)
     if len(before) != len(after):

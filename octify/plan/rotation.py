@@ -1,4 +1,4 @@
-"""Rotation: the basis of one stream's channels, as a plan keeps it.
+"""Rotations: the basis of a stream's channels, as stored in a plan.
 
 Channel numbers of a plan count in its bases, so a plan without its matrices could not be replayed. Any
 invertible matrix is as exact as another: entries are kept in half precision, and what stands in the plan is
@@ -51,7 +51,7 @@ class Rotation:
     matrix:
         ``R`` (C, C), row by row, little-endian float16 in base64.
     low:
-        How many channels the plan that it was chosen for makes low.
+        Number of low channels in the plan that it was chosen for.
     lost_before, lost:
         Share of the high-frequency energy, as its readers weigh it, that so many low channels lose: the
         best ones of the old basis, and those of this one.
@@ -88,7 +88,7 @@ class Rotation:
 
 
 def encoded(values: npt.ArrayLike) -> str:
-    """Numbers as a plan keeps them."""
+    """Encode numbers as a plan stores them."""
     return base64.b64encode(np.asarray(values, dtype="<f2").tobytes()).decode("ascii")
 
 

@@ -39,7 +39,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Name such as ``default-0.5`` or ``mine-1f00d5e2-0.5``, unique within a sweep and a valid file name."""
+        """Name, unique within a sweep and valid for a folder: ``default-0.5`` or ``mine-1f00d5e2-0.5``."""
         return point_name(self.rules, self.rules_digest, self.alpha)
 
     def to_dict(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Measured:
 def measure(
     student: nn.Module, teacher: nn.Module, batches: Iterable[Batch], total: Total, context: Callable[[], Any]
 ) -> Measured:
-    """Measure both models in their current mode; ``batches`` are those of this process, run in ``context``."""
+    """Measure both models in their current mode on the ``batches`` of this process, in ``context``."""
     sums: dict[str, Tensor] = {}
 
     def add(name: str, value: Tensor) -> None:
