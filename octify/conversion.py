@@ -115,12 +115,14 @@ def to_target(
     order_of(effort, channel_order)
     progress = counting(tell)
     images = images_of(plans.traced, calibration, effort, seed=seed, progress=progress)
-    made, allocation = convert_to(target, plans, images, effort, channel_order, seed=seed, progress=progress)
+    selected, allocation = convert_to(
+        target, plans, images, effort, channel_order, seed=seed, progress=progress
+    )
     synthetic, inputs = isinstance(calibration, str), images.given
-    based = in_basis(plans.traced, made.plan)
-    measured = spectra(based, made.plan, images.chunks)
-    spectrum = by_frequency(based, made.plan, measured, inputs, synthetic=synthetic)
-    result = calibrated_result(plans.traced, replace(made, synthetic=synthetic, spectrum=spectrum), tell)
+    based = in_basis(plans.traced, selected.plan)
+    measured = spectra(based, selected.plan, images.chunks)
+    spectrum = by_frequency(based, selected.plan, measured, inputs, synthetic=synthetic)
+    result = calibrated_result(plans.traced, replace(selected, synthetic=synthetic, spectrum=spectrum), tell)
     return replace(result, report=with_allocation(result.report, allocation))
 
 
@@ -172,8 +174,8 @@ def with_calibration(report: Report, calibrated: Calibrated) -> Report:
         tuple(_rotation(rotation) for rotation in calibrated.plan.rotations),
     )
     warnings = tuple(w for w in report.warnings if w != UNCALIBRATED)
-    told = (*warnings, *calibrated.warnings)
-    return replace(report, calibration=row, warnings=told, spectrum=calibrated.spectrum)
+    merged = (*warnings, *calibrated.warnings)
+    return replace(report, calibration=row, warnings=merged, spectrum=calibrated.spectrum)
 
 
 def with_allocation(report: Report, allocation: Allocation) -> Report:

@@ -33,7 +33,7 @@ _KINDS = (
 
 def check_file(path: Path) -> None:
     """Check, before any long work, that the file ``path`` can be written. Raises OctifyError."""
-    with _told(path):
+    with _converted(path):
         _require_regular(path)
         _remove(_make_staging(path.absolute().parent, path.name))
 
@@ -43,7 +43,7 @@ def check_directory(path: Path, names: Sequence[str] = ()) -> None:
 
     Raises OctifyError if not.
     """
-    with _told(path):
+    with _converted(path):
         destination = _resolved(path)
         swap.recover(destination)
         if destination.exists() and not destination.is_dir():
@@ -75,7 +75,7 @@ def staged_directory(path: Path) -> Iterator[Path]:
     Where ``path`` is already a folder, its files of the same names are replaced, all others are kept; at
     every moment ``path`` is the old folder or the new one.
     """
-    with _told(path):
+    with _converted(path):
         destination = _resolved(path)
         swap.recover(destination)
     # Beside an existing folder, so that the two can be exchanged.
@@ -133,7 +133,7 @@ def _may_be_exchanged(destination: Path) -> bool:
 @contextlib.contextmanager
 def _staging(path: Path, destination: Path, *, beside: bool = False) -> Iterator[Path]:
     """A hidden folder from which a rename reaches the folder ``destination``; gone afterwards."""
-    with _told(path):
+    with _converted(path):
         folder = _make_staging(destination.parent if beside else destination, path.name)
         try:
             yield folder
@@ -167,7 +167,7 @@ def _move_into(entries: list[Path], folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _converted(path: Path) -> Iterator[None]:
     """Convert a failure to write ``path`` to an OctifyError; an OSError about other files passes through."""
     try:
         yield

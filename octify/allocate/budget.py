@@ -120,12 +120,12 @@ def budget(traced: Traced, rules: RuleSet, exclude: Sequence[str] = ()) -> Budge
 
 def _writers(convs: Sequence[Conv], layout: Layout) -> Mapping[int, tuple[str, ...]]:
     """Paths of the convolutions that decide the alpha of each coupled set."""
-    found: dict[int, dict[str, None]] = {}
+    writers: dict[int, dict[str, None]] = {}
     for conv in convs:
         if not conv.vector and not conv.depthwise:
             for s in {s for call in conv.calls for s in layout.sets(call.ids_out)}:
-                found.setdefault(s, {})[conv.path] = None
-    return {s: tuple(paths) for s, paths in found.items()}
+                writers.setdefault(s, {})[conv.path] = None
+    return {s: tuple(paths) for s, paths in writers.items()}
 
 
 def _weights(ids: Ids, layout: Layout) -> Mapping[int, float]:

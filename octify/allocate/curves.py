@@ -64,8 +64,8 @@ def error_curves(
         return make_plan(traced, rules, 0.0, kernels, exclude, alphas)
 
     def error(plan: Plan) -> float:
-        found = calibrate_on(copy.deepcopy(traced), plan, trial, "fast", seed=seed).after.relative_error
-        return min(found**2, _WORST) if math.isfinite(found) else _WORST
+        relative = calibrate_on(copy.deepcopy(traced), plan, trial, "fast", seed=seed).after.relative_error
+        return min(relative**2, _WORST) if math.isfinite(relative) else _WORST
 
     fixed = error(plan({})) if choices.fixed.any() else 0.0
     curves = {}
@@ -74,20 +74,20 @@ def error_curves(
         plans = {
             level.share: plan(dict.fromkeys(free.paths, level.alpha)) for level in _nearest(free, shares)
         }
-        known = {
-            share: max(0.0, error(made) - fixed)
-            for share, made in plans.items()
-            if any(made.conv(path).low_out for path in free.paths)
+        errors = {
+            share: max(0.0, error(trial_plan) - fixed)
+            for share, trial_plan in plans.items()
+            if any(trial_plan.conv(path).low_out for path in free.paths)
         }
-        if known:
-            curves[free.number] = curve_through(known, [level.share for level in free.levels])
+        if errors:
+            curves[free.number] = curve_through(errors, [level.share for level in free.levels])
     return curves
 
 
-def curve_through(known: Mapping[float, float], shares: Sequence[float]) -> Curve:
-    """A convex curve from 0, at ``shares``, that follows errors ``known`` at some of them by powers."""
-    at = sorted(known)
-    errors = convex([0.0, *at], [0.0, *(known[share] for share in at)])[1:]
+def curve_through(samples: Mapping[float, float], shares: Sequence[float]) -> Curve:
+    """A convex curve from 0, at ``shares``, that follows errors ``samples`` at some of them by powers."""
+    at = sorted(samples)
+    errors = convex([0.0, *at], [0.0, *(samples[share] for share in at)])[1:]
     powers = [
         min(max(math.log(high / low) / math.log(b / a), _POWERS[0]), _POWERS[1]) if low > 0 else _POWERS[1]
         for a, b, low, high in zip(at, at[1:], errors, errors[1:], strict=False)
@@ -114,8 +114,8 @@ def _between(a: float, b: float, share: float, power: float) -> float:
 
 def _nearest(free: FreeSet, shares: Sequence[float]) -> list[Level]:
     """Levels of the set nearest to ``shares``, each once, without the dense one."""
-    found = [min(free.levels[1:], key=lambda level: abs(level.share - share)) for share in shares]
-    return list(dict.fromkeys(found))
+    levels = [min(free.levels[1:], key=lambda level: abs(level.share - share)) for share in shares]
+    return list(dict.fromkeys(levels))
 
 
 def _trials(traced: Traced, sets: int, images: Images) -> tuple[Images, Sequence[float]]:
@@ -130,9 +130,9 @@ def _trials(traced: Traced, sets: int, images: Images) -> tuple[Images, Sequence
 
 def _part(chunks: Chunks, start: int, stop: int) -> tuple[tuple[Tensor, ...], ...]:
     """Slice of the images from ``start`` to ``stop``."""
-    found = []
+    parts = []
     for chunk in chunks:
         taken = tuple(x[max(start, 0) : max(stop, 0)] for x in chunk)
-        found += [taken] if len(taken[0]) else []
+        parts += [taken] if len(taken[0]) else []
         start, stop = start - len(chunk[0]), stop - len(chunk[0])
-    return tuple(found)
+    return tuple(parts)

@@ -79,18 +79,18 @@ def _climb(
         cost = curve.errors[level] - curve.errors[level - 1]
         return (cost / saved if saved > 0 else math.inf), s, saved
 
-    offers = {s: found for s in at if (found := offer(s)) is not None}
+    offers = {s: best for s in at if (best := offer(s)) is not None}
     while offers:
         _, s, saved = min(offers.values())
         at[s] += 1
         shares[s] = curves[s].shares[at[s]]
         steps.append(Step(s, at[s], saved))
         for t in {s, *model.neighbours(s)} & curves.keys():
-            found = offer(t)
-            if found is None:
+            best = offer(t)
+            if best is None:
                 offers.pop(t, None)
             else:
-                offers[t] = found
+                offers[t] = best
 
 
 def levels_after(steps: Sequence[Step], curves: Mapping[int, Curve]) -> dict[int, int]:
@@ -112,15 +112,15 @@ def last_steps(
         shares[s] = curves[s].shares[level]
     highest = max((curves[step.number].shares[step.level] for step in steps), default=0.0)
     cap = next(cap for cap in CAPS if highest <= cap + 1e-9)
-    found = []
+    candidates = []
     for s, curve in curves.items():
         for level in range(at[s] + 1, len(curve.shares)):
             if curve.shares[level] > cap + 1e-9:
                 break
             if model.saved(shares, s, curve.shares[level]) >= missing:
-                found.append((curve.errors[level] - curve.errors[at[s]], s, level))
+                candidates.append((curve.errors[level] - curve.errors[at[s]], s, level))
                 break
-    return [(s, level) for _, s, level in sorted(found)]
+    return [(s, level) for _, s, level in sorted(candidates)]
 
 
 def convex(shares: Sequence[float], errors: Sequence[float]) -> tuple[float, ...]:

@@ -66,8 +66,8 @@ class Plans:
 
     def uniform_below(self, ratio: float) -> Plan | None:
         """The uniform plan of smallest alpha with at most ``ratio`` of the MACs."""
-        found = first(_GRID, lambda n: self.ratio(self.uniform(n / _GRID)) <= ratio)
-        return None if found is None else self.uniform(found / _GRID)
+        count = first(_GRID, lambda n: self.ratio(self.uniform(n / _GRID)) <= ratio)
+        return None if count is None else self.uniform(count / _GRID)
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class Path:
         choices, taken = self.plans.choices, self.steps[: count - 1]
         missing = (self.plans.ratio(self.plan(count - 1)) - ratio) * self.plans.dense_macs
         for s, level in last_steps(taken, self.curves, choices.model, choices.fixed, missing)[:_ENDINGS]:
-            found = self.plans.at_levels(levels_after(taken, self.curves) | {s: level}, alpha)
-            if self.plans.ratio(found) <= ratio:
-                return found
+            candidate = self.plans.at_levels(levels_after(taken, self.curves) | {s: level}, alpha)
+            if self.plans.ratio(candidate) <= ratio:
+                return candidate
         return self.plan(count, alpha)
 
     def stops(self) -> list[Plan]:

@@ -113,10 +113,10 @@ def _rounded_up(ratio: float) -> str:
 
 def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[Calibrated, Allocation]:
     """Result of the uniform plan, without a rival."""
-    made = trials.calibrated(uniform, trials.effort, "uniform alpha")
-    rival = Rival(trials.plans.ratio(uniform), made.after.relative_error)
-    sets = _sets(trials.plans, made.plan)
-    return made, Allocation(target, "uniform", why, sets, None, rival, uniform.alpha, trials.effort, 0)
+    result = trials.calibrated(uniform, trials.effort, "uniform alpha")
+    rival = Rival(trials.plans.ratio(uniform), result.after.relative_error)
+    sets = _sets(trials.plans, result.plan)
+    return result, Allocation(target, "uniform", why, sets, None, rival, uniform.alpha, trials.effort, 0)
 
 
 def _better(
@@ -132,12 +132,12 @@ def _better(
         f"that of {'alpha per set' if worse else 'the uniform alpha'} {errors[not worse]:.4f}"
         + (", which may be chance" if worse and errors[0] < errors[1] else "")
     )
-    made = theirs if worse else ours
+    result = theirs if worse else ours
     allocation = Allocation(
         target,
         "uniform" if worse else "per set",
         why,
-        _sets(trials.plans, made.plan),
+        _sets(trials.plans, result.plan),
         Rival(trials.plans.ratio(ours.plan), errors[0]),
         Rival(trials.plans.ratio(uniform), errors[1]),
         uniform.alpha,
@@ -145,8 +145,8 @@ def _better(
         tried,
     )
     if trials.effort != trials.comparing:
-        made = _distilled(target, trials, made)
-    return made, allocation
+        result = _distilled(target, trials, result)
+    return result, allocation
 
 
 def _clear(trials: _Trials, ours: Calibrated, theirs: Calibrated) -> bool:
@@ -156,14 +156,14 @@ def _clear(trials: _Trials, ours: Calibrated, theirs: Calibrated) -> bool:
     return gain > error
 
 
-def _distilled(target: Target, trials: _Trials, made: Calibrated) -> Calibrated:
+def _distilled(target: Target, trials: _Trials, earlier: Calibrated) -> Calibrated:
     """Calibrate the plan with the full effort; keep the earlier result if that misses the target."""
-    found = trials.calibrated(made.plan, trials.effort, "the chosen plan")
-    error = found.after.relative_error
+    result = trials.calibrated(earlier.plan, trials.effort, "the chosen plan")
+    error = result.after.relative_error
     if target.kind == "error" and not error <= target.value:
-        told = f"distillation brought the error to {error:.4f}, above the target: it was left out"
-        return replace(made, warnings=(*made.warnings, told))
-    return found
+        warning = f"distillation brought the error to {error:.4f}, above the target: it was left out"
+        return replace(earlier, warnings=(*earlier.warnings, warning))
+    return result
 
 
 def _sets(plans: Plans, plan: Plan) -> tuple[SetAlpha, ...]:
@@ -195,8 +195,8 @@ def _to_error(target: Target, trials: _Trials) -> tuple[Calibrated, Allocation]:
         )
     uniform = trials.plans.uniform_below(trials.plans.ratio(stops.best.plan))
     assert uniform is not None
-    found = replace(stops.best, plan=replace(stops.best.plan, alpha=uniform.alpha))
-    return _better(target, trials, uniform, found, len(stops.errors))
+    nearest = replace(stops.best, plan=replace(stops.best.plan, alpha=uniform.alpha))
+    return _better(target, trials, uniform, nearest, len(stops.errors))
 
 
 class _Stops:
@@ -233,8 +233,8 @@ class _Stops:
         if (stop, effort) not in self.errors:
             ratio = self.trials.plans.ratio(self.plans[stop])
             name = f"trial {len(self.errors) + 1}, {ratio:.2f} of the MACs"
-            made = self.trials.calibrated(self.plans[stop], effort, name)
-            self.errors[stop, effort] = made.after.relative_error
-            if effort == self.trials.comparing and made.after.relative_error <= self.target.value:
-                self.best = made  # searches go on only beyond what meets
+            result = self.trials.calibrated(self.plans[stop], effort, name)
+            self.errors[stop, effort] = result.after.relative_error
+            if effort == self.trials.comparing and result.after.relative_error <= self.target.value:
+                self.best = result  # searches go on only beyond what meets
         return self.errors[stop, effort] <= self.target.value

@@ -41,11 +41,11 @@ def read_stored(folder: Path) -> StoredConversion | StoredSweep:
     """Read ``folder``. Raises SourceError where octify did not write it, or it cannot be read."""
     if (folder / REPORT).is_file():
         document = _object(folder / REPORT)
-        report = _told(folder / REPORT, lambda: Report.from_dict(document))
+        report = _checked(folder / REPORT, lambda: Report.from_dict(document))
         return StoredConversion(document, report, _latency(folder / BENCH))
     if (folder / SWEEP).is_file():
         document = _object(folder / SWEEP)
-        return _told(folder / SWEEP, lambda: _sweep(document))
+        return _checked(folder / SWEEP, lambda: _sweep(document))
     missing = f"it has neither {REPORT} nor {SWEEP}" if folder.is_dir() else "there is no such folder"
     raise SourceError(
         f"{folder} is not a folder that octify wrote",
@@ -66,7 +66,7 @@ def _latency(path: Path) -> LatencyRows | None:
     if not path.is_file():
         return None
     document = _object(path)
-    return _told(path, lambda: TypeAdapter(LatencyRows).validate_python(document))
+    return _checked(path, lambda: TypeAdapter(LatencyRows).validate_python(document))
 
 
 def _object(path: Path) -> Mapping[str, Any]:
@@ -76,10 +76,10 @@ def _object(path: Path) -> Mapping[str, Any]:
             raise ValueError("it is not a JSON object")
         return document
 
-    return _told(path, read)
+    return _checked(path, read)
 
 
-def _told(path: Path, read: Callable[[], T]) -> T:
+def _checked(path: Path, read: Callable[[], T]) -> T:
     """Call ``read``; convert its failures to a SourceError that names the file."""
     try:
         return read()

@@ -65,10 +65,10 @@ def write_tuned(
     # A copy of each tensor: safetensors refuses tensors that share memory.
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     (staged / _WEIGHTS).write_bytes(as_safetensors(tensors))
-    told = [w for w in report.get("warnings", []) if w != UNCALIBRATED]
+    earlier = [w for w in report.get("warnings", []) if w != UNCALIBRATED]
     document = {
         **report,
-        "warnings": [*told, *warnings],
+        "warnings": [*earlier, *warnings],
         "tuning": [*report.get("tuning", []), row.to_dict()],
     }
     (staged / _REPORT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

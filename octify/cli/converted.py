@@ -36,16 +36,16 @@ def find_origin(folder: Path, model: str | None, weights: Path | None, again: st
             why=f"it has no {artefact.PLAN}" if folder.is_dir() else "there is no such folder",
             hint=f"octify convert MODEL -o {folder}",
         )
-    found = artefact.read_origin(folder)
+    recorded = artefact.read_origin(folder)
     if model is not None:
-        return artefact.Origin(model, found.inputs if found else (), weights)
-    if found is None:
+        return artefact.Origin(model, recorded.inputs if recorded else (), weights)
+    if recorded is None:
         raise SourceError(
             f"{folder} does not say which model it was made from",
             why=f"it has no {artefact.SOURCE}",
             hint=again,
         )
-    return replace(found, weights=weights or found.weights)
+    return replace(recorded, weights=weights or recorded.weights)
 
 
 def check_origin(origin: artefact.Origin, again: str | None) -> None:

@@ -114,14 +114,14 @@ def of_the_system(error: BaseException) -> OctifyError | None:
 def of_models_code(error: BaseException) -> OctifyError:
     """Convert an exception by which the model's code ends the program: ``sys.exit``, or one of its own."""
     frames = traceback.extract_tb(error.__traceback__)
-    told = OctifyError(
+    failure = OctifyError(
         "the model's code ended the program",
         where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
         why=f"it raised {type(error).__name__}{f'({error})' if str(error) else ''}",
         hint="raise an ordinary exception there, or none",
     )
-    told.__cause__ = error
-    return told
+    failure.__cause__ = error
+    return failure
 
 
 def of_stdout(error: OSError) -> OctifyError:
@@ -132,12 +132,12 @@ def of_stdout(error: OSError) -> OctifyError:
 def internal(error: Exception) -> OctifyError:
     """Convert an unforeseen exception: it is a bug, and this is where it arose."""
     frames = traceback.extract_tb(error.__traceback__)
-    told = OctifyError(
+    failure = OctifyError(
         "octify failed in a way it did not foresee: this is a bug in octify",
         where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
         why=f"{type(error).__name__}: {error}",
         hint="run it again with --debug, and report the traceback",
     )
-    told.exit_code = INTERNAL
-    told.__cause__ = error
-    return told
+    failure.exit_code = INTERNAL
+    failure.__cause__ = error
+    return failure

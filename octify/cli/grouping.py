@@ -14,10 +14,10 @@ def grouped(messages: Sequence[str], shown: int = 1) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for message in messages:
         kinds.setdefault(_OWN.sub("#", message), []).append(message)
-    told = []
+    lines = []
     for same in kinds.values():
         if len(same) < 3:
-            told += same
+            lines += same
         else:
-            told += [*same[: shown - 1], f"{same[shown - 1]} (and {len(same) - shown} more of this kind)"]
-    return told
+            lines += [*same[: shown - 1], f"{same[shown - 1]} (and {len(same) - shown} more of this kind)"]
+    return lines

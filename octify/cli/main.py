@@ -35,8 +35,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
@@ -110,17 +110,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _refused(error: Exception, arguments: Sequence[str]) -> int:
     """Report an error outside any command's session; return the exit code."""
-    told = _usage_error(error) or errors.of_the_system(error)
-    if isinstance(error, OSError) and error.filename is None and told is None:
+    failure = _usage_error(error) or errors.of_the_system(error)
+    if isinstance(error, OSError) and error.filename is None and failure is None:
         # Typer's own output, for instance its help.
         errors.forget_stdout()
-        told = errors.of_stdout(error)
-    told = told or (error if isinstance(error, OctifyError) else errors.internal(error))
+        failure = errors.of_stdout(error)
+    failure = failure or (error if isinstance(error, OctifyError) else errors.internal(error))
     try:
-        errors.show(told, debug="--debug" in arguments)
+        errors.show(failure, debug="--debug" in arguments)
         wants_json = "--json" in arguments
         Session(sys.stdout, json=wants_json, quiet=False, verbose=False, debug=False).answer(
-            errors.document(told)
+            errors.document(failure)
         )
         _flush()
     except BrokenPipeError:
@@ -128,7 +128,7 @@ def _refused(error: Exception, arguments: Sequence[str]) -> int:
         return errors.PIPE_CLOSED
     except OctifyError:
         pass  # standard output cannot be written to, and neither can this
-    return told.exit_code
+    return failure.exit_code
 
 
 def _prepare_streams() -> None:

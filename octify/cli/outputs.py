@@ -27,14 +27,14 @@ def used(
     plan: Path | None = None,
 ) -> dict[str, Path]:
     """Existing files and folders that a run reads, by their role."""
-    found: list[tuple[str, Path | None]] = [("the weights", weights), ("the plan", plan)]
+    reads: list[tuple[str, Path | None]] = [("the weights", weights), ("the plan", plan)]
     if target is not None:
-        found.append(("the model's source", _source(target)))
+        reads.append(("the model's source", _source(target)))
     if data is not None and data != "synthetic":
         place, colon, _ = data.rpartition(":")
-        found.append(("the data", Path(place if colon and place.endswith(".py") else data)))
-    found += [(f"the rules {name}", Path(name)) for name in rules if "/" in name or name.endswith(".toml")]
-    return {what: path for what, path in found if path is not None and path.exists()}
+        reads.append(("the data", Path(place if colon and place.endswith(".py") else data)))
+    reads += [(f"the rules {name}", Path(name)) for name in rules if "/" in name or name.endswith(".toml")]
+    return {what: path for what, path in reads if path is not None and path.exists()}
 
 
 def check_files(

@@ -125,7 +125,7 @@ def session(*, json: bool, quiet: bool, verbose: bool, debug: bool) -> Iterator[
             running.close()
             if errors.is_interrupt(error) and signals.interrupted():
                 raise KeyboardInterrupt from error
-            _fail(running, _told(error))
+            _fail(running, _of_stdout(error))
         except Terminated:
             raise
         except BaseException as error:  # the model's code may raise anything
@@ -149,7 +149,7 @@ def _written() -> Iterator[None]:
         raise errors.of_stdout(error) from error
 
 
-def _told(error: Exception) -> OctifyError:
+def _of_stdout(error: Exception) -> OctifyError:
     if isinstance(error, OctifyError):
         return error
     return errors.of_the_system(error) or errors.internal(error)

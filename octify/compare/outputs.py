@@ -50,15 +50,15 @@ def outputs(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> list[Outp
     """
     training = model.training
     model.eval()
-    found = [tensors_of(model(*chunk)) for chunk in chunks]
+    results = [tensors_of(model(*chunk)) for chunk in chunks]
     model.train(training)
-    if not all(found):
+    if not all(results):
         raise OctifyError(
             "the model has no floating point output",
             why="calibration measures how far its outputs are from the original's",
             hint="calibrate the model without its last step (an argmax, say)",
         )
-    return [_joined([part.float().cpu() for part in parts]) for parts in zip(*found, strict=True)]
+    return [_joined([part.float().cpu() for part in parts]) for parts in zip(*results, strict=True)]
 
 
 def _joined(parts: Sequence[Tensor]) -> Output:
@@ -122,9 +122,9 @@ def typical_ratio(original: Sequence[Output], one: Sequence[Output], other: Sequ
 def _by_row(original: Sequence[Output], converted: Sequence[Output]) -> Tensor:
     """Squared errors by row: summed over the outputs if they have equally many rows, else concatenated."""
     rows = [
-        _squares(apart(theirs, wanted))
-        for output, given in zip(original, converted, strict=True)
-        for wanted, theirs in zip(_parts(output), _parts(given), strict=True)
+        _squares(apart(theirs, target))
+        for output, approximation in zip(original, converted, strict=True)
+        for target, theirs in zip(_parts(output), _parts(approximation), strict=True)
     ]
     alike = len({len(each) for each in rows}) == 1
     return torch.stack(rows).sum(0) if alike else torch.cat(rows)

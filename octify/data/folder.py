@@ -99,19 +99,19 @@ def walked(folder: Path) -> list[Path]:
     Raises OctifyError in a folder of too many other files: it is not one of images, and would be read for
     hours.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     others = 0
     for top, folders, names in os.walk(folder):
         mine = [Path(top) / name for name in names if Path(name).suffix.lower() in SUFFIXES]
-        found += [path for path in mine if path.is_file()]
+        paths += [path for path in mine if path.is_file()]
         others += len(names) - len(mine) + len(folders)
-        if others > MOST_OTHERS + len(found):
+        if others > MOST_OTHERS + len(paths):
             raise OctifyError(
                 f"{folder} is not a folder of images",
-                why=f"of the first {others + len(found):,} files and folders in it {len(found):,} are images",
+                why=f"of the first {others + len(paths):,} files and folders in it {len(paths):,} are images",
                 hint="give the folder that holds the images alone",
             )
-    return sorted(found)
+    return sorted(paths)
 
 
 def _read_all(paths: list[Path], form: ImageFormat, data: Data) -> Iterator[Tensor]:
@@ -119,7 +119,7 @@ def _read_all(paths: list[Path], form: ImageFormat, data: Data) -> Iterator[Tens
         try:
             yield read_image(path, form)
         except UNREADABLE as error:
-            data.skipped.append(told(path, error))
+            data.skipped.append(failure(path, error))
     if len(data.skipped) == len(paths):
         raise OctifyError(
             f"none of the {len(paths)} images can be read",
@@ -128,7 +128,7 @@ def _read_all(paths: list[Path], form: ImageFormat, data: Data) -> Iterator[Tens
         )
 
 
-def told(path: Path, error: BaseException) -> str:
+def failure(path: Path, error: BaseException) -> str:
     """Path, and the first line of the reason why it cannot be read."""
     return f"{path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 

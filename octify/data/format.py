@@ -78,12 +78,12 @@ def image_format(
     config: dict[str, Any] = (
         getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     )
-    known = tuple(config.get("mean") or ()), tuple(config.get("std") or ())
+    configured = tuple(config.get("mean") or ()), tuple(config.get("std") or ())
     guess = (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
-    assumed = (mean is None or std is None) and not all(len(k) == channels for k in known)
+    assumed = (mean is None or std is None) and not all(len(k) == channels for k in configured)
     if bgr:
         guess = guess[0][::-1], guess[1][::-1]
-    base = guess if assumed else (known if all(len(k) == channels for k in known) else guess)
+    base = guess if assumed else (configured if all(len(k) == channels for k in configured) else guess)
     size = (crop, crop) if crop else (height, width)
     share = float(config.get("crop_pct") or _CROP_SHARE)
     return ImageFormat(

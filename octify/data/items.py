@@ -94,9 +94,9 @@ def _named(
     """Inputs and labels among the tensors of a mapping."""
     held = {key: _tensor(value) for key, value in item.items()}
     rest = [item[key] for key in LABELS if key in item and key not in names][:1]
-    given = [held.get(name) for name in names]
-    if len(names) == len(specs) and all(t is not None for t in given):
-        return [t for t in given if t is not None], rest
+    matches = [held.get(name) for name in names]
+    if len(names) == len(specs) and all(t is not None for t in matches):
+        return [t for t in matches if t is not None], rest
     fitting = [t for t in held.values() if t is not None and _fits(t, specs[0])]
     if len(specs) == len(fitting) == 1:
         return fitting, rest

@@ -58,9 +58,9 @@ def expected_outputs(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: b
     sizes = [batch or 1, (batch or 1) + 1] if dynamic_batch and batch is not None else [batch or 1]
     calls: dict[int, Call] = {}
     for size in sizes:
-        given = inputs if size == batch or batch is None else with_batch(inputs, size)
+        call_inputs = inputs if size == batch or batch is None else with_batch(inputs, size)
         try:
-            calls[size] = given, run(model, given)
+            calls[size] = call_inputs, run(model, call_inputs)
         except Exception as error:
             if size != sizes[0]:
                 raise fixed_batch(error) from error

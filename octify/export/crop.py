@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 
-from octify.export.edit import accepted, channels_of, constant, known, producer, refused
+from octify.export.edit import accepted, channels_of, constant, producer, refused, static_sizes
 from octify.export.slices import slice_bounds
 
 _BLOCKED = frozenset(
@@ -55,7 +55,7 @@ def _cropped(x: ir.Value, y: ir.Value) -> list[int] | None:
     """Number of cropped rows and columns of ``y``; None unless both are images of static sizes."""
     if x.shape is None or y.shape is None or len(x.shape) != 4 or not isinstance(x.shape[1], int):
         return None
-    have, want = known(x.shape[2:]), known(y.shape[2:])
+    have, want = static_sizes(x.shape[2:]), static_sizes(y.shape[2:])
     if have is None or want is None:
         return None
     return [h - w for h, w in zip(have, want, strict=True)]

@@ -1,9 +1,9 @@
 """Rewrites of an exported ONNX graph for deployment. Every rule preserves the function.
 
 One rule per file (``onnxscript.rewriter``): a pattern of nodes, a check that accepts a match or gives the
-reason against it, and the replacement. The exporter and onnxscript's optimizer (which merges common subexpressions,
-such as the pooling that all readers of an octave value share) have run before; initialisers that the rules
-made equal are merged after.
+reason against it, and the replacement. The exporter and onnxscript's optimizer (which merges common
+subexpressions, such as the pooling that all readers of an octave value share) have run before; initialisers
+that the rules made equal are merged after.
 """
 # mypy: allow-untyped-calls
 # (onnxscript's ``rule()`` has no annotations.)

@@ -40,7 +40,7 @@ def shaped(value: ir.Value, like: ir.Value, shape: Sequence[int | ir.SymbolicDim
     return value
 
 
-def known(dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:
+def static_sizes(dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:
     """Return ``dims`` as integers if all of them are static, else None."""
     sizes = [n for n in dims if isinstance(n, int)]
     return sizes if len(sizes) == len(dims) else None

@@ -281,9 +281,9 @@ def _replace(
     module: fx.GraphModule, target: str, nodes: Sequence[fx.Node], norm: Norm, sites: _Sites
 ) -> None:
     """Fold ``target`` at every place it is called; where it cannot be folded everywhere, nowhere."""
-    found = [sites.before(node, norm.scale.numel()) for node in nodes]
-    if all(found):
-        for writers in found:
+    writers_by_call = [sites.before(node, norm.scale.numel()) for node in nodes]
+    if all(writers_by_call):
+        for writers in writers_by_call:
             assert writers is not None
             scale_outputs(writers, norm.scale, norm.shift)
         rest = list(norm.tail)

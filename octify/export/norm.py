@@ -53,12 +53,12 @@ class Norm:
         if self.rank is None:
             return ChannelAffine(scale, shift)
         channels = scale.numel()
-        made = _DEPTHWISE[self.rank](
+        layer = _DEPTHWISE[self.rank](
             channels, channels, 1, groups=channels, device=scale.device, dtype=self.dtype
         )
-        made.weight = nn.Parameter(scale.view(made.weight.shape))
-        made.bias = nn.Parameter(shift)
-        return made.eval()
+        layer.weight = nn.Parameter(scale.view(layer.weight.shape))
+        layer.bias = nn.Parameter(shift)
+        return layer.eval()
 
 
 def norm_of(module: nn.Module) -> Norm | None:

@@ -83,7 +83,7 @@ def export_program(
             with staged.open("wb") as file:
                 torch.export.save(program, file)
             loaded = torch.export.load(str(staged)).module()
-            answers = {size: _tensors(loaded, given) for size, (given, _) in checks.items()}
+            answers = {size: _tensors(loaded, resized) for size, (resized, _) in checks.items()}
             parity = judged(checks, answers, "torch.export", path)
             written = staged.stat().st_size
     return ProgramResult(

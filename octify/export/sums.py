@@ -65,7 +65,7 @@ def _ordered(before: ir.Node, terms: Sequence[ir.Value]) -> list[ir.Value]:
     convs = [value for value in values if _is_lone(value, "Conv")]
     queue = [value for value in values if value not in convs] + convs
     while len(queue) > 2:
-        queue[:2] = [_made(before, "Add", [queue[1], queue[0]], like=terms[0])]
+        queue[:2] = [_inserted(before, "Add", [queue[1], queue[0]], like=terms[0])]
     return queue[::-1]
 
 
@@ -83,13 +83,13 @@ def _with_one_upsampling(before: ir.Node, terms: Sequence[ir.Value]) -> list[ir.
         assert first is not None
         inner = [source for source in sources if source is not None]
         flat = [each for source in inner for each in (_terms_of(source) or [source])]
-        total = _made(before, "Add", _ordered(before, flat), like=inner[0])
-        up = _made(before, "Resize", [total, *first.inputs[1:]], like=alike[0], source=first)
+        total = _inserted(before, "Add", _ordered(before, flat), like=inner[0])
+        up = _inserted(before, "Resize", [total, *first.inputs[1:]], like=alike[0], source=first)
         rest = [term for term in rest if term not in alike] + [up]
     return rest
 
 
-def _made(
+def _inserted(
     before: ir.Node,
     op_type: str,
     inputs: Sequence[ir.Value | None],
@@ -98,11 +98,11 @@ def _made(
 ) -> ir.Value:
     """A new node in front of ``before``; its output has the shape and type of ``like``."""
     attributes = [] if source is None else list(source.attributes.values())
-    made = ir.Node("", op_type, inputs, attributes)
+    inserted = ir.Node("", op_type, inputs, attributes)
     graph = before.graph
     assert isinstance(graph, ir.Graph)
-    graph.insert_before(before, made)
-    value = made.outputs[0]
+    graph.insert_before(before, inserted)
+    value = inserted.outputs[0]
     value.name = f"{before.outputs[0].name}_{op_type.lower()}_{_count(graph)}"
     value.shape, value.type = like.shape, like.type
     return value
@@ -115,11 +115,11 @@ def _count(graph: ir.Graph) -> int:
 
 def terms_of_sum(node: ir.Node) -> list[ir.Value]:
     """Terms of ``node`` and of the additions in front of it that have no other reader."""
-    found: list[ir.Value] = []
+    terms: list[ir.Value] = []
     for value in node.inputs:
         assert value is not None
-        found += _terms_of(value) or [value]
-    return found
+        terms += _terms_of(value) or [value]
+    return terms
 
 
 def _terms_of(value: ir.Value) -> list[ir.Value]:

@@ -94,8 +94,8 @@ def _commutes_with_up(axis: Axis) -> bool:
 
 def _pooled_or_none(axes: Sequence[Axis], tables: Mapping[Axis, Taps]) -> Path | None:
     pooled = {axis: on_pooled(taps) for axis, taps in tables.items()}
-    found = {axis: taps for axis, taps in pooled.items() if taps is not None}
-    return joined(per_axis(axes, found), before="pool") if len(found) == len(tables) else None
+    exact = {axis: taps for axis, taps in pooled.items() if taps is not None}
+    return joined(per_axis(axes, exact), before="pool") if len(exact) == len(tables) else None
 
 
 def _exact_high_to_low(axes: Sequence[Axis]) -> Path:

@@ -76,17 +76,17 @@ def bench(
     check_count("threads", threads)
     for batch in batches:
         check_count("the batch size", batch)
-    wanted = tuple(runtimes or ("onnxruntime",))
-    _check(models, wanted)
+    names = tuple(runtimes or ("onnxruntime",))
+    _check(models, names)
     rows: list[Row] = []
     with _threads(threads), contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        files = _files(models, wanted, inputs, folder, progress)
+        files = _files(models, names, inputs, folder, progress)
         macs = {name: _macs(model, inputs) for name, model in models.items()}
         for batch in batches or (len(inputs[0]),):
-            given = tuple(_of_batch(x, batch, len(inputs[0])) for x in inputs)
-            for runtime in wanted:
-                case = _Case(runtime, batch, threads, given, files, macs, progress)
+            resized = tuple(_of_batch(x, batch, len(inputs[0])) for x in inputs)
+            for runtime in names:
+                case = _Case(runtime, batch, threads, resized, files, macs, progress)
                 timed = case.timed(models, rounds, min_seconds)
                 rows += [case.row(name, models[name], *timed[name], profile, memory) for name in models]
     return BenchResult(tuple(rows), _machine(), _versions())
@@ -136,7 +136,7 @@ def _macs(model: Contestant, inputs: Sequence[Tensor]) -> int | None:
     """MACs of a module for one sample batch of ``inputs``."""
     if not isinstance(model, nn.Module):
         return None
-    return sum(known.macs for known in trace(model, inputs).facts.values())
+    return sum(counts.macs for counts in trace(model, inputs).facts.values())
 
 
 def _of_batch(x: Tensor, batch: int, have: int) -> Tensor:

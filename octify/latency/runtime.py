@@ -114,8 +114,8 @@ def feed_of(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor]) -> 
 
 def _eager(memory_format: torch.memory_format) -> Callable[[Model, Sequence[Tensor], Setting], Run]:
     def prepare(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
-        ready, given = _in_format(model, inputs, memory_format)
-        return _inference(ready, given)
+        ready, images = _in_format(model, inputs, memory_format)
+        return _inference(ready, images)
 
     return prepare
 
@@ -125,15 +125,15 @@ def _compiled(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
 
     Compiles the program that ``octify.export_program`` writes or, where it cannot, the module.
     """
-    ready, given = _in_format(model, inputs, torch.channels_last)
+    ready, images = _in_format(model, inputs, torch.channels_last)
     from torch._inductor import config
 
     with contextlib.suppress(ExportError):
-        ready = captured(merge_low_paths(ready), given, dynamic_batch=False).module()
+        ready = captured(merge_low_paths(ready), images, dynamic_batch=False).module()
 
     with config.patch(freezing=True):
         compiled = torch.compile(ready)
-        run = _inference(compiled, given)
+        run = _inference(compiled, images)
         run()  # compiles here, while the setting holds
     return run
 
@@ -146,8 +146,8 @@ def _in_format(
     own = copy.deepcopy(model).eval().requires_grad_(False)
     ready = fold_batchnorm(own, tuple(inputs))
     ready = ready.to(memory_format=memory_format)  # type: ignore[call-overload]
-    given = tuple(x.to(memory_format=memory_format) if x.ndim == 4 else x for x in inputs)
-    return ready, given
+    converted = tuple(x.to(memory_format=memory_format) if x.ndim == 4 else x for x in inputs)
+    return ready, converted
 
 
 def _inference(model: Any, inputs: Sequence[Tensor]) -> Run:
@@ -180,8 +180,8 @@ def _without_cuda() -> str | None:
 
 
 def _without_compiler() -> str | None:
-    asked = os.environ.get("CXX")
-    if any(shutil.which(name) for name in ((asked,) if asked else ("g++", "clang++", "cl"))):
+    compiler = os.environ.get("CXX")
+    if any(shutil.which(name) for name in ((compiler,) if compiler else ("g++", "clang++", "cl"))):
         return None
     return "inductor needs a C++ compiler, and there is none here (g++, clang++, or what CXX names)"
 

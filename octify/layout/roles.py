@@ -62,19 +62,19 @@ def regrouped(roles: str, before: Sequence[int], after: Sequence[int]) -> str | 
         return roles
     if not after or before[0] != after[0] or 1 in sizes(roles, before, "S"):
         return None
-    made, rest = "N", list(after[1:])
+    result, rest = "N", list(after[1:])
     for role, size in _runs(roles[1:], before[1:]):
         product = 1
         while rest and (product < size if role == "C" else rest[0] == 1):
             product *= rest.pop(0)
-            made += "C"
+            result += "C"
         if role == "S":
             if not rest or rest.pop(0) != size:
                 return None
-            made += "S"
+            result += "S"
         elif product != size:
             return None
-    return made + "C" * len(rest) if all(n == 1 for n in rest) else None
+    return result + "C" * len(rest) if all(n == 1 for n in rest) else None
 
 
 def _runs(roles: str, shape: Sequence[int]) -> list[tuple[str, int]]:

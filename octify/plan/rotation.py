@@ -120,18 +120,18 @@ class RotationDocument(_Strict):
     def rotation(self, where: str | None) -> Rotation:
         """The rotation, checked. Raises PlanError."""
         writers = tuple(RotatedWriter(w.path, w.norm, w.spread) for w in self.writers)
-        found = Rotation(
+        result = Rotation(
             self.channels, writers, tuple(self.readers), self.matrix, self.low, self.lost_before, self.lost
         )
         for writer in writers:
-            wanted = self.channels if writer.norm is not None else 0
-            _check(found.name, f"spread of {writer.path}", writer.spread, (wanted,), where)
-        _check(found.name, "matrix", self.matrix, (self.channels, self.channels), where)
-        if not np.linalg.cond(found.basis()) <= _WORST:
-            raise _wrong(found.name, "its matrix cannot be inverted", where)
+            length = self.channels if writer.norm is not None else 0
+            _check(result.name, f"spread of {writer.path}", writer.spread, (length,), where)
+        _check(result.name, "matrix", self.matrix, (self.channels, self.channels), where)
+        if not np.linalg.cond(result.basis()) <= _WORST:
+            raise _wrong(result.name, "its matrix cannot be inverted", where)
         if any(bool((writer.variances() <= 0).any()) for writer in writers):
-            raise _wrong(found.name, "a spread is not positive", where)
-        return found
+            raise _wrong(result.name, "a spread is not positive", where)
+        return result
 
 
 def _check(name: str, what: str, text: str, shape: Sequence[int], where: str | None) -> None:
@@ -155,10 +155,10 @@ def _wrong(name: str, why: str, where: str | None) -> PlanError:
 
 def rotations_of(documents: Sequence[RotationDocument], where: str | None) -> tuple[Rotation, ...]:
     """All rotations of a plan, checked: each stream once. Raises PlanError."""
-    found = tuple(document.rotation(where) for document in documents)
+    rotations = tuple(document.rotation(where) for document in documents)
     owner: dict[str, Rotation] = {}
-    for rotation in found:
+    for rotation in rotations:
         for writer in rotation.writers:
             if owner.setdefault(writer.path, rotation) is not rotation:
                 raise _wrong(rotation.name, f"{writer.path} writes another rotated value, too", where)
-    return found
+    return rotations

@@ -28,11 +28,11 @@ class Choice:
     reasons: Mapping[int, str]
 
 
-def choose(traced: Traced, layout: Layout, wanted: Mapping[int, float], settings: Settings) -> Choice:
-    """The low channels when every set takes its alpha: ``wanted``, by set."""
+def choose(traced: Traced, layout: Layout, alphas: Mapping[int, float], settings: Settings) -> Choice:
+    """The low channels when every set takes its alpha: ``alphas``, by set."""
 
     def alpha_of(s: int) -> float:
-        return wanted.get(s, 0.0)
+        return alphas.get(s, 0.0)
 
     def low_in_all(s: int, channels: int) -> int:
         return low_count(channels, 1, alpha_of(s), settings)
@@ -45,7 +45,9 @@ def choose(traced: Traced, layout: Layout, wanted: Mapping[int, float], settings
         for cell, count in zip(parts, low_counts(parts, alpha_of(s), settings), strict=True):
             first = int(cell[0])
             low[low_channels(read.get(first, [cell]), uneven[s][first] if s in uneven else count)] = True
-    whole = {s: found for s, parts in enumerate(divided) if (found := [c for c in parts if low[c].all()])}
+    whole = {
+        s: low_cells for s, parts in enumerate(divided) if (low_cells := [c for c in parts if low[c].all()])
+    }
     if whole:
         for s in _sets_with_uncertain_size(traced, layout) & whole.keys():
             low[[int(cell[0]) for cell in whole[s]]] = False
@@ -53,7 +55,7 @@ def choose(traced: Traced, layout: Layout, wanted: Mapping[int, float], settings
         if bool((ids != DENSE).all() and low[ids].all()):  # some of the channels of a larger value
             low[ids[0]] = False
     none = [s for s, parts in enumerate(divided) if parts and not any(low[cell].any() for cell in parts)]
-    return Choice(low, {s: _why_none(divided[s], wanted.get(s)) for s in none})
+    return Choice(low, {s: _why_none(divided[s], alphas.get(s)) for s in none})
 
 
 def _why_none(parts: Sequence[Ids], alpha: float | None) -> str:
@@ -75,14 +77,14 @@ def _sets_with_uncertain_size(traced: Traced, layout: Layout) -> set[int]:
 
 def _values_of_uncertain_size(traced: Traced, layout: Layout) -> list[Ids]:
     """Ids of values whose size does not follow from a low branch: odd sizes, and 2 (ambiguous with 1)."""
-    found = []
+    uncertain = []
     for name, ids in layout.ids.items():
         shape = traced.facts[name].shape
         if shape is None:
             continue
         if any(n == 2 or (n % 2 and n > 1) for n in layout.map_shape(name, shape)[2:]):
-            found.append(ids)
-    return found
+            uncertain.append(ids)
+    return uncertain
 
 
 def cells(layout: Layout) -> list[list[Ids]]:

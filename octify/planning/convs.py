@@ -124,7 +124,7 @@ def collect(traced: Traced, layout: Layout) -> list[Conv]:
     calls: dict[str, list[ConvNode]] = {}
     for conv in layout.convs:
         calls.setdefault(conv.path, []).append(conv)
-    found = []
+    convs = []
     for path, group in calls.items():
         nodes = [by_name[call.node] for call in group]
         shapes = [
@@ -132,7 +132,7 @@ def collect(traced: Traced, layout: Layout) -> list[Conv]:
         ]
         size = max(min(shape[2:]) for shape in shapes)
         module = conv_form(traced.submodule(nodes[0]), len(shapes[0]) - 2)
-        found.append(
+        convs.append(
             Conv(
                 path,
                 module,
@@ -147,7 +147,7 @@ def collect(traced: Traced, layout: Layout) -> list[Conv]:
                 clipped=any(_is_clipped(traced, node) for node in nodes),
             )
         )
-    return found
+    return convs
 
 
 _CLIPS = (nn.Hardtanh, nn.LeakyReLU)  # nn.ReLU6 is an nn.Hardtanh

@@ -75,8 +75,8 @@ def planned(
         dense = {**policies.dense, **unbalanced}
         layout = policies.layout(traced, dense)
         current = policies.applied(collect(traced, layout))
-        wanted = _wanted(current, layout, policies, alpha, alphas or {})
-        choice = choose(traced, layout, wanted, rules.settings)
+        by_set = _set_alphas(current, layout, policies, alpha, alphas or {})
+        choice = choose(traced, layout, by_set, rules.settings)
         choice = dense_where_it_costs(traced, layout, current, choice, counted)
         scattered = _scattered_outputs(current, choice.low)
         if not scattered:
@@ -86,20 +86,20 @@ def planned(
         unbalanced |= dict.fromkeys(scattered, "its low output channels are too scattered over its groups")
 
 
-def _wanted(
+def _set_alphas(
     convs: Sequence[Conv], layout: Layout, policies: Policies, alpha: float, alphas: Mapping[str, float]
 ) -> dict[int, float]:
     """Alpha of every coupled set: the smallest among the convolutions that write it."""
-    wanted: dict[int, float] = {}
+    by_set: dict[int, float] = {}
     for conv in convs:
         if conv.vector or conv.depthwise:
             continue
         rule = policies.rules.get(conv.path)
         stated = None if rule is None else rule.alpha
-        asked = alphas.get(conv.path, alpha) if stated is None else stated
+        requested = alphas.get(conv.path, alpha) if stated is None else stated
         for s in {s for call in conv.calls for s in layout.sets(call.ids_out)}:
-            wanted[s] = min(asked, wanted.get(s, asked))
-    return wanted
+            by_set[s] = min(requested, by_set.get(s, requested))
+    return by_set
 
 
 def _scattered_outputs(convs: Sequence[Conv], low: Mask) -> list[str]:
@@ -177,6 +177,10 @@ def _dense_reason(call: ConvNode, module: nn.Module | None, layout: Layout, choi
         return ONE_SAMPLE
     if not sets:
         return "its input is dense and it computes each channel from itself"
-    found = [choice.reasons[s] for s in sets if s in choice.reasons]
+    reasons_of_sets = [choice.reasons[s] for s in sets if s in choice.reasons]
     # A set of unequal parts may have low channels only in parts that this convolution does not write.
-    return found[0] if found else "alpha rounds to no low channel in its parts of the channels it shares"
+    return (
+        reasons_of_sets[0]
+        if reasons_of_sets
+        else "alpha rounds to no low channel in its parts of the channels it shares"
+    )

@@ -85,7 +85,7 @@ def _decide(convs: Sequence[Conv], structure: Layout, rules: RuleSet, exclude: S
     facts = facts_for_rules(list(convs), structure)
     dense: dict[str, str] = {}
     left: dict[str, str] = {}
-    found: dict[str, Rule] = {}
+    octave: dict[str, Rule] = {}
     for conv in convs:
         pattern = next((p for p in exclude if fnmatchcase(conv.path, p)), None)
         if pattern is not None:
@@ -95,17 +95,17 @@ def _decide(convs: Sequence[Conv], structure: Layout, rules: RuleSet, exclude: S
         rule = rules.find(facts[conv.path], only_paths=conv.vector)
         if rule is None:
             continue
-        found[conv.path] = rule
+        octave[conv.path] = rule
         if rule.leave:
             left[conv.path] = rule.reason or "a rule leaves it"
         elif (rule.output == "dense" or rule.alpha == 0) and not conv.depthwise:
             dense[conv.path] = rule.reason or "a rule keeps its output dense"
     exchange = {
-        conv.path: _exchange(found.get(conv.path), rules)
+        conv.path: _exchange(octave.get(conv.path), rules)
         for conv in convs
         if not conv.vector and conv.path not in left
     }
-    return Policies(dense, left, found, exchange, structure)
+    return Policies(dense, left, octave, exchange, structure)
 
 
 def _exchange(rule: Rule | None, rules: RuleSet) -> Exchange:

@@ -93,25 +93,25 @@ class Match(_Table):
     def holds(self, facts: ConvFacts) -> bool:
         """Whether every condition holds for a convolution."""
         for name in type(self).model_fields:
-            wanted = getattr(self, name)
-            if wanted is None:
+            condition = getattr(self, name)
+            if condition is None:
                 continue
             have = getattr(facts, name)
             if name == "path":
-                if not fnmatchcase(have, wanted):
+                if not fnmatchcase(have, condition):
                     return False
-            elif isinstance(wanted, str) and name != "op":
-                if not _compare(have, wanted):
+            elif isinstance(condition, str) and name != "op":
+                if not _compare(have, condition):
                     return False
-            elif have != wanted:
+            elif have != condition:
                 return False
         return True
 
 
-def _compare(have: int, wanted: str) -> bool:
-    found = _COMPARISON.match(wanted)
-    assert found is not None
-    number = int(found[2])
+def _compare(have: int, condition: str) -> bool:
+    match = _COMPARISON.match(condition)
+    assert match is not None
+    number = int(match[2])
     return {
         "<": have < number,
         "<=": have <= number,
@@ -119,7 +119,7 @@ def _compare(have: int, wanted: str) -> bool:
         ">=": have >= number,
         "==": have == number,
         "": have == number,
-    }[found[1]]
+    }[match[1]]
 
 
 class Rule(_Table):
@@ -262,8 +262,8 @@ def _located(path: Path, source: str, error: ValidationError) -> RuleError:
     key, kind = ".".join(str(part) for part in keys), first["type"]
     where = f"{path}:{_line_of(source, keys)}"
     if kind == "extra_forbidden":
-        known = ", ".join(_known_keys(keys))
-        return RuleError(f"there is no key {key}", where=where, hint=f"use one of: {known}")
+        choices = ", ".join(_known_keys(keys))
+        return RuleError(f"there is no key {key}", where=where, hint=f"use one of: {choices}")
     if kind == "missing":
         return RuleError(f"{key} is missing", where=where, hint=f'add {keys[-1]} = "..."')
     hint = "begin every rule with [[rule]]" if keys == ["rule"] else None
@@ -290,11 +290,11 @@ def _line_of(source: str, keys: Sequence[Any]) -> int:
     elif keys and keys[0] == "settings":
         start = next((n for n, line in enumerate(lines) if re.match(r"\s*\[\s*settings\s*\]", line)), 0)
     name = re.escape(str(keys[-1])) if keys else "$^"
-    found = re.compile(rf"(^|[\s{{,.])[\"']?{name}[\"']?\s*=|^\s*\[[\w.\s]*\b{name}\s*\]")
-    return next((n for n in range(start, len(lines)) if found.search(lines[n])), start) + 1
+    pattern = re.compile(rf"(^|[\s{{,.])[\"']?{name}[\"']?\s*=|^\s*\[[\w.\s]*\b{name}\s*\]")
+    return next((n for n in range(start, len(lines)) if pattern.search(lines[n])), start) + 1
 
 
 def _without_values(line: str) -> str:
     """A line of TOML without its comment and its strings, but for those that are keys."""
     parts = re.compile(r"""("(?:\\.|[^"\\])*"|'[^']*')(\s*=)?|#.*""")
-    return parts.sub(lambda found: found[0] if found[2] else "", line)
+    return parts.sub(lambda match: match[0] if match[2] else "", line)

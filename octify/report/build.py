@@ -73,8 +73,8 @@ def _gain_warnings(totals: Totals, alpha: float) -> list[str]:
 
 def profile_report(traced: Traced) -> Report:
     """Build the report of a model's costs as it is: before and after are the same."""
-    known = cost(traced.module, traced.facts)
-    sides = _Sides(known, known, None)
+    costs = cost(traced.module, traced.facts)
+    sides = _Sides(costs, costs, None)
     count = len(_convolutions(traced))
     return Report(
         type(traced.module).__name__,
@@ -92,24 +92,24 @@ def profile_report(traced: Traced) -> Report:
 
 def _tracing_warnings(traced: Traced) -> list[str]:
     """Warnings about parts that were not traced, or not for all sizes."""
-    told = list(traced.remarks)
+    warnings = list(traced.remarks)
     if traced.parts is not None:
         failure = traced.parts.failure
         names = ", ".join(part.path for part in traced.parts.members if not part.alone)
-        told.append(
+        warnings.append(
             f"{failure.kind} {failure.reason}{_at(failure)}; these parts of it were traced one by one, and "
             f"the code between them is run as it is: {names}"
         )
         if traced.parts.stopped:
-            told.append(
+            warnings.append(
                 "the run that looked for the parts' inputs stopped early, and what it did not reach is run "
                 f"as it is: {traced.parts.stopped}"
             )
-    told += [
+    warnings += [
         f"{leaf.path} ({leaf.kind}) could not be traced and is run as it is: {leaf.reason}{_at(leaf)}"
         for leaf in traced.opaque
     ]
-    return told + _deciding(traced.fixed_sizes)
+    return warnings + _deciding(traced.fixed_sizes)
 
 
 def _deciding(leaves: Sequence[Opaque]) -> list[str]:
@@ -155,8 +155,8 @@ def _rows(traced: Traced, sides: _Sides) -> tuple[LayerRow, ...]:
     rows: dict[str, LayerRow] = {}
     for node in traced.module.graph.nodes:
         place = place_of(node)
-        known = sides.before.layers[place]
-        if known.macs and place not in rows:
+        layer = sides.before.layers[place]
+        if layer.macs and place not in rows:
             rows[place] = _row(traced, node, sides)
     return (*rows.values(), *_rest(traced))
 

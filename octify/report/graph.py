@@ -26,16 +26,16 @@ def graph_of(traced: Traced, rewritten: Rewritten) -> tuple[GraphNode, ...]:
     inputs: dict[str, dict[str, None]] = {}
     sources: dict[fx.Node, dict[str, None]] = {}
     for node in rewritten.module.graph.nodes:
-        found: dict[str, None] = {}
+        operands_of: dict[str, None] = {}
         for read in node.all_input_nodes:
-            found |= {owner[read]: None} if read in owner else sources[read]
-        sources[node] = {} if _asks(node) else found
+            operands_of |= {owner[read]: None} if read in owner else sources[read]
+        sources[node] = {} if _asks(node) else operands_of
         if node in owner:
-            known = inputs.setdefault(owner[node], {})
-            known |= {name: None for name in found if name != owner[node]}
+            operands = inputs.setdefault(owner[node], {})
+            operands |= {name: None for name in operands_of if name != owner[node]}
     nodes: dict[str, GraphNode] = {}
-    for name, found in inputs.items():
-        read = tuple(source for source in found if source in nodes)
+    for name, operands_of in inputs.items():
+        read = tuple(source for source in operands_of if source in nodes)
         boundary = boundaries.get(name)
         if boundary is not None:
             kind, reason = boundary.kind, boundary.reason

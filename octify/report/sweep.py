@@ -39,13 +39,13 @@ def _cells(point: Point, calibrated: bool, timed: bool) -> list[str]:
         f"{point.splits} / {point.merges}",
     ]
     if calibrated:
-        cells += [_known(point.error_uncalibrated, ".4f"), _known(point.error, ".4f")]
-        cells.append(_known(point.agreement, ".1%"))
+        cells += [_value(point.error_uncalibrated, ".4f"), _value(point.error, ".4f")]
+        cells.append(_value(point.agreement, ".1%"))
     if timed:
-        cells += [_known(point.milliseconds, ".2f"), _known(point.speedup, ".2f")]
-        cells.append(_known(point.speedup and point.speedup * point.macs_ratio, ".2f"))
+        cells += [_value(point.milliseconds, ".2f"), _value(point.speedup, ".2f")]
+        cells.append(_value(point.speedup and point.speedup * point.macs_ratio, ".2f"))
     return cells
 
 
-def _known(value: float | None, form: str) -> str:
+def _value(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)

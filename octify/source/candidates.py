@@ -124,12 +124,12 @@ def _no_model(module: ModuleType, place: str, factories: list[str]) -> SourceErr
 
 def _needs_arguments(where: str, missing: list[str]) -> SourceError:
     name = where.rpartition(":")[2]
-    given = ", ".join(f"{argument}=..." for argument in missing)
+    example = ", ".join(f"{argument}=..." for argument in missing)
     return SourceError(
         f"{where} cannot be called without arguments",
         where=where,
         why=f"it needs {', '.join(missing)}",
-        hint=f"add to the file: def build_model(): return {name}({given})",
+        hint=f"add to the file: def build_model(): return {name}({example})",
     )
 
 

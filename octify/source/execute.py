@@ -33,12 +33,12 @@ def import_module(name: str) -> ModuleType:
     """Import the module ``name``; the current folder counts, as with ``python -m``."""
     with _importable(Path.cwd()):
         try:
-            found = importlib.util.find_spec(name) is not None
+            exists = importlib.util.find_spec(name) is not None
         except ModuleNotFoundError:
-            found = False
+            exists = False
         except Exception as error:  # a parent package's own code failed
             raise _failure(error, name, Path.cwd()) from error
-        if not found:
+        if not exists:
             raise SourceError(
                 f"there is no Python module {name}",
                 why=f"looked in {Path.cwd()} and in the environment octify runs in",

@@ -66,11 +66,11 @@ def _neighbours(path: Path) -> str:
     """Similar files in the folder, for a mistyped path."""
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}"
-    found = sorted(entry.name for entry in path.parent.glob("*.py"))
-    if not found:
+    files = sorted(entry.name for entry in path.parent.glob("*.py"))
+    if not files:
         return f"there is no Python file in {path.parent.absolute()}"
-    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-    return f"the Python files in {path.parent.absolute()} are {', '.join(found[:8])}{more}"
+    more = f" and {len(files) - 8} more" if len(files) > 8 else ""
+    return f"the Python files in {path.parent.absolute()} are {', '.join(files[:8])}{more}"
 
 
 def _unknown(text: str) -> SourceError:

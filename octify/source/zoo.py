@@ -66,11 +66,11 @@ def _import(zoo: str) -> ModuleType:
         ) from error
 
 
-def _unknown(zoo: str, name: str, known: Sequence[str]) -> SourceError:
-    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+def _unknown(zoo: str, name: str, names: Sequence[str]) -> SourceError:
+    close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
     return SourceError(
         f"{zoo} has no model {name!r}",
-        why=f"it has {len(known)} models" + (f", among them {', '.join(close)}" if close else ""),
+        why=f"it has {len(names)} models" + (f", among them {', '.join(close)}" if close else ""),
         hint=f"{zoo}:{close[0] if close else 'resnet50'}",
     )
 

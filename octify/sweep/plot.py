@@ -78,9 +78,9 @@ def _errors(axes: Axes, points: Sequence[Point], rules: str, style: dict[str, An
         ("calibrated", "tab:purple", [point.error for point in points]),
     ):
         shown = [(point.macs_ratio, value) for point, value in zip(points, values, strict=True)]
-        known = [(ratio, value) for ratio, value in shown if value is not None]
-        if known:
-            axes.plot(*zip(*known, strict=True), color=colour, label=f"{label} ({rules})", **style)
+        measured = [(ratio, value) for ratio, value in shown if value is not None]
+        if measured:
+            axes.plot(*zip(*measured, strict=True), color=colour, label=f"{label} ({rules})", **style)
 
 
 def _finish(axes: Axes, title: str, x: str, y: str) -> None:

@@ -39,9 +39,9 @@ def point_of(report: Report, rules: str, rules_digest: str = "") -> Point:
     )
 
 
-def fingerprint(asked: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+def fingerprint(request: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     """Digest of everything that a point depends on: the request, and the original's weights."""
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode())
     for name, tensor in sorted(state.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(_bytes()).numpy().tobytes())
@@ -60,8 +60,8 @@ def finished(folder: Path, key: str) -> Point | None:
         document = parse_json(read_text(folder / POINT))
         if document["key"] != key:
             return None
-        known = {field.name for field in fields(Point)}
-        return Point(**{name: value for name, value in document["point"].items() if name in known})
+        names = {field.name for field in fields(Point)}
+        return Point(**{name: value for name, value in document["point"].items() if name in names})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

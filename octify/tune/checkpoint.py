@@ -57,12 +57,12 @@ def capture(
     return Checkpoint(step, identity, record, tensors, scaler)
 
 
-def restore(found: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     """Restore the state into a model and an optimizer built as at the beginning of the run."""
-    parts = {k.removeprefix(_MODEL): v for k, v in found.tensors.items() if k.startswith(_MODEL)}
+    parts = {k.removeprefix(_MODEL): v for k, v in checkpoint.tensors.items() if k.startswith(_MODEL)}
     model.load_state_dict(parts)
     state: dict[int, dict[str, Tensor]] = {}
-    for k, v in found.tensors.items():
+    for k, v in checkpoint.tensors.items():
         if k.startswith(_OPTIMIZER):
             number, name = k.removeprefix(_OPTIMIZER).split("/")
             state.setdefault(int(number), {})[name] = v
@@ -107,7 +107,7 @@ def load(path: Path, identity: Identity) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         if header["format"] != _FORMAT:
             raise ValueError(f"format {header['format']}")
-        found = Checkpoint(
+        checkpoint = Checkpoint(
             int(header["step"]),
             dict(header["identity"]),
             dict(header["record"]),
@@ -120,8 +120,8 @@ def load(path: Path, identity: Identity) -> Checkpoint:
             why=f"{type(error).__name__}: {error}",
             hint="delete it and start anew without --resume",
         ) from error
-    _require_identity(path, found.identity, json.loads(json.dumps(dict(identity))))
-    return found
+    _require_identity(path, checkpoint.identity, json.loads(json.dumps(dict(identity))))
+    return checkpoint
 
 
 def _require_identity(path: Path, had: Identity, have: Identity) -> None:

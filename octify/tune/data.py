@@ -73,10 +73,10 @@ def open_samples(text: str, specs: Sequence[InputSpec], form: ImageFormat | None
     check_data(text, "training data")
     place, colon, name = text.rpartition(":")
     if colon and place.endswith(".py"):
-        found = files.loader(place, name)
-        if files.is_dataset(found) and not isinstance(found, (list, tuple)):
-            return _dataset(found, specs, text)
-        return hold(found, specs)
+        source = files.loader(place, name)
+        if files.is_dataset(source) and not isinstance(source, (list, tuple)):
+            return _dataset(source, specs, text)
+        return hold(source, specs)
     path = Path(text)
     if path.is_dir():
         assert form is not None
@@ -106,15 +106,15 @@ def hold(items: Iterable[Any], specs: Sequence[InputSpec]) -> Samples:
     if not rows:
         raise OctifyError("there is no training data", why="the data yielded nothing")
     inputs = tuple(torch.cat(parts) for parts in zip(*(row.inputs for row in rows), strict=True))
-    given = [row.labels for row in rows if row.labels is not None]
-    labels = torch.cat(given) if given else None
+    labelled = [row.labels for row in rows if row.labels is not None]
+    labels = torch.cat(labelled) if labelled else None
 
     def read(numbers: Sequence[int], seeds: Sequence[int]) -> Batch:
         picked = torch.tensor(numbers)
         return Batch(tuple(x[picked] for x in inputs), None if labels is None else labels[picked])
 
     digest = hashlib.sha256()
-    for x in (*inputs, *given):
+    for x in (*inputs, *labelled):
         digest.update(x.contiguous().view(torch.uint8).numpy().data)
     return Samples(
         len(inputs[0]),
@@ -172,17 +172,17 @@ def _images(path: Path, form: ImageFormat) -> Samples:
             try:
                 return folder.read_image(paths[place], form), place
             except folder.UNREADABLE as error:
-                told = folder.told(paths[place], error)
-                if told not in skipped:
-                    skipped.append(told)
+                failure = folder.failure(paths[place], error)
+                if failure not in skipped:
+                    skipped.append(failure)
         raise OctifyError(f"no image in {path} can be read", why=skipped[0])
 
     pool = ThreadPoolExecutor(_READERS)
 
     def read(numbers: Sequence[int], seeds: Sequence[int]) -> Batch:
-        found = list(pool.map(one, numbers))
-        labels = None if classes is None else torch.tensor([classes[1][place] for _, place in found])
-        return Batch((torch.stack([image for image, _ in found]),), labels)
+        images = list(pool.map(one, numbers))
+        labels = None if classes is None else torch.tensor([classes[1][place] for _, place in images])
+        return Batch((torch.stack([image for image, _ in images]),), labels)
 
     names = "\n".join(f"{p.relative_to(path).as_posix()} {p.stat().st_size}" for p in paths)
     return Samples(

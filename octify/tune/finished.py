@@ -20,9 +20,9 @@ _WEIGHTS = "weights"
 
 def run_digest(identity: Mapping[str, str], data: str, options: Options) -> str:
     """Digest of all that determines a run's result: folder and original, data, options."""
-    asked = asdict(options)
-    del asked["checkpoint_every"]
-    return hashlib.sha256(json.dumps([dict(identity), data, asked], sort_keys=True).encode()).hexdigest()
+    settings = asdict(options)
+    del settings["checkpoint_every"]
+    return hashlib.sha256(json.dumps([dict(identity), data, settings], sort_keys=True).encode()).hexdigest()
 
 
 def finished_row(

@@ -160,7 +160,7 @@ def _begun(run: Run, progress: Progress) -> Measured:
 def _steps(run: Run, start: int, keep: Callable[[int], None], progress: Progress) -> None:
     """All steps from ``start`` on; a signal is raised again once the state is safe."""
     options = run.options
-    clock = told = time.perf_counter()
+    clock = shown = time.perf_counter()
     bad = stop = 0
     with stops() as noted:
         for step in range(start, options.steps):
@@ -169,8 +169,8 @@ def _steps(run: Run, start: int, keep: Callable[[int], None], progress: Progress
             if bad > (_SKIPS if run.precision == "fp16" else 0):
                 raise _diverged(step, options.lr)
             now, done = time.perf_counter(), step + 1
-            if now - told > _TOLD_EVERY:
-                told = now
+            if now - shown > _TOLD_EVERY:
+                shown = now
                 left = (now - clock) / (done - start) * (options.steps - done)
                 progress(f"tuning: step {done} of {options.steps}, loss {loss:.4g}, about {left:.0f} s left")
             stop = run.agreed(noted)
@@ -222,15 +222,15 @@ def _warn_late(run: Run, before: Measured, after: Measured) -> None:
 
 
 def _identity(run: Run, samples: Samples, words: dict[str, str]) -> dict[str, Any]:
-    asked = asdict(run.options)
-    del asked["checkpoint_every"]
+    settings = asdict(run.options)
+    del settings["checkpoint_every"]
     resolved = {
         "precision": run.precision,
         "labels": run.labelled,
         "distill_weight": run.weight,
         "augment": run.augment,
     }
-    return words | {"data": samples.digest} | asked | resolved
+    return words | {"data": samples.digest} | settings | resolved
 
 
 def tuning_row(tuned: Tuned, options: Options) -> TuningRow:

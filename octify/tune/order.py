@@ -38,11 +38,11 @@ def split(count: int, share: float, seed: int) -> Split:
 
 def picked(rows: Sequence[int], batch: int, step: int, seed: int) -> list[int]:
     """Select the ``batch`` rows of ``step`` from an endless sequence of random permutations of all rows."""
-    found = []
+    pieces = []
     for position in range(step * batch, (step + 1) * batch):
         epoch, place = divmod(position, len(rows))
-        found.append(rows[_permutation(len(rows), derived(seed, "epoch", epoch))[place]])
-    return found
+        pieces.append(rows[_permutation(len(rows), derived(seed, "epoch", epoch))[place]])
+    return pieces
 
 
 @functools.lru_cache(maxsize=2)

@@ -81,21 +81,21 @@ class Run:
         batch = self._batch(step)
         seed_all(derived(self.options.seed, "layers", step, self.accelerator.process_index))
         with self.accelerator.autocast():
-            given = _widened(tensors_of(self.model(*batch.inputs)))
-        share = self._loss(batch, given)
+            outputs = _widened(tensors_of(self.model(*batch.inputs)))
+        share = self._loss(batch, outputs)
         # The gradients of the processes are averaged, but the loss is the sum of their shares; and
         # Accelerate divides by the steps it believes to accumulate.
         self.accelerator.backward(share * self.processes * self.accelerator.gradient_accumulation_steps)
         return float(self.total(share.detach()))
 
-    def _loss(self, batch: Batch, given: Sequence[Tensor]) -> Tensor:
+    def _loss(self, batch: Batch, outputs: Sequence[Tensor]) -> Tensor:
         shares = []
         if self.weight > 0:
             with torch.no_grad(), self.accelerator.autocast():
-                wanted = _widened(tensors_of(self.teacher(*batch.inputs)))
-            shares.append(self.weight * output_loss(given, wanted, self.total))
+                targets = _widened(tensors_of(self.teacher(*batch.inputs)))
+            shares.append(self.weight * output_loss(outputs, targets, self.total))
         if self.weight < 1 and batch.labels is not None:
-            shares.append((1 - self.weight) * label_loss(given[0], batch.labels, self.total))
+            shares.append((1 - self.weight) * label_loss(outputs[0], batch.labels, self.total))
         return torch.stack(shares).sum()
 
     def measure(self) -> Measured:
@@ -104,9 +104,9 @@ class Run:
         size = max(1, self.options.batch // self.processes)
         self.student.eval()
         batches = (self._read(mine[i : i + size], "measure") for i in range(0, len(mine), size))
-        found = measure(self.student, self.teacher, batches, self.total, self.accelerator.autocast)
+        result = measure(self.student, self.teacher, batches, self.total, self.accelerator.autocast)
         self._train_mode()
-        return found
+        return result
 
     def reestimate(self) -> None:
         """Re-estimate BatchNorm statistics on the training data, identically on every process."""
@@ -126,7 +126,7 @@ class Run:
         """Signal that some process has received, if any; the same on all processes."""
         if self.processes == 1:
             return noted[0] if noted else 0
-        counts = [sum(n == wanted for n in noted) for wanted in (signal.SIGTERM, signal.SIGINT)]
+        counts = [sum(n == code for n in noted) for code in (signal.SIGTERM, signal.SIGINT)]
         terminated, interrupted = self.total(torch.tensor(counts, device=self.accelerator.device)).tolist()
         return signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
 
@@ -177,14 +177,14 @@ class Run:
         self.classes = outputs[0].shape[1] if self.labelled else 0
         if self.labelled and self.samples.labels is not None:
             require_range(self.samples.labels, self.classes)
-        given = self.options.distill_weight
-        if given is not None and given < 1 and not self.labelled:
+        weight = self.options.distill_weight
+        if weight is not None and weight < 1 and not self.labelled:
             raise OctifyError(
-                f"--distill-weight {given:g} needs labels",
+                f"--distill-weight {weight:g} needs labels",
                 why=refusal or "the data has none",
                 hint="leave it out",
             )
-        self.weight = (0.5 if given is None else given) if self.labelled else 1.0
+        self.weight = (0.5 if weight is None else weight) if self.labelled else 1.0
         self.augment: Augment = "flip" if self.weight == 1 else "shift"
         if self.options.augment != "auto":
             self.augment = self.options.augment

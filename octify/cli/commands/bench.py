@@ -195,8 +195,8 @@ def _inputs_of_files(files: Sequence[Path], shapes: list[str] | None) -> tuple[T
     from octify.latency.runtime import declared_inputs
     from octify.source.inputs import random_inputs
 
-    wanted = shapes or declared_inputs(files[0])
-    return random_inputs([parse_shape(text) for text in wanted], seed=0)
+    texts = shapes or declared_inputs(files[0])
+    return random_inputs([parse_shape(text) for text in texts], seed=0)
 
 
 def _warn_of_load(run: Session, threads: int) -> None:

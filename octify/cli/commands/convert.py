@@ -229,14 +229,14 @@ def convert(
 def _refuse(context: typer.Context, options: Sequence[str], beside: str, why: str) -> None:
     """Raise OctifyError for an option that another one, ``beside`` it, would make ineffective."""
     sources = {name: context.get_parameter_source(name) for name in options}
-    given = [
+    clashes = [
         f"--{name.replace('_', '-')}"
         for name, source in sources.items()
         if source and source.name == "COMMANDLINE"
     ]
-    if given:
+    if clashes:
         raise OctifyError(
-            f"{', '.join(given)} cannot be combined with {beside}",
+            f"{', '.join(clashes)} cannot be combined with {beside}",
             why=why,
             hint="leave one of them out" + (", or edit the plan" if beside == "--plan" else ""),
         )

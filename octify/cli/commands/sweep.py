@@ -109,7 +109,7 @@ class _Sweep:
         calibration = asdict(self.calibration)
         # A point is the same wherever it is calibrated, and wherever its data lies.
         del calibration["device"], calibration["data"]
-        asked = {
+        request = {
             "version": __version__,
             "rules": rules_content(rules),
             "alpha": repr(alpha),
@@ -121,7 +121,7 @@ class _Sweep:
             "model": repr(self.source.model),
             "code": file_digest(self.source.file),
         }
-        return fingerprint(asked, self.source.model.state_dict())
+        return fingerprint(request, self.source.model.state_dict())
 
 
 def sweep(
@@ -168,23 +168,25 @@ def sweep(
         effort = calib_effort.value
         settings = Settings(calib, effort, order, mean, std, resize, crop, seed, device=device, bgr=bgr)
         settings.check()
-        wanted = [(name, share) for name in _names(rules) for share in _shares(alpha)]
+        requests = [(name, share) for name in _names(rules) for share in _shares(alpha)]
         check_model(model, weights, input)
-        for name, share in wanted:
+        for name, share in requests:
             check_policy(share, name)
         folder = out or Path(f"{parse_target(model).short_name}-sweep")
         reads = used(model, weights, calib, _names(rules))
-        drawn = _check_outputs(folder, plot, html, [_place(*each) for each in wanted], reads, force=force)
+        drawn = _check_outputs(folder, plot, html, [_place(*each) for each in requests], reads, force=force)
         source = load(run, model, weights, input)
 
         from octify.sweep.content import data_digest
 
         digest = data_digest(calib)
-        asked = _Sweep(source, settings, kernels.value, tuple(exclude or ()), folder, weights, input, digest)
-        points = [_point(run, asked, name, share) for name, share in wanted]
+        request = _Sweep(
+            source, settings, kernels.value, tuple(exclude or ()), folder, weights, input, digest
+        )
+        points = [_point(run, request, name, share) for name, share in requests]
         if bench:
-            points = _timed(run, asked, points, threads)
-        _finish(run, asked, points, drawn, html)
+            points = _timed(run, request, points, threads)
+        _finish(run, request, points, drawn, html)
 
 
 def _names(text: str) -> list[str]:
@@ -244,32 +246,32 @@ def _check_outputs(
     return chosen
 
 
-def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
+def _point(run: Session, request: _Sweep, rules: str, alpha: float) -> Point:
     """Convert at one point and write it, or read what an earlier run wrote."""
     from octify import api
     from octify.sweep.content import rules_digest
     from octify.sweep.run import finished, point_of, write_point
 
     name = _place(rules, alpha)
-    place, key = asked.folder / name, asked.key(rules, alpha)
-    known = finished(place, key)
-    if known is not None:
+    place, key = request.folder / name, request.key(rules, alpha)
+    earlier = finished(place, key)
+    if earlier is not None:
         run.progress(f"{name} is done already")
-        return replace(known, rules=rules)
-    data = asked.calibration.open(run, asked.source)
-    result = asked.calibration.on_device(
-        asked.source,
+        return replace(earlier, rules=rules)
+    data = request.calibration.open(run, request.source)
+    result = request.calibration.on_device(
+        request.source,
         lambda: api.convert(
-            asked.source.model,
-            asked.source.example_inputs,
+            request.source.model,
+            request.source.example_inputs,
             alpha=alpha,
             rules=rules,
-            kernels=asked.kernels,  # type: ignore[arg-type]
-            exclude=asked.exclude,
+            kernels=request.kernels,  # type: ignore[arg-type]
+            exclude=request.exclude,
             calibration=inputs_of(data),
-            effort=asked.calibration.effort,
-            channel_order=asked.calibration.order,
-            seed=asked.calibration.seed,
+            effort=request.calibration.effort,
+            channel_order=request.calibration.order,
+            seed=request.calibration.seed,
             progress=lambda phase: run.progress(f"{name}: {phase}"),
         ),
     )
@@ -281,22 +283,24 @@ def _point(run: Session, asked: _Sweep, rules: str, alpha: float) -> Point:
     point = point_of(result.report, rules, rules_digest(rules))
     with staged_directory(place) as staged:
         result.save(staged)
-        artefact.write_origin(staged, place, asked.source.target, asked.weights, asked.inputs)
+        artefact.write_origin(staged, place, request.source.target, request.weights, request.inputs)
         # Written with the rest: an older file beside newer weights would be taken for theirs.
         write_point(staged, key, point)
     return point
 
 
-def _timed(run: Session, asked: _Sweep, points: Sequence[Point], threads: int) -> list[Point]:
+def _timed(run: Session, request: _Sweep, points: Sequence[Point], threads: int) -> list[Point]:
     """Points with latencies: the original and all points, timed in turn."""
     from octify import api
     from octify.latency.bench import bench
 
-    models: dict[str, nn.Module] = {"original": asked.source.model}
+    models: dict[str, nn.Module] = {"original": request.source.model}
     for point in points:
         run.progress(f"loading {point.name}")
-        models[point.name] = api.load(asked.folder / point.name, asked.source.model)
-    result = bench(models, asked.source.example_inputs, threads=threads, memory=False, progress=run.progress)
+        models[point.name] = api.load(request.folder / point.name, request.source.model)
+    result = bench(
+        models, request.source.example_inputs, threads=threads, memory=False, progress=run.progress
+    )
     rows = {row.model: row.timing for row in result.rows}
     return [
         replace(point, milliseconds=rows[point.name].median, speedup=rows[point.name].speedup)
@@ -305,7 +309,7 @@ def _timed(run: Session, asked: _Sweep, points: Sequence[Point], threads: int) -
 
 
 def _finish(
-    run: Session, asked: _Sweep, points: Sequence[Point], plot: Path | None, html: Path | None
+    run: Session, request: _Sweep, points: Sequence[Point], plot: Path | None, html: Path | None
 ) -> None:
     """Show the table, write sweep.json, the plot and the page."""
     from octify.report.html import sweep_page
@@ -313,19 +317,19 @@ def _finish(
     from octify.sweep.plot import plot as draw
 
     document: dict[str, Any] = {
-        "source": describe(asked.source),
+        "source": describe(request.source),
         "points": [point.to_dict() for point in points],
     }
-    run.show(render_sweep(points, asked.source.name))
-    write_text(asked.folder / SWEEP, json_module.dumps(document, indent=1) + "\n")
-    run.show(f"wrote {asked.folder}: sweep.json and {len(points)} converted folders")
+    run.show(render_sweep(points, request.source.name))
+    write_text(request.folder / SWEEP, json_module.dumps(document, indent=1) + "\n")
+    run.show(f"wrote {request.folder}: sweep.json and {len(points)} converted folders")
     if plot is None:
         run.warn("no plot was drawn: pip install 'octify[plot]'")
     else:
         run.progress(f"drawing {plot}")
-        draw(points, asked.source.name, plot)
+        draw(points, request.source.name, plot)
         run.show(f"wrote {plot}")
     if html is not None:
-        write_page(run, html, sweep_page(points, asked.source.target, document))
-    written = {"directory": str(asked.folder), "plot": plot and str(plot), "html": html and str(html)}
+        write_page(run, html, sweep_page(points, request.source.target, document))
+    written = {"directory": str(request.folder), "plot": plot and str(plot), "html": html and str(html)}
     run.answer(document | {"written": written})

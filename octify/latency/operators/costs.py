@@ -41,14 +41,14 @@ class OnnxruntimeCosts:
             "octave channels here would save less time than their split and merge layers take "
             f"(onnxruntime, {threads})"
         )
-        self._known: dict[tuple[str, int, int], float] = {}
+        self._cache: dict[tuple[str, int, int], float] = {}
 
     def conv(self, conv: Conv, low_in: int, low_out: int) -> float:
         """Milliseconds of all calls of ``conv``."""
         key = (conv.path, low_in, low_out)
-        if key not in self._known:
-            self._known[key] = sum(self.table[op] for op in operators(conv, low_in, low_out, self.kernels))
-        return self._known[key]
+        if key not in self._cache:
+            self._cache[key] = sum(self.table[op] for op in operators(conv, low_in, low_out, self.kernels))
+        return self._cache[key]
 
     def boundary(self, elements: float) -> float:
         """Milliseconds of merges, proportional to the elements, as measured at a medium size."""
@@ -70,7 +70,7 @@ def operators(conv: Conv, low_in: int, low_out: int, kernels: Scheme = "paper") 
 def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernels: Scheme) -> Iterator[Op]:
     module: Any = conv.module
     try:
-        made = OCTAVE_CONV[len(size)].from_conv(
+        layer = OCTAVE_CONV[len(size)].from_conv(
             _shape_only(module),
             _last(module.in_channels, low_in, module.groups),
             _last(module.out_channels, low_out, module.groups),
@@ -80,12 +80,12 @@ def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernel
     except PlanError:  # no such form: never worth it
         yield _dense(module, conv.batch, size)
         return
-    need = tuple(axis.output_length(n) for axis, n in zip(made.axes, size, strict=True))
-    if "high_to_low" in made.recipes:
+    need = tuple(axis.output_length(n) for axis, n in zip(layer.axes, size, strict=True))
+    if "high_to_low" in layer.recipes:
         yield Op("pool", conv.batch, module.in_channels - low_in, module.in_channels - low_in, size)
-    for name in made.recipes:
-        yield from _path(made, name, conv.batch, size, need)
-    targets = [name.rpartition("_")[2] for name in made.recipes]
+    for name in layer.recipes:
+        yield from _path(layer, name, conv.batch, size, need)
+    targets = [name.rpartition("_")[2] for name in layer.recipes]
     for target, channels, out in (
         ("high", module.out_channels - low_out, need),
         ("low", low_out, low_size(need)),
@@ -95,14 +95,14 @@ def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernel
 
 
 def _path(
-    made: OctaveConv, name: PathName, batch: int, size: tuple[int, ...], need: tuple[int, ...]
+    octave: OctaveConv, name: PathName, batch: int, size: tuple[int, ...], need: tuple[int, ...]
 ) -> Iterator[Op]:
-    recipe = made.recipes[name]
+    recipe = octave.recipes[name]
     low = low_size(size)
     reads = {"pool": low, "up": size}.get(recipe.before or "", low if name.startswith("low") else size)
     target = low_size(need) if name.endswith("low") else need
-    gives = made.inner_size(name, size, target)
-    path = getattr(made, name)
+    gives = octave.inner_size(name, size, target)
+    path = getattr(octave, name)
     for conv in path.convs if isinstance(path, UnevenGroups) else [path]:
         yield _convolution(conv, batch, tuple(reads), tuple(gives))
     if "up" in (recipe.before, recipe.after):
@@ -149,7 +149,7 @@ def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[i
 def _shape_only(module: Any) -> nn.Module:
     """Convolution of the same shape, without bias and with uninitialised weights."""
     kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(module.kernel_size)]
-    made = kind(
+    copied = kind(
         module.in_channels,
         module.out_channels,
         module.kernel_size,
@@ -160,10 +160,10 @@ def _shape_only(module: Any) -> nn.Module:
         bias=False,
         device="meta",
     )
-    made.weight = nn.Parameter(torch.empty(made.weight.shape), requires_grad=False)
+    copied.weight = nn.Parameter(torch.empty(copied.weight.shape), requires_grad=False)
     if getattr(module, "same", False):
-        made.same = True  # type: ignore[assignment]
-    return made
+        copied.same = True  # type: ignore[assignment]
+    return copied
 
 
 def _last(channels: int, low: int, groups: int) -> tuple[int, ...]:

@@ -20,14 +20,14 @@ _NOT = (
 
 def outputs(report: ReportData) -> Child:
     """Render calibration, the choice of alphas, and training, if there were any."""
-    found: list[Child] = []
+    parts: list[Child] = []
     if report.calibration is not None:
-        found += _calibration(report.calibration)
+        parts += _calibration(report.calibration)
     if report.allocation is not None:
-        found += _allocation(report.allocation)
+        parts += _allocation(report.allocation)
     for i, row in enumerate(report.tuning):
-        found += _tuning(row, i)
-    return found or tag("p", _NOT)
+        parts += _tuning(row, i)
+    return parts or tag("p", _NOT)
 
 
 def _calibration(row: CalibrationRow) -> Iterator[Child]:
@@ -111,7 +111,7 @@ def layers(row: CalibrationRow | None) -> Child:
     """Render the error of every branch that was fitted, and list those that were not."""
     if row is None:
         return tag("p", _NOT)
-    found: list[Child] = [
+    parts: list[Child] = [
         tag(
             "p",
             "Relative root mean square error of what a converted convolution yields, behind the "
@@ -132,8 +132,8 @@ def layers(row: CalibrationRow | None) -> Child:
         )
         for each in row.layers
     ]
-    found.append(table("error-table", "Error of every layer", columns, rows, tall=True))
+    parts.append(table("error-table", "Error of every layer", columns, rows, tall=True))
     if row.uncalibrated:
         listed = [tag("li", f"{path}: {reason}") for path, reason in row.uncalibrated]
-        found += [tag("p", "These keep the weights that the mathematics gives them:"), tag("ul", listed)]
-    return found
+        parts += [tag("p", "These keep the weights that the mathematics gives them:"), tag("ul", listed)]
+    return parts

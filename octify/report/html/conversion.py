@@ -58,13 +58,13 @@ def _lead(report: ReportData, source: str | None) -> Child:
         ("kernels", report.kernels),
         ("inputs", ", ".join(sizes(shape) for shape in report.inputs)),
     ]
-    known = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value]
+    terms = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value]
     explained = (
         "Octave convolution keeps a share of the channels of every feature map, the low ones, at half the "
         "height and width, where a convolution costs a quarter. Before is the original, after is the "
         "converted model."
     )
-    return [tag("dl", known, class_="facts"), tag("p", explained)]
+    return [tag("dl", terms, class_="facts"), tag("p", explained)]
 
 
 def _network(report: ReportData) -> Child:

@@ -92,11 +92,11 @@ def _stages(layers: Sequence[LayerRow]) -> list[tuple[str, int, int]]:
     """Name, MACs before and after; the deepest grouping with at most ``_MOST_BARS`` groups."""
     deepest = max((row.path.count(".") + 1 for row in layers), default=1)
     for depth in range(deepest, 0, -1):
-        found: dict[str, tuple[int, int]] = {}
+        groups: dict[str, tuple[int, int]] = {}
         for row in layers:
             name = ".".join(row.path.split(".")[:depth])
-            before, after = found.get(name, (0, 0))
-            found[name] = before + row.macs_before, after + row.macs_after
-        if len(found) <= _MOST_BARS:
+            before, after = groups.get(name, (0, 0))
+            groups[name] = before + row.macs_before, after + row.macs_after
+        if len(groups) <= _MOST_BARS:
             break
-    return [(name, *macs) for name, macs in found.items()]
+    return [(name, *macs) for name, macs in groups.items()]

@@ -63,12 +63,12 @@ def _lines(placed: Drawing, by_name: Mapping[str, Box]) -> list[Markup]:
     pieces: dict[str, list[str]] = {}
     for a, b in placed.edges:
         pieces.setdefault(a[0], []).append(_piece(placed, by_name, a, b))
-    found = []
+    paths = []
     for name, parts in pieces.items():
         box = by_name[name]
         octave = box.last.low_channels > 0 or box.kind == "split"
-        found.append(tag("path", d="".join(parts), class_="wire octave" if octave else "wire"))
-    return found
+        paths.append(tag("path", d="".join(parts), class_="wire octave" if octave else "wire"))
+    return paths
 
 
 def _piece(placed: Drawing, by_name: Mapping[str, Box], a: Slot, b: Slot) -> str:

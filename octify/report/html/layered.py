@@ -60,15 +60,15 @@ def _ranks(inputs: Mapping[str, Sequence[str]]) -> dict[str, int]:
 
 def _edges(inputs: Mapping[str, Sequence[str]], rank: Mapping[str, int]) -> list[tuple[Slot, Slot]]:
     """Cut edges into steps of one rank each; all readers of a value share a lane."""
-    found: dict[tuple[Slot, Slot], None] = {}
+    edges: dict[tuple[Slot, Slot], None] = {}
     for name, read in inputs.items():
         for source in read:
             if source not in rank:
                 continue
             for r in range(rank[source], rank[name] - 1):
-                found[(source, r), (source, r + 1)] = None
-            found[(source, rank[name] - 1), (name, rank[name])] = None
-    return list(found)
+                edges[(source, r), (source, r + 1)] = None
+            edges[(source, rank[name] - 1), (name, rank[name])] = None
+    return list(edges)
 
 
 def _rows(rank: Mapping[str, int], edges: Sequence[tuple[Slot, Slot]]) -> list[list[Slot]]:
@@ -87,8 +87,8 @@ def _order(rows: Sequence[list[Slot]], neighbours: Mapping[Slot, Sequence[Slot]]
     for row in rows:
         key = {}
         for i, slot in enumerate(row):
-            known = [place[n] for n in neighbours[slot] if n in place]
-            key[slot] = sum(known) / len(known) if known else i / max(1, len(row) - 1)
+            places = [place[n] for n in neighbours[slot] if n in place]
+            key[slot] = sum(places) / len(places) if places else i / max(1, len(row) - 1)
         row.sort(key=lambda slot: key[slot])
         for i, slot in enumerate(row):
             place[slot] = i / max(1, len(row) - 1) if len(row) > 1 else 0.5
@@ -110,13 +110,13 @@ def _positions(
     passes = [(rows, [above]), (rows[::-1], [below])] * _SWEEPS + [(rows, [above, below])] * _SWEEPS
     for order, sides in passes:
         for row in order:
-            wanted, weights = [], []
+            goals, weights = [], []
             for slot in row:
                 pulls = [(x[n], _pull(slot, n, rank)) for side in sides for n in side[slot]]
                 total = sum(pull for _, pull in pulls)
-                wanted.append(sum(place * pull for place, pull in pulls) / total if total else x[slot])
+                goals.append(sum(place * pull for place, pull in pulls) / total if total else x[slot])
                 weights.append(total or 1.0)
-            x |= dict(zip(row, _apart(wanted, weights, _offsets(row, rank, width)), strict=True))
+            x |= dict(zip(row, _apart(goals, weights, _offsets(row, rank, width)), strict=True))
     return x
 
 
@@ -128,17 +128,17 @@ def _pull(a: Slot, b: Slot, rank: Mapping[str, int]) -> float:
 
 def _offsets(row: Sequence[Slot], rank: Mapping[str, int], width: float) -> list[float]:
     """Positions of a row's slots packed as tightly as possible."""
-    found: list[float] = []
+    offsets: list[float] = []
     for i, slot in enumerate(row):
         half = _breadth(slot, rank, width) / 2
-        found.append(found[-1] + _breadth(row[i - 1], rank, width) / 2 + _GAP + half if i else 0.0)
-    return found
+        offsets.append(offsets[-1] + _breadth(row[i - 1], rank, width) / 2 + _GAP + half if i else 0.0)
+    return offsets
 
 
-def _apart(wanted: Sequence[float], weights: Sequence[float], offsets: Sequence[float]) -> list[float]:
+def _apart(targets: Sequence[float], weights: Sequence[float], offsets: Sequence[float]) -> list[float]:
     """Positions closest to ``targets`` that keep the order and at least the distances of ``offsets``."""
     blocks: list[tuple[float, float, int]] = []  # mean, weight, count
-    for value, weight, offset in zip(wanted, weights, offsets, strict=True):
+    for value, weight, offset in zip(targets, weights, offsets, strict=True):
         mean, count = value - offset, 1
         while blocks and blocks[-1][0] > mean:
             other, heft, members = blocks.pop()

@@ -131,13 +131,13 @@ def _curves(
 ) -> list[Curve]:
     """Build one curve for each rule set that has the value."""
     rules = list(dict.fromkeys(point.rules for point in points))
-    found = []
+    curves_drawn = []
     for dash, each in enumerate(rules):
         own = sorted((point for point in points if point.rules == each), key=lambda point: point.alpha)
-        known = [(point.alpha, y) for point in own if (y := value(point)) is not None]
-        origin = [(0.0, start)] if start is not None and known and known[0][0] > 0 else []
-        if known:
-            found.append(
-                Curve(f"{name} ({each})" if len(rules) > 1 else name, origin + known, style, dash % 3)
+        measured = [(point.alpha, y) for point in own if (y := value(point)) is not None]
+        origin = [(0.0, start)] if start is not None and measured and measured[0][0] > 0 else []
+        if measured:
+            curves_drawn.append(
+                Curve(f"{name} ({each})" if len(rules) > 1 else name, origin + measured, style, dash % 3)
             )
-    return found
+    return curves_drawn
