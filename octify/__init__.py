@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from octify.latency.rows import BenchResult
     from octify.plan import ConvPlan, Plan
     from octify.report import Report
+    from octify.sweeps.run import SweepResult, sweep
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ _HOME = {
     "ProgramResult": "octify.export",
     "Report": "octify.report",
     "Result": "octify.api",
+    "SweepResult": "octify.sweeps.run",
     "bench": "octify.latency.bench",
     "convert": "octify.api",
     "export_onnx": "octify.export",
@@ -41,6 +43,7 @@ _HOME = {
     "load": "octify.api",
     "profile": "octify.api",
     "reference": "octify.api",
+    "sweep": "octify.sweeps.run",
 }
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "ProgramResult",
     "Report",
     "Result",
+    "SweepResult",
     "bench",
     "convert",
     "export_onnx",
@@ -60,6 +64,7 @@ __all__ = [
     "load",
     "profile",
     "reference",
+    "sweep",
 ]
 
 

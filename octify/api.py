@@ -8,40 +8,33 @@ from typing import Any
 
 from torch import nn
 
-from octify.allocate.plans import Plans
-from octify.allocate.target import Target
+from octify import conversion
 from octify.artefact.conversion import load
-from octify.calibrate.recipe import calibrate
 from octify.calibrate.rotate import in_basis
-from octify.checks.alpha import check_alpha
 from octify.checks.door import check_inputs, check_model
-from octify.conversion import (
-    Inputs,
-    Progress,
-    Result,
-    apply,
-    calibrated_result,
-    counting,
-    exact,
-    fast_plan,
-    nothing_to_go_by,
-    silent,
-    to_target,
-)
-from octify.errors import OctifyError
+from octify.conversion import Inputs, Progress, Result
 from octify.export import ExportResult, export_onnx
 from octify.kernels.taps import Scheme
 from octify.passes.reference import reference as projected_reference
 from octify.passes.rewrite import as_model
 from octify.plan import Plan
-from octify.planning.planner import make_plan
-from octify.planning.ruleset import load_rules
 from octify.report import Report
 from octify.report.build import profile_report
+from octify.sweeps.run import SweepResult, sweep
 from octify.trace import trace
-from octify.trace.proof import proved
 
-__all__ = ["ExportResult", "Result", "convert", "export_onnx", "inspect", "load", "profile", "reference"]
+__all__ = [
+    "ExportResult",
+    "Result",
+    "SweepResult",
+    "convert",
+    "export_onnx",
+    "inspect",
+    "load",
+    "profile",
+    "reference",
+    "sweep",
+]
 
 
 def convert(
@@ -113,56 +106,23 @@ def convert(
     CheckFailed
         A target that cannot be met; the message names the nearest value that can.
     """
-    if kernels not in ("paper", "exact"):
-        raise OctifyError(f"there are no {kernels!r} kernels", hint="use 'paper' or 'exact'")
-    check_model(model)
-    example_inputs = check_inputs(example_inputs, model)
-    alpha = check_alpha(alpha) if plan is None else alpha
-    target = Target.of(target_macs, target_error)
-    if target is not None and (calibration is None or plan is not None):
-        raise OctifyError(
-            f"a target for the {'MACs' if target.kind == 'macs' else 'error'} needs calibration and no plan",
-            why="alphas are chosen by errors that are measured on data; a plan has chosen already",
-            hint='give calibration inputs, or the word "synthetic", and leave out the plan',
-        )
-    if latency is not None and (target is not None or plan is not None):
-        raise OctifyError(
-            "latency cannot be combined with a target or a plan",
-            why="a target chooses alphas by MACs and errors; a plan has chosen already",
-            hint="leave one of them out",
-        )
-    tell = progress or silent
-    policy = None if plan is not None else load_rules(rules)
-    tell("tracing")
-    traced = proved(model, example_inputs)
-    if traced.parts is not None and calibration is not None:
-        failure = traced.parts.failure
-        raise OctifyError(
-            f"{failure.kind} cannot be calibrated",
-            where=failure.where,
-            why=f"it is converted in parts, because it {failure.reason}; calibration needs one graph",
-            hint="calibrate its backbone as a model of its own, or fine-tune the converted model",
-        )
-    tell("planning")
-    if target is not None and policy is not None and calibration is not None:
-        plans = Plans(traced, policy, kernels, exclude)
-        return to_target(target, plans, calibration, effort, channel_order, seed, tell)
-    blind = policy is not None and calibration is not None and nothing_to_go_by(traced, calibration)
-    kernels = "exact" if blind else kernels
-    if policy is not None and latency is not None:
-        chosen = fast_plan(traced, policy, alpha, kernels, exclude, latency, tell)
-    elif policy is not None:
-        chosen = make_plan(traced, policy, alpha, kernels, exclude)
-    else:
-        chosen = plan if isinstance(plan, Plan) else Plan.load(plan)  # type: ignore[arg-type]
-    if blind:
-        return exact(traced, chosen, tell)
-    if calibration is None:
-        return apply(traced, chosen, tell)
-    calibrated = calibrate(
-        traced, chosen, calibration, effort, channel_order, seed=seed, progress=counting(tell)
+    return conversion.convert(
+        model,
+        example_inputs,
+        alpha=alpha,
+        rules=rules,
+        kernels=kernels,
+        calibration=calibration,
+        effort=effort,
+        plan=plan,
+        exclude=exclude,
+        progress=progress,
+        channel_order=channel_order,
+        seed=seed,
+        target_macs=target_macs,
+        target_error=target_error,
+        latency=latency,
     )
-    return calibrated_result(traced, calibrated, tell)
 
 
 def inspect(

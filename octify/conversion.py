@@ -1,4 +1,4 @@
-"""The conversion pipeline: from a traced model and a plan to a converted model and its report."""
+"""The conversion pipeline: a traced model and a plan to a converted model and its report."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from octify.allocate.plans import Plans
 from octify.allocate.search import convert_to
 from octify.allocate.target import Allocation, Rival, Target
 from octify.calibrate.inputs.synthetic import NO_IMAGES, can_be_made
-from octify.calibrate.recipe import Calibrated, images_of, order_of
+from octify.calibrate.recipe import Calibrated, calibrate, images_of, order_of
 from octify.calibrate.rotate import in_basis
 from octify.calibrate.spectrum import by_frequency, spectra
+from octify.checks.alpha import check_alpha
+from octify.checks.door import check_inputs, check_model
 from octify.compare.outputs import Agreement
+from octify.errors import OctifyError
 from octify.files import staged_directory
 from octify.kernels.taps import Scheme
 from octify.passes.rewrite import Rewritten, as_model, rewrite
 from octify.plan import Plan
 from octify.plan.rotation import Rotation
 from octify.planning.planner import make_plan
-from octify.planning.ruleset import RuleSet
+from octify.planning.ruleset import RuleSet, load_rules
 from octify.report import Report
 from octify.report.allocation import AllocationRow, RivalRow, SetRow
 from octify.report.build import UNCALIBRATED, build_report
 from octify.report.calibration import BranchError, CalibrationRow, OutputError, RotationRow
 from octify.trace import Traced
 from octify.trace.parts import measure_nodes
+from octify.trace.proof import proved
 
 Inputs = Tensor | Sequence[Tensor]
 Progress = Callable[[str], None]
@@ -66,7 +70,78 @@ class Result:
             (staged / "report.json").write_text(report, encoding="utf-8")
 
 
-def fast_plan(
+def convert(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    alpha: float = 0.5,
+    rules: str | Path = "default",
+    kernels: Scheme = "paper",
+    calibration: Iterable[Any] | str | None = None,
+    effort: str = "standard",
+    plan: Plan | str | Path | None = None,
+    exclude: Sequence[str] = (),
+    progress: Progress | None = None,
+    channel_order: str | None = None,
+    seed: int = 0,
+    target_macs: float | None = None,
+    target_error: float | None = None,
+    latency: int | None = None,
+) -> Result:
+    """``octify.convert``, which documents the arguments."""
+    if kernels not in ("paper", "exact"):
+        raise OctifyError(f"there are no {kernels!r} kernels", hint="use 'paper' or 'exact'")
+    check_model(model)
+    example_inputs = check_inputs(example_inputs, model)
+    alpha = check_alpha(alpha) if plan is None else alpha
+    target = Target.of(target_macs, target_error)
+    if target is not None and (calibration is None or plan is not None):
+        raise OctifyError(
+            f"a target for the {'MACs' if target.kind == 'macs' else 'error'} needs calibration and no plan",
+            why="alphas are chosen by errors that are measured on data; a plan has chosen already",
+            hint='give calibration inputs, or the word "synthetic", and leave out the plan',
+        )
+    if latency is not None and (target is not None or plan is not None):
+        raise OctifyError(
+            "latency cannot be combined with a target or a plan",
+            why="a target chooses alphas by MACs and errors; a plan has chosen already",
+            hint="leave one of them out",
+        )
+    tell = progress or _silent
+    policy = None if plan is not None else load_rules(rules)
+    tell("tracing")
+    traced = proved(model, example_inputs)
+    if traced.parts is not None and calibration is not None:
+        failure = traced.parts.failure
+        raise OctifyError(
+            f"{failure.kind} cannot be calibrated",
+            where=failure.where,
+            why=f"it is converted in parts, because it {failure.reason}; calibration needs one graph",
+            hint="calibrate its backbone as a model of its own, or fine-tune the converted model",
+        )
+    tell("planning")
+    if target is not None and policy is not None and calibration is not None:
+        plans = Plans(traced, policy, kernels, exclude)
+        return _to_target(target, plans, calibration, effort, channel_order, seed, tell)
+    blind = policy is not None and calibration is not None and _nothing_to_go_by(traced, calibration)
+    kernels = "exact" if blind else kernels
+    if policy is not None and latency is not None:
+        chosen = _fast_plan(traced, policy, alpha, kernels, exclude, latency, tell)
+    elif policy is not None:
+        chosen = make_plan(traced, policy, alpha, kernels, exclude)
+    else:
+        chosen = plan if isinstance(plan, Plan) else Plan.load(plan)  # type: ignore[arg-type]
+    if blind:
+        return _exact(traced, chosen, tell)
+    if calibration is None:
+        return _apply(traced, chosen, tell)
+    calibrated = calibrate(
+        traced, chosen, calibration, effort, channel_order, seed=seed, progress=_counting(tell)
+    )
+    return _calibrated(traced, calibrated, tell)
+
+
+def _fast_plan(
     traced: Traced,
     rules: RuleSet,
     alpha: float,
@@ -86,24 +161,24 @@ def fast_plan(
     return plan
 
 
-def nothing_to_go_by(traced: Traced, calibration: Iterable[Any] | str) -> bool:
+def _nothing_to_go_by(traced: Traced, calibration: Iterable[Any] | str) -> bool:
     return isinstance(calibration, str) and calibration == "synthetic" and not can_be_made(traced)
 
 
-def exact(traced: Traced, plan: Plan, tell: Progress) -> Result:
+def _exact(traced: Traced, plan: Plan, tell: Progress) -> Result:
     """The conversion that errs least without calibration."""
-    result = apply(traced, plan, tell)
+    result = _apply(traced, plan, tell)
     warnings = (NO_IMAGES, *result.report.warnings)
     return replace(result, report=replace(result.report, warnings=warnings))
 
 
-def calibrated_result(traced: Traced, calibrated: Calibrated, tell: Progress) -> Result:
+def _calibrated(traced: Traced, calibrated: Calibrated, tell: Progress) -> Result:
     tell("reporting")
     report = _report(traced, calibrated.plan, calibrated.rewritten)
     return Result(calibrated.rewritten.module, calibrated.plan, with_calibration(report, calibrated))
 
 
-def to_target(
+def _to_target(
     target: Target,
     plans: Plans,
     calibration: Iterable[Any] | str,
@@ -113,7 +188,7 @@ def to_target(
     tell: Progress,
 ) -> Result:
     order_of(effort, channel_order)
-    progress = counting(tell)
+    progress = _counting(tell)
     images = images_of(plans.traced, calibration, effort, seed=seed, progress=progress)
     selected, allocation = convert_to(
         target, plans, images, effort, channel_order, seed=seed, progress=progress
@@ -122,11 +197,11 @@ def to_target(
     based = in_basis(plans.traced, selected.plan)
     measured = spectra(based, selected.plan, images.chunks)
     spectrum = by_frequency(based, selected.plan, measured, inputs, synthetic=synthetic)
-    result = calibrated_result(plans.traced, replace(selected, synthetic=synthetic, spectrum=spectrum), tell)
+    result = _calibrated(plans.traced, replace(selected, synthetic=synthetic, spectrum=spectrum), tell)
     return replace(result, report=with_allocation(result.report, allocation))
 
 
-def counting(tell: Progress) -> Callable[[str, int, int], None]:
+def _counting(tell: Progress) -> Callable[[str, int, int], None]:
     """Progress with the finished share of a stage's work, and an estimate of the remaining time."""
     start = 0.0
 
@@ -141,11 +216,11 @@ def counting(tell: Progress) -> Callable[[str, int, int], None]:
     return count
 
 
-def silent(phase: str) -> None:
+def _silent(phase: str) -> None:
     """The default progress: none."""
 
 
-def apply(traced: Traced, plan: Plan, tell: Progress) -> Result:
+def _apply(traced: Traced, plan: Plan, tell: Progress) -> Result:
     tell("rewriting")
     rewritten = rewrite(in_basis(traced, plan), plan)
     tell("reporting")

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from tests.places import ROOT
+
 # One thread unless told otherwise, before torch is imported: sums come out the same on every machine, and
 # workers of pytest-xdist do not fight over cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,7 +26,6 @@ torchvision_quirk.install()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).resolve().parent.parent
 
 # A model is traced, converted and run in most examples: no deadline, and few examples. `--hypothesis-profile`
 # chooses another; CI=1 draws the same examples every time, so that a red run is about the change at hand.

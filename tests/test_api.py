@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import octify
 from octify.errors import OctifyError, PlanError, RuleError, SourceError, TraceError
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMES = {
     *("convert", "inspect", "load", "profile", "reference", "export_onnx", "export_program"),
     *("Result", "Report", "Plan", "ConvPlan", "ExportResult", "OctifyError"),

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from octify.planning.ruleset import load_rules
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

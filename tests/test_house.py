@@ -33,7 +33,7 @@ ORDER = (
     ("allocate",),
     ("artefact",),
     ("conversion",),
-    ("tune", "sweep"),
+    ("tune", "sweeps"),
     ("api",),
     ("__init__",),
     ("cli",),

@@ -17,7 +17,7 @@ from octify.trace.duplicate import duplicate
 from octify.trace.sameness import tensors_of
 from octify.trace.trial import run
 
-_FACTOR = 8.0  # as in octify.export.parity: another order of the same sums
+_FACTOR = 8.0  # as in octify.compare.rounding: another order of the same sums
 _FLOOR_ULPS = 16.0  # of the largest value
 _MOST_ULPS = 1024.0  # a model that works in a lower precision is far from float64, and noise is no excuse
 

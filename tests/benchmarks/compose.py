@@ -12,7 +12,6 @@ import importlib.util
 import math
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +20,8 @@ from torch import Tensor, fx, nn
 import octify
 from octify.nn import prunable
 from tests.benchmarks.accuracy.peers import macs, pruned, renormalise
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BATCH = 32
 RATE = 1e-3
 

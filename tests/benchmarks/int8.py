@@ -33,8 +33,8 @@ from octify.latency.rows import Timing
 from octify.latency.runtime import session_of
 from tests.benchmarks.calibration import build as network
 from tests.benchmarks.calibration import dead_leaves
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BATCH = 32
 _SETTLING, _UNTRAINED = 8, 4  # images, for a network that is only timed
 

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from octify.cli.main import main
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.places import ROOT
 
 NET = '''\
 import torch

@@ -135,7 +135,8 @@ def test_a_signal_between_renames_takes_effect_after_them(
 KILLED = """\
 import os, shutil, signal, sys
 from pathlib import Path
-from octify import files, swap
+from octify import files
+from octify.storage import swap
 
 root, way = Path(sys.argv[1]), sys.argv[2]
 if way != "exchange":

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 import octify
 from octify.trace import trace
-from tests.math.oracle import noise
+from tests.oracle import noise
 from tests.packages.catalogue import Entry
 
 SIZE = (1, 128, 128)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.trace import trace
-from tests.math.oracle import noise
+from tests.oracle import noise
 
 pytestmark = pytest.mark.packages
 einops: Any = pytest.importorskip("einops")

@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 
+from tests.places import ROOT
 from tests.zoo.catalogue import Entry, Measured, census, entries, representatives, size_groups
 from tests.zoo.check import EXACT, Options, Row, check
 from tests.zoo.docs import write
 from tests.zoo.runner import Limits, Store, key, run
 from tests.zoo.summary import is_fault, totals
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 # Model -> least share of conv MACs that must be octave on both sides.
 QUICK = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,14 +48,16 @@ from octify.cli.outcome import require_converted
 from octify.cli.outputs import Used, check_files, check_folder, refuse_read, used
 from octify.cli.session import Session, session
 from octify.errors import OctifyError
-from octify.files import check_directory, staged_directory, write_text
+from octify.files import check_directory, write_text
 from octify.source import parse_target
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from octify.conversion import Result
     from octify.report.rows import Point
     from octify.source import Source
+    from octify.sweeps.run import PointMaker
 
 SWEEP, POINT = "sweep.json", "point.json"
 
@@ -103,8 +105,8 @@ class _Sweep:
     def key(self, rules: str, alpha: float) -> str:
         """Key by which a later run recognises a finished point."""
         from octify import __version__
-        from octify.sweep.content import file_digest, rules_content
-        from octify.sweep.run import fingerprint
+        from octify.sweeps.content import file_digest, rules_content
+        from octify.sweeps.run import fingerprint
 
         calibration = asdict(self.calibration)
         # A point is the same wherever it is calibrated, and wherever its data lies.
@@ -174,16 +176,21 @@ def sweep(
             check_policy(share, name)
         folder = out or Path(f"{parse_target(model).short_name}-sweep")
         reads = used(model, weights, calib, _names(rules))
-        drawn = _check_outputs(folder, plot, html, [_place(*each) for each in requests], reads, force=force)
+        from octify.sweeps.run import place_of
+
+        places = [place_of(*each) for each in requests]
+        drawn = _check_outputs(folder, plot, html, places, reads, force=force)
         source = load(run, model, weights, input)
 
-        from octify.sweep.content import data_digest
+        from octify.sweeps.content import data_digest
+        from octify.sweeps.run import convert_point
 
         digest = data_digest(calib)
         request = _Sweep(
             source, settings, kernels.value, tuple(exclude or ()), folder, weights, input, digest
         )
-        points = [_point(run, request, name, share) for name, share in requests]
+        maker = _maker(run, request)
+        points = [convert_point(maker, name, share, run.progress)[0] for name, share in requests]
         if bench:
             points = _timed(run, request, points, threads)
         _finish(run, request, points, drawn, html)
@@ -208,19 +215,11 @@ def _shares(text: str) -> list[float]:
     return list(dict.fromkeys(shares))
 
 
-def _place(rules: str, alpha: float) -> str:
-    """The name of a point's folder."""
-    from octify.report.rows import point_name
-    from octify.sweep.content import rules_digest
-
-    return point_name(rules, rules_digest(rules), alpha)
-
-
 def _check_outputs(
     folder: Path, plot: Path | None, html: Path | None, places: Sequence[str], reads: Used, *, force: bool
 ) -> Path | None:
     """Path of the plot; None where none was requested by name and matplotlib is missing."""
-    from octify.sweep.plot import check_plot
+    from octify.sweeps.plot import check_plot
 
     check_directory(folder, artefact.SWEEPS)
     foreign = folder.is_dir() and not any(
@@ -246,66 +245,52 @@ def _check_outputs(
     return chosen
 
 
-def _point(run: Session, request: _Sweep, rules: str, alpha: float) -> Point:
-    """Convert at one point and write it, or read what an earlier run wrote."""
+def _maker(run: Session, request: _Sweep) -> PointMaker:
+    """Maker of the points: opens the calibration data for each, and records the origin of the model."""
     from octify import api
-    from octify.sweep.content import rules_digest
-    from octify.sweep.run import finished, point_of, write_point
+    from octify.sweeps.run import PointMaker
 
-    name = _place(rules, alpha)
-    place, key = request.folder / name, request.key(rules, alpha)
-    earlier = finished(place, key)
-    if earlier is not None:
-        run.progress(f"{name} is done already")
-        return replace(earlier, rules=rules)
-    data = request.calibration.open(run, request.source)
-    result = request.calibration.on_device(
-        request.source,
-        lambda: api.convert(
-            request.source.model,
-            request.source.example_inputs,
-            alpha=alpha,
-            rules=rules,
-            kernels=request.kernels,  # type: ignore[arg-type]
-            exclude=request.exclude,
-            calibration=inputs_of(data),
-            effort=request.calibration.effort,
-            channel_order=request.calibration.order,
-            seed=request.calibration.seed,
-            progress=lambda phase: run.progress(f"{name}: {phase}"),
-        ),
-    )
-    run.warn(*warnings_of(data))
-    if data is not None and result.report.calibration is None:
-        run.warn(*result.report.warnings)
-    result = with_data(result, data)
-    require_converted(result.report)
-    point = point_of(result.report, rules, rules_digest(rules))
-    with staged_directory(place) as staged:
-        result.save(staged)
+    def convert(rules: str, alpha: float, progress: Callable[[str], None]) -> Result:
+        data = request.calibration.open(run, request.source)
+        result = request.calibration.on_device(
+            request.source,
+            lambda: api.convert(
+                request.source.model,
+                request.source.example_inputs,
+                alpha=alpha,
+                rules=rules,
+                kernels=request.kernels,  # type: ignore[arg-type]
+                exclude=request.exclude,
+                calibration=inputs_of(data),
+                effort=request.calibration.effort,
+                channel_order=request.calibration.order,
+                seed=request.calibration.seed,
+                progress=progress,
+            ),
+        )
+        run.warn(*warnings_of(data))
+        if data is not None and result.report.calibration is None:
+            run.warn(*result.report.warnings)
+        require_converted(result.report)
+        return with_data(result, data)
+
+    def origin(staged: Path, place: Path) -> None:
         artefact.write_origin(staged, place, request.source.target, request.weights, request.inputs)
-        # Written with the rest: an older file beside newer weights would be taken for theirs.
-        write_point(staged, key, point)
-    return point
+
+    return PointMaker(convert, request.folder, request.key, origin)
 
 
 def _timed(run: Session, request: _Sweep, points: Sequence[Point], threads: int) -> list[Point]:
     """Points with latencies: the original and all points, timed in turn."""
     from octify import api
-    from octify.latency.bench import bench
+    from octify.sweeps.run import timed
 
-    models: dict[str, nn.Module] = {"original": request.source.model}
+    models: dict[str, nn.Module] = {}
     for point in points:
         run.progress(f"loading {point.name}")
         models[point.name] = api.load(request.folder / point.name, request.source.model)
-    result = bench(
-        models, request.source.example_inputs, threads=threads, memory=False, progress=run.progress
-    )
-    rows = {row.model: row.timing for row in result.rows}
-    return [
-        replace(point, milliseconds=rows[point.name].median, speedup=rows[point.name].speedup)
-        for point in points
-    ]
+    model, inputs = request.source.model, request.source.example_inputs
+    return timed(model, inputs, points, models, threads=threads, progress=run.progress)
 
 
 def _finish(
@@ -314,7 +299,7 @@ def _finish(
     """Show the table, write sweep.json, the plot and the page."""
     from octify.report.html import sweep_page
     from octify.report.sweep import render_sweep
-    from octify.sweep.plot import plot as draw
+    from octify.sweeps.plot import plot as draw
 
     document: dict[str, Any] = {
         "source": describe(request.source),

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fuzz.cli.judge import Listing, listing
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 _CODES = {signal.SIGINT: (0, 1, 130), signal.SIGTERM: (0, 1, 143)}
 _ALONE = ("plan.json", "report.json", "weights.safetensors")
 
