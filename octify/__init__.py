@@ -1,4 +1,4 @@
-"""octify: existing PyTorch CNNs in octave form (Chen et al., ICCV 2019).
+"""octify: conversion of PyTorch CNNs to octave convolution (Chen et al., ICCV 2019).
 
 >>> result = octify.convert(model, torch.randn(1, 3, 224, 224), alpha=0.5)
 >>> print(result.report)

@@ -86,29 +86,29 @@ def convert(
     channel_order:
         Which channels are low: ``"last"``, ``"energy"`` or ``"greedy"``; by default what the effort says.
     seed:
-        Of calibration's random choices; the result is the same for the same seed.
+        Seed for calibration's random choices; the result is deterministic for a seed.
     target_macs, target_error:
-        In place of ``alpha``: at most so much of the original's MACs (0 to 1), or the cheapest model of at
-        most so large a relative output error on inputs that calibration does not use. Every coupled
-        set gets its own alpha by what it costs, or all the same if that measures better
-        (``octify.allocate.search``); ``report.allocation`` tells. Needs ``calibration``.
+        Target in place of ``alpha``: the largest share of the original's MACs (0 to 1), or the largest
+        relative output error on held-out inputs, for which the cheapest model is searched. Every coupled
+        set gets its own alpha, or all the same one if that measures better (``octify.allocate.search``);
+        ``report.allocation`` records the choice. Requires ``calibration``.
     latency:
-        Keep dense what would not run faster in onnxruntime with so many threads, by a table of operator
-        times (``octify.latency.operators.table``); what it lacks is measured first, on this machine, now.
+        Number of onnxruntime's threads at which octave layers must be faster; others stay dense. Times come
+        from a table (``octify.latency.operators.table``), whose missing entries are measured first.
     plan:
         A plan, or the path of one, to replay instead of ``alpha``, ``rules``, ``kernels`` and ``exclude``.
     exclude:
         Path patterns of convolutions to leave alone.
     progress:
-        Called with the name of every phase as it begins.
+        Callback that receives the name of every phase as it begins.
 
     Raises
     ------
     OctifyError
-        With what, where, why and what to do: an untraceable model, inputs it rejects, a rule or
-        pattern that matches nothing, a plan for another model.
+        An untraceable model, inputs it rejects, a rule or pattern that matches nothing, or a plan for
+        another model. The message says what, where, why and what to do.
     CheckFailed
-        A target that cannot be met, with what can be reached.
+        A target that cannot be met; the message names the nearest value that can.
     """
     return conversion.convert(
         model,
@@ -137,17 +137,17 @@ def inspect(
     kernels: Scheme = "paper",
     exclude: Sequence[str] = (),
 ) -> Report:
-    """What ``convert`` with the same arguments would do, as a report."""
+    """Report what ``convert`` would do with the same arguments."""
     return convert(model, example_inputs, alpha, rules, kernels, exclude=exclude).report
 
 
 def profile(model: nn.Module, example_inputs: Inputs) -> Report:
-    """MACs, parameters and activation bytes of ``model`` as it is, layer by layer."""
+    """Report MACs, parameters and activation bytes of ``model`` as it is, layer by layer."""
     return profile_report(trace(check_model(model), examples_of(model, example_inputs)))
 
 
 def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module:
-    """The projected reference of ``plan``: the original network with 2x2 block means on low channels.
+    """Build the projected reference of ``plan``: the original network with 2x2 block means on low channels.
 
     A conversion with ``kernels="exact"`` equals it to rounding error.
     """

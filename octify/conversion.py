@@ -53,9 +53,9 @@ class Result:
         An ordinary ``nn.Module`` in the original's training mode: a GraphModule, or, where the
         original cannot be traced as a whole, a copy of it with converted parts.
     plan:
-        What was done; replayable on the same model.
+        The plan, which can be replayed on the same model.
     report:
-        What it won, what it left and why.
+        Savings, convolutions left dense, and the reasons.
     """
 
     model: nn.Module
@@ -193,17 +193,19 @@ def _to_target(
     order_of(effort, channel_order)
     progress = _counting(tell)
     images = images_of(plans.traced, calibration, effort, seed=seed, progress=progress)
-    made, allocation = convert_to(target, plans, images, effort, channel_order, seed=seed, progress=progress)
+    selected, allocation = convert_to(
+        target, plans, images, effort, channel_order, seed=seed, progress=progress
+    )
     synthetic, inputs = isinstance(calibration, str), images.given
-    based = in_basis(plans.traced, made.plan)
-    measured = spectra(based, made.plan, images.chunks)
-    spectrum = by_frequency(based, made.plan, measured, inputs, synthetic=synthetic)
-    result = _calibrated(plans.traced, replace(made, synthetic=synthetic, spectrum=spectrum), tell)
+    based = in_basis(plans.traced, selected.plan)
+    measured = spectra(based, selected.plan, images.chunks)
+    spectrum = by_frequency(based, selected.plan, measured, inputs, synthetic=synthetic)
+    result = _calibrated(plans.traced, replace(selected, synthetic=synthetic, spectrum=spectrum), tell)
     return replace(result, report=with_allocation(result.report, allocation))
 
 
 def _counting(tell: Tell) -> Progress:
-    """Progress with the share of a stage's work that is done and the time left to its end, judged from it."""
+    """Progress with the finished share of a stage's work, and an estimate of the remaining time."""
     start = 0.0
 
     def count(what: str, done: int, of: int) -> None:
@@ -235,7 +237,7 @@ def _report(traced: Traced, plan: Plan, rewritten: Rewritten) -> Report:
 
 
 def with_calibration(report: Report, calibrated: Calibrated) -> Report:
-    """``report`` with the calibration's figures, its warnings in place of the one against having none."""
+    """Copy of ``report`` with the calibration's figures and warnings, without the one about its absence."""
     row = CalibrationRow(
         calibrated.effort,
         calibrated.channel_order,
@@ -251,12 +253,12 @@ def with_calibration(report: Report, calibrated: Calibrated) -> Report:
         tuple(_rotation(rotation) for rotation in calibrated.plan.rotations),
     )
     warnings = tuple(w for w in report.warnings if w != UNCALIBRATED)
-    told = (*warnings, *calibrated.warnings)
-    return replace(report, calibration=row, warnings=told, spectrum=calibrated.spectrum)
+    merged = (*warnings, *calibrated.warnings)
+    return replace(report, calibration=row, warnings=merged, spectrum=calibrated.spectrum)
 
 
 def with_allocation(report: Report, allocation: Allocation) -> Report:
-    """``report`` with how its alphas were chosen to meet a target."""
+    """Copy of ``report`` with the choice of its alphas to meet a target."""
     totals = report.totals
     row = AllocationRow(
         allocation.target.kind,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class OctifyError(Exception):
-    """A user's mistake or an unusable input, told in one message.
+    """Error of the user or unusable input, described in one message.
 
     Parameters
     ----------
@@ -17,7 +17,7 @@ class OctifyError(Exception):
     where:
         The place: a module path, or a user's ``file:line``.
     why:
-        The cause, as far as it is known.
+        The cause, where it is clear.
     hint:
         What to type, or to change, to get on.
     """
@@ -42,7 +42,7 @@ class OctifyError(Exception):
 
 
 class SourceError(OctifyError):
-    """The model, its weights or its example inputs could not be had."""
+    """The model, its weights or its example inputs could not be loaded."""
 
 
 class TraceError(OctifyError):
@@ -66,6 +66,6 @@ class ExportError(OctifyError):
 
 
 class CheckFailed(OctifyError):  # noqa: N818 - it is a verdict, not an error
-    """octify ran, and a check it was asked for did not hold (parity, nothing to convert)."""
+    """octify ran, and a requested check failed (parity, nothing to convert)."""
 
     exit_code = 1

@@ -1,4 +1,4 @@
-"""Writing without leaving half of anything: everything is written aside and renamed.
+"""Atomic writing of files and folders: everything is written aside and renamed.
 
 ``staged_file`` and ``staged_directory`` hand out a path in a hidden folder near the destination (on the
 same file system, so a rename is enough). Only when their block ends well does the result move to its
@@ -32,18 +32,18 @@ _KINDS = (
 
 
 def check_file(path: Path) -> None:
-    """Try, before any long work, whether the file ``path`` could be written; OctifyError if not."""
-    with _told(path):
+    """Check, before any long work, that the file ``path`` can be written. Raises OctifyError."""
+    with _converted(path):
         _require_regular(path)
         _remove(_make_staging(path.absolute().parent, path.name))
 
 
 def check_directory(path: Path, names: Sequence[str] = ()) -> None:
-    """Try, before any long work, whether the folder ``path`` and files of ``names`` in it could be written.
+    """Check, before any long work, that the folder ``path`` and the files ``names`` in it can be written.
 
     Raises OctifyError if not.
     """
-    with _told(path):
+    with _converted(path):
         destination = _resolved(path)
         swap.recover(destination)
         if destination.exists() and not destination.is_dir():
@@ -75,7 +75,7 @@ def staged_directory(path: Path) -> Iterator[Path]:
     Where ``path`` is already a folder, its files of the same names are replaced, all others are kept; at
     every moment ``path`` is the old folder or the new one.
     """
-    with _told(path):
+    with _converted(path):
         destination = _resolved(path)
         swap.recover(destination)
     # Beside an existing folder, so that the two can be exchanged.
@@ -92,9 +92,9 @@ def staged_directory(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to the file ``path`` in UTF-8, whole or not at all."""
+    """Write ``text`` to the file ``path`` in UTF-8, atomically."""
     with staged_file(path) as staged:
-        # Names of files may hold bytes that are no text.
+        # Names of files may hold bytes that are not text.
         staged.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
@@ -109,7 +109,7 @@ def _require_regular(path: Path) -> None:
         mode = path.stat().st_mode
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return  # nothing is there, or writing will say what is
+            return  # nothing exists there, or writing will raise
         raise
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
@@ -133,7 +133,7 @@ def _may_be_exchanged(destination: Path) -> bool:
 @contextlib.contextmanager
 def _staging(path: Path, destination: Path, *, beside: bool = False) -> Iterator[Path]:
     """A hidden folder from which a rename reaches the folder ``destination``; gone afterwards."""
-    with _told(path):
+    with _converted(path):
         folder = _make_staging(destination.parent if beside else destination, path.name)
         try:
             yield folder
@@ -167,8 +167,8 @@ def _move_into(entries: list[Path], folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn a failure to write ``path`` into an OctifyError; an OSError about other files passes through."""
+def _converted(path: Path) -> Iterator[None]:
+    """Convert a failure to write ``path`` to an OctifyError; an OSError about other files passes through."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Progress of long work."""
+"""Progress callbacks of long work."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Progress = Callable[[str, int, int], None]
 
 
 class Steps:
-    """Progress through steps of known work: ``steps(what, work)`` tells that one begins."""
+    """Progress through steps of known work: ``steps(what, work)`` reports that one begins."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._total, self._done = progress, max(1, total), 0
 
     def __call__(self, what: str, work: int) -> None:
-        """``what`` begins, which is ``work``."""
+        """Report that step ``what`` of size ``work`` begins."""
         self._progress(what, self._done, self._total)
         self._done += work

@@ -1,4 +1,4 @@
-"""The choices a planner has under its rules: which coupled sets may have which alphas, at what MACs.
+"""The choices of a planner under its rules: the alphas open to each coupled set, and their MACs.
 
 The MACs here are those of the paper's scheme (``Conv.share``), which are bilinear in the alphas of a
 convolution's two sides. They order the choices; what a plan really costs is counted on its graph.
@@ -27,7 +27,7 @@ _MOST_LEVELS = 64
 
 @dataclass(frozen=True)
 class Level:
-    """An alpha to ask for, and the share of low channels that it rounds to."""
+    """Alpha to request, and the share of low channels that it rounds to."""
 
     alpha: float
     share: float
@@ -35,16 +35,16 @@ class Level:
 
 @dataclass(frozen=True)
 class FreeSet:
-    """A coupled set whose alpha the rules leave open.
+    """Coupled set whose alpha the rules leave open.
 
     number:
-        In ``Layout.set_of``.
+        Index in ``Layout.set_of``.
     paths:
-        Of the convolutions that write it.
+        Paths of the convolutions that write it.
     members:
-        Its channels, in the parts of which each gets the same share of low ones.
+        Its channels, in parts that all get the same share of low channels.
     levels:
-        Ascending, the first is dense.
+        Levels in ascending order; the first is dense.
     """
 
     number: int
@@ -72,7 +72,7 @@ class MacModel:
         return sum(self._macs(index, shares) for index in range(len(self.convs)))
 
     def saved(self, shares: Shares, s: int, share: float) -> float:
-        """MACs fewer when set ``s`` has ``share`` instead, and the others stay."""
+        """MACs saved when set ``s`` changes to ``share`` and the others stay."""
         changed = shares.copy()
         changed[s] = share
         return sum(self._macs(i, shares) - self._macs(i, changed) for i in self._touching.get(s, ()))
@@ -89,7 +89,7 @@ class MacModel:
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be chosen: the free sets, the shares of the others, and the MACs of a choice."""
+    """Search space: the free sets, the shares of the others, and the MACs of a choice."""
 
     layout: Layout
     free: tuple[FreeSet, ...]
@@ -98,7 +98,7 @@ class Budget:
 
 
 def budget(traced: Traced, rules: RuleSet, exclude: Sequence[str] = ()) -> Budget:
-    """The choices that ``rules`` leave. Raises RuleError as ``make_plan`` does."""
+    """Build the search space that ``rules`` leave. Raises RuleError as ``make_plan`` does."""
     policies = policies_of(traced, rules, exclude)
     layout = policies.layout(traced, policies.dense)
     convs = policies.applied(collect(traced, layout))
@@ -120,16 +120,16 @@ def budget(traced: Traced, rules: RuleSet, exclude: Sequence[str] = ()) -> Budge
 
 def _writers(convs: Sequence[Conv], layout: Layout) -> Mapping[int, tuple[str, ...]]:
     """Paths of the convolutions that decide the alpha of each coupled set."""
-    found: dict[int, dict[str, None]] = {}
+    writers: dict[int, dict[str, None]] = {}
     for conv in convs:
         if not conv.vector and not conv.depthwise:
             for s in {s for call in conv.calls for s in layout.sets(call.ids_out)}:
-                found.setdefault(s, {})[conv.path] = None
-    return {s: tuple(paths) for s, paths in found.items()}
+                writers.setdefault(s, {})[conv.path] = None
+    return {s: tuple(paths) for s, paths in writers.items()}
 
 
 def _weights(ids: Ids, layout: Layout) -> Mapping[int, float]:
-    """Of one side of a convolution: the part of its channels that each coupled set makes up."""
+    """Fraction of the channels on one side of a convolution that each coupled set makes up."""
     sets, counts = np.unique(layout.set_of[ids[ids != DENSE]], return_counts=True)
     return {int(s): int(n) / len(ids) for s, n in zip(sets, counts, strict=True)}
 
@@ -142,7 +142,7 @@ def _share(parts: Sequence[Ids], alpha: float, settings: Settings) -> float:
 
 
 def _levels(parts: Sequence[Ids], settings: Settings) -> tuple[Level, ...]:
-    """Every share that some alpha rounds to; of very many, a selection."""
+    """Shares that some alpha rounds to; a selection if they are very many."""
     channels = sum(len(cell) for cell in parts)
     steps = {channels} if settings.uneven_groups else {len(cell) for cell in parts}
     alphas = sorted({j / n for n in steps for j in range(n + 1)})

@@ -1,8 +1,8 @@
-"""How much error each coupled set costs, against its share of low channels.
+"""Error of each coupled set as a function of its share of low channels.
 
-Measured: the model in which this set alone is octave, at a quarter, a half and three quarters, after a fast
-calibration, on images that this calibration did not use. Between two measured shares the error follows
-a power of the share.
+The error is measured on a model in which this set alone is octave, at a quarter, a half and three quarters,
+after a fast calibration, on images that this calibration did not use. Between two measured shares it is
+interpolated by a power of the share.
 
 The errors after refitting that the greedy channel choice adds up are no substitute: they know neither
 what it costs to make the low channels nor pools behind them, count in units of the likelihood, and were off
@@ -31,13 +31,13 @@ from octify.planning.ruleset import RuleSet
 from octify.progress import Progress
 from octify.trace import Traced
 
-_SHARES = ((0.5,), (0.25, 0.5), (0.25, 0.5, 0.75))  # as many as the MACs below allow
-_MACS = 3 * 10**13  # of all trials together
-_PASSES = 6  # of the network over the images of a trial
-_MOST_IMAGES = 64  # of a trial, to fit on, and as many to measure on
+_SHARES = ((0.5,), (0.25, 0.5), (0.25, 0.5, 0.75))  # images, as many as the MACs below allow
+_MACS = 3 * 10**13  # MACs of all trials together
+_PASSES = 6  # MACs of the network over the images of a trial
+_MOST_IMAGES = 64  # images of a trial to fit on, and as many to measure on
 _FEWEST_IMAGES = 16
 _WORST = 1e6  # stands for errors that are not finite
-_POWER = 2.0  # of the share, where only one error is known
+_POWER = 2.0  # power of the share, where only one error is known
 _POWERS = (1.0, 8.0)  # the smallest is a straight line
 _LAST_POWER = 3.0  # at least, beyond the last share: the last channels cost most
 
@@ -53,7 +53,7 @@ def error_curves(
     seed: int = 0,
     progress: Progress = lambda what, done, of: None,
 ) -> dict[int, Curve]:
-    """The curve of every free set that can be octave by itself, by its number.
+    """Measure the curve of every free set that can be octave by itself; return them by its number.
 
     Errors are squared relative output errors. Deterministic for a seed.
     """
@@ -65,8 +65,8 @@ def error_curves(
         return make_plan(traced, rules, 0.0, kernels, exclude, alphas)
 
     def error(plan: Plan) -> float:
-        found = calibrate_on(copy.deepcopy(traced), plan, trial, "fast", seed=seed).after.relative_error
-        return min(found**2, _WORST) if math.isfinite(found) else _WORST
+        relative = calibrate_on(copy.deepcopy(traced), plan, trial, "fast", seed=seed).after.relative_error
+        return min(relative**2, _WORST) if math.isfinite(relative) else _WORST
 
     fixed = error(plan({})) if choices.fixed.any() else 0.0
     curves = {}
@@ -75,20 +75,20 @@ def error_curves(
         plans = {
             level.share: plan(dict.fromkeys(free.paths, level.alpha)) for level in _nearest(free, shares)
         }
-        known = {
-            share: max(0.0, error(made) - fixed)
-            for share, made in plans.items()
-            if any(made.conv(path).low_out for path in free.paths)
+        errors = {
+            share: max(0.0, error(trial_plan) - fixed)
+            for share, trial_plan in plans.items()
+            if any(trial_plan.conv(path).low_out for path in free.paths)
         }
-        if known:
-            curves[free.number] = curve_through(known, [level.share for level in free.levels])
+        if errors:
+            curves[free.number] = curve_through(errors, [level.share for level in free.levels])
     return curves
 
 
-def curve_through(known: Mapping[float, float], shares: Sequence[float]) -> Curve:
-    """A convex curve from 0, at ``shares``, that follows errors ``known`` at some of them by powers."""
-    at = sorted(known)
-    errors = convex([0.0, *at], [0.0, *(known[share] for share in at)])[1:]
+def curve_through(samples: Mapping[float, float], shares: Sequence[float]) -> Curve:
+    """A convex curve from 0, at ``shares``, that follows errors ``samples`` at some of them by powers."""
+    at = sorted(samples)
+    errors = convex([0.0, *at], [0.0, *(samples[share] for share in at)])[1:]
     powers = [
         min(max(math.log(high / low) / math.log(b / a), _POWERS[0]), _POWERS[1]) if low > 0 else _POWERS[1]
         for a, b, low, high in zip(at, at[1:], errors, errors[1:], strict=False)
@@ -108,19 +108,19 @@ def curve_through(known: Mapping[float, float], shares: Sequence[float]) -> Curv
 
 
 def _between(a: float, b: float, share: float, power: float) -> float:
-    """From 0 at ``a`` to 1 at ``b`` as the power grows."""
+    """Interpolate from 0 at ``a`` to 1 at ``b`` as the power grows."""
     start, end = math.pow(a, power), math.pow(b, power)
     return (math.pow(share, power) - start) / (end - start)
 
 
 def _nearest(free: FreeSet, shares: Sequence[float]) -> list[Level]:
-    """The set's levels nearest to ``shares``, each once, without the dense one."""
-    found = [min(free.levels[1:], key=lambda level: abs(level.share - share)) for share in shares]
-    return list(dict.fromkeys(found))
+    """Levels of the set nearest to ``shares``, each once, without the dense one."""
+    levels = [min(free.levels[1:], key=lambda level: abs(level.share - share)) for share in shares]
+    return list(dict.fromkeys(levels))
 
 
 def _trials(traced: Traced, sets: int, images: Images) -> tuple[Images, Sequence[float]]:
-    """Images to fit on, others to measure on, both of those that calibration fits on; and shares to try."""
+    """Images to fit on and others to measure on, both from calibration's fitting set; and shares to try."""
     batch = batch_of(traced)
     macs = sum(facts.macs for facts in traced.facts.values()) // batch
     afford = _MACS // max(1, sets * _PASSES * macs)  # images for each set
@@ -130,10 +130,10 @@ def _trials(traced: Traced, sets: int, images: Images) -> tuple[Images, Sequence
 
 
 def _part(chunks: Chunks, start: int, stop: int) -> tuple[tuple[Tensor, ...], ...]:
-    """The images from ``start`` to ``stop``."""
-    found = []
+    """Slice of the images from ``start`` to ``stop``."""
+    parts = []
     for chunk in chunks:
         taken = tuple(x[max(start, 0) : max(stop, 0)] for x in chunk)
-        found += [taken] if len(taken[0]) else []
+        parts += [taken] if len(taken[0]) else []
         start, stop = start - len(chunk[0]), stop - len(chunk[0])
-    return tuple(found)
+    return tuple(parts)

@@ -1,4 +1,4 @@
-"""In which order coupled sets are made lower: the least error for the MACs saved.
+"""Order in which shares of coupled sets grow: the least error for the MACs saved.
 
 With ``E_s(a)`` the error when a share a of set s is low (convex in a) and ``M(a_1, a_2, ...)`` the MACs, sets
 are made lower step by step, always where the next step costs least error for each MAC that it saves as
@@ -33,7 +33,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Step:
-    """Set ``number`` goes on to ``level`` of its curve, which saves ``saved`` MACs."""
+    """Step of set ``number`` to ``level`` of its curve, which saves ``saved`` MACs."""
 
     number: int
     level: int
@@ -43,14 +43,14 @@ class Step:
 def path(
     curves: Mapping[int, Curve], model: MacModel, fixed: Shares, caps: Sequence[float] = CAPS
 ) -> tuple[Step, ...]:
-    """Steps from all dense to the end of every curve, the cheapest next one first.
+    """Return the steps from all dense to the end of every curve, each time the cheapest one.
 
     Parameters
     ----------
     fixed:
-        Shares of all coupled sets; of those with a curve they do not matter.
+        Shares of all coupled sets; those of sets with a curve are ignored.
     caps:
-        Ascending: no share exceeds one before all have come as near to it as their levels allow.
+        Caps in ascending order: no share exceeds one before all have come as close as their levels allow.
     """
     shares = fixed.copy()
     shares[list(curves)] = 0.0
@@ -79,29 +79,29 @@ def _climb(
         cost = curve.errors[level] - curve.errors[level - 1]
         return (cost / saved if saved > 0 else math.inf), s, saved
 
-    offers = {s: found for s in at if (found := offer(s)) is not None}
+    offers = {s: best for s in at if (best := offer(s)) is not None}
     while offers:
         _, s, saved = min(offers.values())
         at[s] += 1
         shares[s] = curves[s].shares[at[s]]
         steps.append(Step(s, at[s], saved))
         for t in {s, *model.neighbours(s)} & curves.keys():
-            found = offer(t)
-            if found is None:
+            best = offer(t)
+            if best is None:
                 offers.pop(t, None)
             else:
-                offers[t] = found
+                offers[t] = best
 
 
 def levels_after(steps: Sequence[Step], curves: Mapping[int, Curve]) -> dict[int, int]:
-    """The level of every set when ``steps`` are taken."""
+    """Level of every set after ``steps``."""
     return dict.fromkeys(curves, 0) | {step.number: step.level for step in steps}
 
 
 def last_steps(
     steps: Sequence[Step], curves: Mapping[int, Curve], model: MacModel, fixed: Shares, missing: float
 ) -> list[tuple[int, int]]:
-    """What to do after ``steps`` to save ``missing`` more MACs: a level for one more set, least error first.
+    """Candidates that save ``missing`` more MACs after ``steps``: a level for one more set, by rising error.
 
     The next step of a path may save much more than is needed; another set's smaller step, or several
     of its steps, may cost less.
@@ -112,19 +112,19 @@ def last_steps(
         shares[s] = curves[s].shares[level]
     highest = max((curves[step.number].shares[step.level] for step in steps), default=0.0)
     cap = next(cap for cap in CAPS if highest <= cap + 1e-9)
-    found = []
+    candidates = []
     for s, curve in curves.items():
         for level in range(at[s] + 1, len(curve.shares)):
             if curve.shares[level] > cap + 1e-9:
                 break
             if model.saved(shares, s, curve.shares[level]) >= missing:
-                found.append((curve.errors[level] - curve.errors[at[s]], s, level))
+                candidates.append((curve.errors[level] - curve.errors[at[s]], s, level))
                 break
-    return [(s, level) for _, s, level in sorted(found)]
+    return [(s, level) for _, s, level in sorted(candidates)]
 
 
 def convex(shares: Sequence[float], errors: Sequence[float]) -> tuple[float, ...]:
-    """At ``shares`` (ascending), the largest function below ``errors`` that is convex and never falls."""
+    """Largest convex non-decreasing function below ``errors``, at ``shares`` (ascending)."""
     rising = np.minimum.accumulate(np.asarray(errors, dtype=float)[::-1])[::-1]
     hull: list[tuple[float, float]] = []
     for point in zip(shares, rising.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""The plans to choose from, with the MACs that their graphs really have."""
+"""Candidate plans, with the MACs of their graphs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from octify.trace.parts import measure_nodes
 
 _GRID = 256  # uniform alphas are multiples of 1 / _GRID
 _ENDINGS = 4  # last steps whose MACs are counted
-_STOP = 0.01  # of the original's MACs, between two stops
+_STOP = 0.01  # share of the original's MACs between two stops
 
 
 class Plans:
@@ -34,7 +34,7 @@ class Plans:
 
     @cached_property
     def choices(self) -> Budget:
-        """What the rules leave open."""
+        """Search space that the rules leave."""
         return budget(self.traced, self.rules, self.exclude)
 
     @cached_property
@@ -66,13 +66,13 @@ class Plans:
 
     def uniform_below(self, ratio: float) -> Plan | None:
         """The uniform plan of smallest alpha with at most ``ratio`` of the MACs."""
-        found = first(_GRID, lambda n: self.ratio(self.uniform(n / _GRID)) <= ratio)
-        return None if found is None else self.uniform(found / _GRID)
+        count = first(_GRID, lambda n: self.ratio(self.uniform(n / _GRID)) <= ratio)
+        return None if count is None else self.uniform(count / _GRID)
 
 
 @dataclass(frozen=True)
 class Path:
-    """The way from dense to lowest, one coupled set at a time."""
+    """Path from dense to lowest, one coupled set at a time."""
 
     plans: Plans
     curves: Mapping[int, Curve]
@@ -80,24 +80,24 @@ class Path:
 
     @classmethod
     def of(cls, plans: Plans, curves: Mapping[int, Curve]) -> Path:
-        """The path of least error for the MACs saved."""
+        """Build the path of least error for the MACs saved."""
         return cls(plans, curves, path(curves, plans.choices.model, plans.choices.fixed))
 
     def plan(self, count: int, alpha: float = 0.0) -> Plan:
-        """After ``count`` steps."""
+        """Plan after ``count`` steps."""
         return self.plans.at_levels(levels_after(self.steps[:count], self.curves), alpha)
 
     def below(self, ratio: float, alpha: float) -> Plan | None:
-        """The plan with at most ``ratio`` of the MACs; None where the path does not lead so far."""
+        """Plan with at most ``ratio`` of the MACs; None if the path does not reach it."""
         count = first(len(self.steps), lambda n: self.plans.ratio(self.plan(n)) <= ratio)
         if not count:
             return None if count is None else self.plan(0, alpha)
         choices, taken = self.plans.choices, self.steps[: count - 1]
         missing = (self.plans.ratio(self.plan(count - 1)) - ratio) * self.plans.dense_macs
         for s, level in last_steps(taken, self.curves, choices.model, choices.fixed, missing)[:_ENDINGS]:
-            found = self.plans.at_levels(levels_after(taken, self.curves) | {s: level}, alpha)
-            if self.plans.ratio(found) <= ratio:
-                return found
+            candidate = self.plans.at_levels(levels_after(taken, self.curves) | {s: level}, alpha)
+            if self.plans.ratio(candidate) <= ratio:
+                return candidate
         return self.plan(count, alpha)
 
     def stops(self) -> list[Plan]:
@@ -114,7 +114,7 @@ class Path:
 
 
 def first(last: int, holds: Callable[[int], bool]) -> int | None:
-    """The smallest of 0, ..., ``last`` for which ``holds``, once true, stays true; None if it never does."""
+    """Smallest of 0, ..., ``last`` for which the monotone condition ``holds``; None if there is none."""
     if not holds(last):
         return None
     low, high = 0, last

@@ -1,12 +1,12 @@
-"""A conversion that meets a target: alpha for each coupled set, against the same alpha for all.
+"""Search for a conversion that meets a target: an alpha for each coupled set, or one alpha for all.
 
 MACs: the path of ``allocate.path`` is followed until the graph's own MACs are at most the target; the
 smallest uniform alpha that meets it is the rival. Error: stops on the path, one percent of the MACs
-apart, are calibrated and measured, first by bisection with fast calibration, then around the found stop
-with the effort asked for; the rival is the uniform alpha of the same MACs. Of the two the one with the
-smaller error on inputs that calibration does not use is kept; to meet a target for the MACs, alpha per set
-only where it is better by more than the standard error of that comparison. Plans are compared with no more
-than ``standard``; the longer distillation of ``thorough`` follows for the chosen plan alone.
+apart, are calibrated and measured, first by bisection with fast calibration, then around the resulting stop
+with the requested effort; the rival is the uniform alpha of the same MACs. The one with the smaller error on
+held-out inputs is kept; for a target on MACs, alpha per set must be better by more than the standard error of
+that comparison. Plans are compared with an effort of at most ``standard``; the longer distillation of
+``thorough`` follows for the chosen plan alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SPANS = (8, 4, 2, 1, 1)  # stops between trials with the full effort
 
 @dataclass(frozen=True)
 class _Trials:
-    """Calibrates plans of one model on one set of images."""
+    """Calibration of plans of one model on one set of images."""
 
     plans: Plans
     images: Images
@@ -41,11 +41,11 @@ class _Trials:
 
     @property
     def comparing(self) -> str:
-        """The effort with which plans are compared."""
+        """Effort with which plans are compared."""
         return "standard" if self.effort == "thorough" else self.effort
 
     def calibrated(self, plan: Plan, effort: str, name: str) -> Calibrated:
-        """``plan`` carried out; progress is told under ``name``."""
+        """Convert and calibrate by ``plan``; progress is reported under ``name``."""
 
         def progress(what: str, done: int, of: int) -> None:
             self.progress(f"{name}: {what}", done, of)
@@ -65,7 +65,7 @@ def convert_to(
     seed: int = 0,
     progress: Progress = lambda what, done, of: None,
 ) -> tuple[Calibrated, Allocation]:
-    """Find, and calibrate, the model that meets ``target``.
+    """Search for the model that meets ``target``, and calibrate it.
 
     Raises CheckFailed when no plan meets it, saying how near one comes; OctifyError when there are too
     few inputs to measure an error on.
@@ -113,17 +113,17 @@ def _rounded_up(ratio: float) -> str:
 
 
 def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[Calibrated, Allocation]:
-    """The uniform plan, without anything to compare it with."""
-    made = trials.calibrated(uniform, trials.effort, "uniform alpha")
-    rival = Rival(trials.plans.ratio(uniform), made.after.relative_error)
-    sets = _sets(trials.plans, made.plan)
-    return made, Allocation(target, "uniform", why, sets, None, rival, uniform.alpha, trials.effort, 0)
+    """Result of the uniform plan, without a rival."""
+    result = trials.calibrated(uniform, trials.effort, "uniform alpha")
+    rival = Rival(trials.plans.ratio(uniform), result.after.relative_error)
+    sets = _sets(trials.plans, result.plan)
+    return result, Allocation(target, "uniform", why, sets, None, rival, uniform.alpha, trials.effort, 0)
 
 
 def _better(
     target: Target, trials: _Trials, uniform: Plan, ours: Calibrated, tried: int = 0
 ) -> tuple[Calibrated, Allocation]:
-    """What was calibrated with alpha per set, or the uniform plan if its error is smaller."""
+    """Result with alpha per set, or with a uniform alpha if its error is smaller."""
     theirs = trials.calibrated(uniform, trials.comparing, "uniform alpha")
     errors = [each.after.relative_error for each in (ours, theirs)]
     unclear = target.kind == "macs" and not _clear(trials, ours, theirs)
@@ -133,12 +133,12 @@ def _better(
         f"that of {'alpha per set' if worse else 'the uniform alpha'} {errors[not worse]:.4f}"
         + (", which may be chance" if worse and errors[0] < errors[1] else "")
     )
-    made = theirs if worse else ours
+    result = theirs if worse else ours
     allocation = Allocation(
         target,
         "uniform" if worse else "per set",
         why,
-        _sets(trials.plans, made.plan),
+        _sets(trials.plans, result.plan),
         Rival(trials.plans.ratio(ours.plan), errors[0]),
         Rival(trials.plans.ratio(uniform), errors[1]),
         uniform.alpha,
@@ -146,25 +146,25 @@ def _better(
         tried,
     )
     if trials.effort != trials.comparing:
-        made = _distilled(target, trials, made)
-    return made, allocation
+        result = _distilled(target, trials, result)
+    return result, allocation
 
 
 def _clear(trials: _Trials, ours: Calibrated, theirs: Calibrated) -> bool:
-    """Whether ``ours`` is better on the inputs kept aside by more than the standard error of that."""
+    """Whether ``ours`` is better on held-out inputs by more than the standard error of the difference."""
     modules = (trials.plans.traced.module, ours.rewritten.module, theirs.rewritten.module)
     gain, error = advantage(*(outputs(module, trials.images.held_out) for module in modules))
     return gain > error
 
 
-def _distilled(target: Target, trials: _Trials, made: Calibrated) -> Calibrated:
-    """The plan with the full effort; as it was made before, should that miss the target."""
-    found = trials.calibrated(made.plan, trials.effort, "the chosen plan")
-    error = found.after.relative_error
+def _distilled(target: Target, trials: _Trials, earlier: Calibrated) -> Calibrated:
+    """Calibrate the plan with the full effort; keep the earlier result if that misses the target."""
+    result = trials.calibrated(earlier.plan, trials.effort, "the chosen plan")
+    error = result.after.relative_error
     if target.kind == "error" and not error <= target.value:
-        told = f"distillation brought the error to {error:.4f}, above the target: it was left out"
-        return replace(made, warnings=(*made.warnings, told))
-    return found
+        warning = f"distillation brought the error to {error:.4f}, above the target: it was left out"
+        return replace(earlier, warnings=(*earlier.warnings, warning))
+    return result
 
 
 def _sets(plans: Plans, plan: Plan) -> tuple[SetAlpha, ...]:
@@ -196,12 +196,12 @@ def _to_error(target: Target, trials: _Trials) -> tuple[Calibrated, Allocation]:
         )
     uniform = trials.plans.uniform_below(trials.plans.ratio(stops.best.plan))
     assert uniform is not None
-    found = replace(stops.best, plan=replace(stops.best.plan, alpha=uniform.alpha))
-    return _better(target, trials, uniform, found, len(stops.errors))
+    nearest = replace(stops.best, plan=replace(stops.best.plan, alpha=uniform.alpha))
+    return _better(target, trials, uniform, nearest, len(stops.errors))
 
 
 class _Stops:
-    """The search for the cheapest of ``plans`` that meets a target error.
+    """Search for the cheapest of ``plans`` that meets a target error.
 
     The error is taken to grow from plan to plan; ``best`` was measured itself.
     """
@@ -234,8 +234,8 @@ class _Stops:
         if (stop, effort) not in self.errors:
             ratio = self.trials.plans.ratio(self.plans[stop])
             name = f"trial {len(self.errors) + 1}, {ratio:.2f} of the MACs"
-            made = self.trials.calibrated(self.plans[stop], effort, name)
-            self.errors[stop, effort] = made.after.relative_error
-            if effort == self.trials.comparing and made.after.relative_error <= self.target.value:
-                self.best = made  # searches go on only beyond what meets
+            result = self.trials.calibrated(self.plans[stop], effort, name)
+            self.errors[stop, effort] = result.after.relative_error
+            if effort == self.trials.comparing and result.after.relative_error <= self.target.value:
+                self.best = result  # searches go on only beyond what meets
         return self.errors[stop, effort] <= self.target.value

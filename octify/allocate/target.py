@@ -1,4 +1,4 @@
-"""What a conversion has to meet, and how it was met: the data of the search."""
+"""Target of a search, and its outcome."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from octify.errors import OctifyError
 
 @dataclass(frozen=True)
 class Target:
-    """At most so much of the original's MACs, or at most so large a relative output error."""
+    """Upper bound on the share of the original's MACs, or on the relative output error."""
 
     kind: Literal["macs", "error"]
     value: float
 
     @classmethod
     def of(cls, macs: float | None, error: float | None) -> Target | None:
-        """The target of the two options, None when neither is given. Raises OctifyError."""
+        """Target of the two options; None when both are None. Raises OctifyError."""
         if macs is not None and error is not None:
             raise OctifyError(
                 "a target for the MACs excludes one for the error",
@@ -44,7 +44,7 @@ class Target:
 
 @dataclass(frozen=True)
 class SetAlpha:
-    """The share of low channels of a coupled set, by the convolutions that write it."""
+    """Share of low channels of a coupled set, which is named by the convolutions that write it."""
 
     paths: tuple[str, ...]
     alpha: float
@@ -52,7 +52,7 @@ class SetAlpha:
 
 @dataclass(frozen=True)
 class Rival:
-    """One of the two ways: its MACs over the original's, and its output error where it was measured."""
+    """Candidate: its MACs over the original's, and its output error where it was measured."""
 
     macs_ratio: float
     relative_error: float | None
@@ -60,18 +60,18 @@ class Rival:
 
 @dataclass(frozen=True)
 class Allocation:
-    """What was chosen to meet a target, and what the other way would have been.
+    """Choice that meets a target, and its rival.
 
     chosen:
         ``"per set"`` or ``"uniform"``.
     why:
-        In one sentence.
+        Reason in one sentence.
     uniform_alpha:
-        Of the uniform rival.
+        Alpha of the uniform rival.
     effort:
-        The calibration with which both were measured, on the inputs that the report's are measured on.
+        Calibration effort with which both were measured, on the inputs of the report.
     trials:
-        Calibrated models that were measured on the way to a target error.
+        Number of calibrated models measured during the search for a target error.
     """
 
     target: Target

@@ -20,12 +20,12 @@ from octify.trace import trace
 
 
 def load(directory: str | Path, model: nn.Module) -> nn.Module:
-    """The converted model saved in ``directory``.
+    """Load the converted model saved in ``directory``.
 
     Parameters
     ----------
     directory:
-        Where ``Result.save`` wrote.
+        Folder that ``Result.save`` wrote.
     model:
         The original model (its factory's output; its weights do not matter).
 

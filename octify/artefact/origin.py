@@ -1,4 +1,4 @@
-"""The folder that ``convert`` writes: what marks it as octify's, and where its model came from."""
+"""Identification of folders that octify wrote, and the record of their model's origin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SWEEPS = (SWEEP, "sweep.svg", POINT)
 
 @dataclass(frozen=True)
 class Origin:
-    """How the original of an artefact, and the file of its weights, were named on the command line."""
+    """Names of an artefact's original and of its weights file on the command line."""
 
     target: str
     inputs: tuple[str, ...]
@@ -38,7 +38,7 @@ def is_octifys(folder: Path) -> bool:
 
 
 def check_destination(folder: Path, *, force: bool) -> None:
-    """Refuse a folder that cannot be written, or that holds something other than an artefact."""
+    """Raise OctifyError for a folder that cannot be written, or that is not an artefact."""
     check_directory(folder, FILES)
     if not folder.is_dir() or is_artefact(folder) or force:
         return
@@ -68,7 +68,7 @@ def write_origin(
 
 
 def read_origin(folder: Path) -> Origin | None:
-    """The origin recorded in an artefact; None when it has none. SourceError when it cannot be read."""
+    """Read the origin of an artefact; None when it has none. Raises SourceError if it is unreadable."""
     path = folder / SOURCE
     if not path.is_file():
         return None

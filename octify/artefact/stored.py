@@ -1,4 +1,4 @@
-"""What octify wrote into a folder, read again: a conversion's report, or a sweep."""
+"""Reading of the folders that octify wrote: a conversion's report, or a sweep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StoredConversion:
-    """A conversion's report, and latencies if the folder has a bench.json. ``document`` is report.json."""
+    """Report of a conversion, and latencies if the folder has a bench.json. ``document`` is report.json."""
 
     document: Mapping[str, Any]
     report: Report
@@ -30,7 +30,7 @@ class StoredConversion:
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """The points of a sweep of the model ``target``. ``document`` is sweep.json."""
+    """Points of a sweep of the model ``target``. ``document`` is sweep.json."""
 
     document: Mapping[str, Any]
     target: str
@@ -38,14 +38,14 @@ class StoredSweep:
 
 
 def read_stored(folder: Path) -> StoredConversion | StoredSweep:
-    """What is in ``folder``. Raises SourceError where it is no folder of octify's, or cannot be read."""
+    """Read ``folder``. Raises SourceError where octify did not write it, or it cannot be read."""
     if (folder / REPORT).is_file():
         document = _object(folder / REPORT)
-        report = _told(folder / REPORT, lambda: Report.from_dict(document))
+        report = _checked(folder / REPORT, lambda: Report.from_dict(document))
         return StoredConversion(document, report, _latency(folder / BENCH))
     if (folder / SWEEP).is_file():
         document = _object(folder / SWEEP)
-        return _told(folder / SWEEP, lambda: _sweep(document))
+        return _checked(folder / SWEEP, lambda: _sweep(document))
     missing = f"it has neither {REPORT} nor {SWEEP}" if folder.is_dir() else "there is no such folder"
     raise SourceError(
         f"{folder} is not a folder that octify wrote",
@@ -66,7 +66,7 @@ def _latency(path: Path) -> LatencyRows | None:
     if not path.is_file():
         return None
     document = _object(path)
-    return _told(path, lambda: TypeAdapter(LatencyRows).validate_python(document))
+    return _checked(path, lambda: TypeAdapter(LatencyRows).validate_python(document))
 
 
 def _object(path: Path) -> Mapping[str, Any]:
@@ -76,11 +76,11 @@ def _object(path: Path) -> Mapping[str, Any]:
             raise ValueError("it is not a JSON object")
         return document
 
-    return _told(path, read)
+    return _checked(path, read)
 
 
-def _told(path: Path, read: Callable[[], T]) -> T:
-    """What ``read`` returns; its failures as a SourceError that names the file."""
+def _checked(path: Path, read: Callable[[], T]) -> T:
+    """Call ``read``; convert its failures to a SourceError that names the file."""
     try:
         return read()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The folder of a tuned model, and the digests that tell one run from another."""
+"""The folder of a tuned model, and the digests that identify a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def identity(folder: Path, original: nn.Module) -> Mapping[str, str]:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The report in ``folder``; empty where there is none. OctifyError when it cannot be read."""
+    """Read the report in ``folder``; empty where there is none. Raises OctifyError if it is unreadable."""
     path = folder / REPORT
     if not path.is_file():
         return {}
@@ -57,10 +57,10 @@ def write_tuned(
     """
     shutil.copyfile(folder / PLAN, staged / PLAN)
     (staged / WEIGHTS).write_bytes(weights_of(model))
-    told = [w for w in report.get("warnings", []) if w != UNCALIBRATED]
+    earlier = [w for w in report.get("warnings", []) if w != UNCALIBRATED]
     document = {
         **report,
-        "warnings": [*told, *warnings],
+        "warnings": [*earlier, *warnings],
         "tuning": [*report.get("tuning", []), row.to_dict()],
     }
     (staged / REPORT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -58,7 +58,7 @@ class Calibrated:
     spectrum:
         Frequencies of the original's feature maps; None where they were not measured.
     distilled:
-        What became of the distillation; None where there was none.
+        Outcome of the distillation; None where there was none.
     """
 
     plan: Plan

@@ -113,7 +113,7 @@ def radial_power(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @functools.lru_cache(maxsize=64)
 def _readout(size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """What sums a real transform's power over all frequencies but 0, (F, BINS + 2), and how many those are.
+    """Matrix that sums a real transform's power over all frequencies but 0, (F, BINS + 2), and their number.
 
     Columns: one for each bin of radius, those above a quarter cycle per pixel, all. ``rfftn`` leaves out
     the conjugates along the last axis; what it stands for twice weighs twice.
@@ -167,7 +167,7 @@ def _band(groups: Sequence[tuple[ChannelSpectra, Mask]]) -> BandRow:
 
 
 def _first_readers(traced: Traced, plan: Plan) -> list[ConvNode]:
-    """Of all calls of convolutions that read one value, the first."""
+    """First call among all calls of convolutions that read one value."""
     found: dict[str, ConvNode] = {}
     for conv in resolve(traced, plan).layout.convs:
         found.setdefault(_source(traced, conv), conv)

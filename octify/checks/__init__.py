@@ -1,1 +1,1 @@
-"""Checks of what a user gives, each in one place: alpha, words, documents, the library's arguments."""
+"""Checks of user input, each in one place: alpha, choices, documents, the library's arguments."""

@@ -1,4 +1,4 @@
-"""The one range of alpha, and the one way to say so."""
+"""Check of alpha's range."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from octify.errors import OctifyError
 
 
 def check_alpha(alpha: object) -> float:
-    """``alpha`` as a float; OctifyError where it is no number from 0 to 1."""
+    """Convert ``alpha`` to a float. Raises OctifyError unless it is a number from 0 to 1."""
     number = not isinstance(alpha, (str, bytes, bool)) and hasattr(alpha, "__float__")
     try:
         value = float(alpha) if number else math.nan  # type: ignore[arg-type]

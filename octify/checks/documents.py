@@ -1,4 +1,4 @@
-"""Text files that octify reads: rules, plans, reports. Never a device or a pipe, which may have no end."""
+"""Reading of text files: rules, plans, reports. Devices and pipes, which may have no end, are refused."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _MOST = 2**28  # bytes: the plan of the largest model takes a few MiB
 
 
 def require_regular(path: Path) -> None:
-    """Raise OSError where ``path`` is there and is no regular file."""
+    """Raise OSError where ``path`` exists and is not a regular file."""
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "a device or a pipe"
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a regular file. Raises OSError, or ValueError for what is no such text."""
+    """Read the UTF-8 text of a regular file. Raises OSError, or ValueError if it is not such text."""
     require_regular(path)
     size = path.stat().st_size
     if size > _MOST:
@@ -27,7 +27,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON document. Raises ValueError for what is none, or is nested too deep to be read."""
+    """Parse a JSON document. Raises ValueError if it is invalid, or nested too deep to be read."""
     try:
         return json.loads(text)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""What the library's functions are called with: told apart from what they need, before anything is done."""
+"""Validation of the arguments of the library's functions, before any work is done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from octify.errors import OctifyError
 
 
 def check_model(model: object) -> nn.Module:
-    """``model``; OctifyError where it is no module: a class of one, a path, a function."""
+    """Return ``model``. Raises OctifyError unless it is a module: not a class, a path or a function."""
     if isinstance(model, nn.Module):
         _require_python(model)
         return model
@@ -61,7 +61,7 @@ def _compiled(what: str) -> OctifyError:
 
 
 def check_inputs(example_inputs: object, model: nn.Module | None = None) -> tuple[Tensor, ...]:
-    """``example_inputs`` as a tuple of tensors, arrays made tensors; OctifyError for anything else."""
+    """Convert ``example_inputs``, tensors or arrays, to a tuple of tensors. Raises OctifyError."""
     if isinstance(example_inputs, (Tensor, np.ndarray)):
         example_inputs = (example_inputs,)
     if isinstance(example_inputs, Mapping):
@@ -83,7 +83,7 @@ def check_inputs(example_inputs: object, model: nn.Module | None = None) -> tupl
 
 
 def check_count(name: str, value: object, least: int = 1) -> int:
-    """``value``, a whole number that a machine can count with; OctifyError where it is none."""
+    """Return ``value``. Raises OctifyError unless it is an integer in the range of a machine's counts."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value < 2**31:
         raise OctifyError(
             f"{name} is {repr(value)[:80]}", why=f"it is a whole number, {least} or more (and below 2^31)"
@@ -109,7 +109,7 @@ def _tensor(value: object, number: int) -> Tensor:
 
 
 def _positional(model: Any) -> str:
-    """How to give the inputs of ``model`` by position."""
+    """Hint on how to pass the inputs of ``model`` by position."""
     try:
         names = [p.name for p in inspect.signature(model.forward).parameters.values()][:4]
     except (AttributeError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Settings that are one of a few words."""
+"""Check of settings with a fixed set of choices."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from octify.errors import PlanError
 
 def require_known(name: str, value: object, choices: Any, where: str | None = None) -> None:
     """Raise PlanError unless ``value``, the setting ``name``, is one of ``choices`` (a ``Literal``)."""
-    known = get_args(choices)
-    if not isinstance(value, str) or value not in known:
+    allowed = get_args(choices)
+    if not isinstance(value, str) or value not in allowed:
         raise PlanError(
             f"{name} is {value!r}, which octify does not know",
             where=where,
-            hint=f"{name} is one of {', '.join(map(repr, known))}",
+            hint=f"{name} is one of {', '.join(map(repr, allowed))}",
         )

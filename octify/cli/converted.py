@@ -1,4 +1,4 @@
-"""A converted folder as a model again: its plan and weights, on the original that it names."""
+"""Load a converted folder: its plan and weights, applied to the original that it names."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def find_origin(folder: Path, model: str | None, weights: Path | None, again: str) -> artefact.Origin:
-    """The original of ``folder``: as the command names it, else as source.json does.
+    """Return the original of ``folder``: the one the command names, else the one in source.json.
 
     Parameters
     ----------
     model, weights:
-        As typed after ``--model`` and ``--weights``. The weights that source.json names are of the model it
-        names: they do not come with another one.
+        Values of ``--model`` and ``--weights``. The weights that source.json names belong to the model it
+        names: they are not used with another one.
     again:
         The command that names the original, for hints.
 
-    Raises SourceError when the folder is not octify's, or nothing names its original.
+    Raises SourceError when octify did not write the folder, or nothing names its original.
     """
     if not artefact.is_artefact(folder):
         raise SourceError(
@@ -37,22 +37,22 @@ def find_origin(folder: Path, model: str | None, weights: Path | None, again: st
             why=f"it has no {PLAN}" if folder.is_dir() else "there is no such folder",
             hint=f"octify convert MODEL -o {folder}",
         )
-    found = artefact.read_origin(folder)
+    recorded = artefact.read_origin(folder)
     if model is not None:
-        return artefact.Origin(model, found.inputs if found else (), weights)
-    if found is None:
+        return artefact.Origin(model, recorded.inputs if recorded else (), weights)
+    if recorded is None:
         raise SourceError(
             f"{folder} does not say which model it was made from",
             why=f"it has no {SOURCE}",
             hint=again,
         )
-    return replace(found, weights=weights or found.weights)
+    return replace(recorded, weights=weights or recorded.weights)
 
 
 def check_origin(origin: artefact.Origin, again: str | None) -> None:
-    """Refuse, before torch is imported, an original that is not there.
+    """Check, before torch is imported, that the original exists.
 
-    ``again``: the command that names another one, where nothing was named; None leaves the hint alone.
+    ``again``: command for the hint, if the original came from source.json; None adds no hint.
     """
     try:
         check_model(origin.target, origin.weights, origin.inputs)
@@ -64,7 +64,7 @@ def check_origin(origin: artefact.Origin, again: str | None) -> None:
 def load_converted(
     run: Session, folder: Path, model: str | None, weights: Path | None, inputs: list[str] | None
 ) -> tuple[nn.Module, Source]:
-    """The converted model in ``folder``, and the source of its original.
+    """Load the converted model in ``folder``, and the source of its original.
 
     ``model`` names the original where it is not where source.json says. Raises SourceError when the
     folder is not octify's, or its original cannot be had.

@@ -1,4 +1,4 @@
-"""How an error is shown: what, where, why, what to type; on one screen, and as JSON when asked for."""
+"""Display of errors: what, where, why, what to type; on one screen, and as JSON under ``--json``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REFUSALS = {
 
 
 def render(error: OctifyError, *, color: bool = False) -> str:
-    """``error`` as lines: the summary, then ``where``, ``why`` and ``try``; at most 24 of them."""
+    """Format ``error`` as at most 24 lines: the summary, then ``where``, ``why`` and ``try``."""
     head = "\x1b[1;31merror:\x1b[0m" if color else "error:"
     lines = [f"{head} {printable(' '.join(error.what.split()))[:_MOST_COLUMNS]}"]
     for label, text in (("where", error.where), ("why", error.why), ("try", error.hint)):
@@ -48,7 +48,7 @@ def _section(label: str, text: str) -> list[str]:
 
 
 def document(error: OctifyError) -> dict[str, object]:
-    """``error`` as what ``--json`` prints in place of a result."""
+    """JSON form of ``error``, printed under ``--json`` in place of a result."""
     return {
         "error": {
             "what": error.what,
@@ -66,14 +66,14 @@ def wants_color(stream: TextIO) -> bool:
 
 
 def show(error: OctifyError, *, debug: bool) -> None:
-    """Print ``error`` on stderr, after its whole story where ``debug`` asks for it."""
+    """Print ``error`` on stderr, after its traceback under ``debug``."""
     if debug:
         say(printable("".join(traceback.format_exception(error)).rstrip("\n")))
     say(render(error, color=wants_color(sys.stderr)))
 
 
 def say(text: str) -> None:
-    """Print ``text`` on stderr, as far as there is one: a full disk under it is no reason to stop."""
+    """Print ``text`` on stderr; a stderr that cannot be written to is ignored."""
     try:
         print(text, file=sys.stderr, flush=True)
     except BrokenPipeError:
@@ -83,7 +83,7 @@ def say(text: str) -> None:
 
 
 def is_interrupt(error: BaseException | None) -> bool:
-    """True for what a Ctrl-C became in code that catches everything (a bare ``except``)."""
+    """Whether an exception stems from a Ctrl-C that the model's code caught (a bare ``except``)."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True
@@ -92,14 +92,14 @@ def is_interrupt(error: BaseException | None) -> bool:
 
 
 def forget_stdout() -> None:
-    """After the reader of a pipe has gone: what is still buffered must not raise again at exit."""
+    """Discard what stdout still buffers for a pipe without a reader: it must not raise again at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.__stdout__.fileno() if sys.__stdout__ else 1)
     os.close(null)
 
 
 def of_the_system(error: BaseException) -> OctifyError | None:
-    """What to tell of a refusal of the operating system, which is no bug; None of other errors."""
+    """Convert an error of the operating system, which is no bug; None for other errors."""
     if isinstance(error, MemoryError):
         return OctifyError("there is not enough memory", why=str(error) or None, hint="smaller inputs")
     if not isinstance(error, OSError) or error.errno not in _REFUSALS or error.filename is None:
@@ -112,32 +112,32 @@ def of_the_system(error: BaseException) -> OctifyError | None:
 
 
 def of_models_code(error: BaseException) -> OctifyError:
-    """What to tell where the model's code ends the program: ``sys.exit``, or an exception of its own."""
+    """Convert an exception by which the model's code ends the program: ``sys.exit``, or one of its own."""
     frames = traceback.extract_tb(error.__traceback__)
-    told = OctifyError(
+    failure = OctifyError(
         "the model's code ended the program",
         where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
         why=f"it raised {type(error).__name__}{f'({error})' if str(error) else ''}",
         hint="raise an ordinary exception there, or none",
     )
-    told.__cause__ = error
-    return told
+    failure.__cause__ = error
+    return failure
 
 
 def of_stdout(error: OSError) -> OctifyError:
-    """What to tell where standard output takes no more."""
+    """Convert a failure to write to standard output."""
     return OctifyError("cannot write to standard output", why=error.strerror or str(error))
 
 
 def internal(error: Exception) -> OctifyError:
-    """What to tell of an exception that nobody foresaw: that it is a bug, and where it arose."""
+    """Convert an unforeseen exception: it is a bug, and this is where it arose."""
     frames = traceback.extract_tb(error.__traceback__)
-    told = OctifyError(
+    failure = OctifyError(
         "octify failed in a way it did not foresee: this is a bug in octify",
         where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
         why=f"{type(error).__name__}: {error}",
         hint="run it again with --debug, and report the traceback",
     )
-    told.exit_code = INTERNAL
-    told.__cause__ = error
-    return told
+    failure.exit_code = INTERNAL
+    failure.__cause__ = error
+    return failure

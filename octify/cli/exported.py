@@ -1,4 +1,4 @@
-"""The export step of ``convert`` and ``export``, and how the comparison with the model is told."""
+"""The export step of ``convert`` and ``export``, and the report of its comparison with the model."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ PROGRAM = ".pt2"  # the suffix of PyTorch programs
 
 @dataclass(frozen=True)
 class Exported:
-    """A file in its place: how it compared, what it is, and what was compared."""
+    """An exported file: its comparison, its kind, and what was compared."""
 
     result: FileResult
     what: str
     compared: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """JSON form, as ``--json`` prints it."""
         return self.result.to_dict()
 
     def lines(self) -> list[str]:
-        """As a person reads it."""
+        """Lines of text for the terminal."""
         result = self.result
         sizes = ", ".join(map(str, result.batch_sizes))
         return [

@@ -1,4 +1,4 @@
-"""The first steps of every command on a model: look at the words cheaply, then build the model."""
+"""First steps of every command on a model: check the arguments cheaply, then build the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_model(target: str, weights: Path | None, inputs: Sequence[str] | None) -> None:
-    """Refuse, before torch is imported, a model, weights or shapes that cannot be right."""
+    """Validate, before torch is imported, the model's name, its weights and its input shapes."""
     parse_target(target)
     for text in inputs or ():
         parse_shape(text)
@@ -38,7 +38,7 @@ def check_policy(alpha: float, rules: str | None) -> None:
 
 
 def load(run: Session, target: str, weights: Path | None, inputs: Sequence[str] | None) -> Source:
-    """Build the model and its example inputs, telling the progress."""
+    """Build the model and its example inputs, and show the progress."""
     run.progress("importing torch")
     from octify import api  # noqa: F401
 
@@ -47,7 +47,7 @@ def load(run: Session, target: str, weights: Path | None, inputs: Sequence[str] 
 
 
 def describe(source: Source) -> dict[str, object]:
-    """What was loaded, for JSON: the target as typed and the inputs it was looked at with."""
+    """JSON form of a source: the target as typed, and the example inputs."""
     shapes = [
         {"shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch.")} for x in source.example_inputs
     ]

@@ -1,4 +1,4 @@
-"""The ``octify`` command: its subcommands, and what becomes of every way a run can end.
+"""The ``octify`` command: its subcommands, and the exit code of every way a run can end.
 
 Exit codes: 0 done; 1 octify ran but a check failed (parity, nothing convertible); 2 wrong usage, wrong
 input or a model that cannot be traced; 130 interrupted; 70 a bug in octify.
@@ -26,7 +26,7 @@ from octify.cli.commands.verify import verify
 from octify.cli.session import Session
 from octify.errors import OctifyError
 
-# Plain help instead of rich's panels: it opens in half the time, and pipes and searches well.
+# Plain help instead of rich's panels: it opens in half the time, and can be piped and searched.
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
@@ -35,8 +35,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
@@ -109,30 +109,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refused(error: Exception, arguments: Sequence[str]) -> int:
-    """Tell of an error outside any command's own session; the exit code."""
-    told = _usage_error(error) or errors.of_the_system(error)
-    if isinstance(error, OSError) and error.filename is None and told is None:
-        # Typer's own writing, of the help for one.
+    """Report an error outside any command's session; return the exit code."""
+    failure = _usage_error(error) or errors.of_the_system(error)
+    if isinstance(error, OSError) and error.filename is None and failure is None:
+        # Typer's own output, for instance its help.
         errors.forget_stdout()
-        told = errors.of_stdout(error)
-    told = told or (error if isinstance(error, OctifyError) else errors.internal(error))
+        failure = errors.of_stdout(error)
+    failure = failure or (error if isinstance(error, OctifyError) else errors.internal(error))
     try:
-        errors.show(told, debug="--debug" in arguments)
+        errors.show(failure, debug="--debug" in arguments)
         wants_json = "--json" in arguments
         Session(sys.stdout, json=wants_json, quiet=False, verbose=False, debug=False).answer(
-            errors.document(told)
+            errors.document(failure)
         )
         _flush()
     except BrokenPipeError:
         errors.forget_stdout()
         return errors.PIPE_CLOSED
     except OctifyError:
-        pass  # standard output takes nothing, this neither
-    return told.exit_code
+        pass  # standard output cannot be written to, and neither can this
+    return failure.exit_code
 
 
 def _prepare_streams() -> None:
-    """Standard streams that are open, and that show what they cannot encode as escapes."""
+    """Open closed standard streams, and let all of them escape what they cannot encode."""
     signals.open_streams()
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -152,7 +152,7 @@ def _flush() -> None:
 
 
 def _require_text(arguments: Sequence[str]) -> None:
-    """Refuse an argument that is no text: not every library that octify uses takes such a path."""
+    """Raise OctifyError for an argument that is not text: not every library accepts such a path."""
     for argument in arguments:
         if any("\ud800" <= character <= "\udfff" for character in argument):
             raise OctifyError(
@@ -163,7 +163,7 @@ def _require_text(arguments: Sequence[str]) -> None:
 
 
 def _usage_error(error: Any) -> OctifyError | None:
-    """A mistake in the options, as typer reports it (its exception classes moved between versions)."""
+    """Convert a usage error of typer (its exception classes moved between versions)."""
     if not hasattr(error, "format_message") or not hasattr(error, "show"):
         return None
     context = getattr(error, "ctx", None)

@@ -1,4 +1,4 @@
-"""Whether there was anything to convert, and what stood against it."""
+"""The check that something was converted, and the reasons if nothing was."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN_KINDS = 3
 
 
 def require_converted(report: Report) -> None:
-    """CheckFailed with the reasons when nothing became octave, unless alpha 0 asked for that."""
+    """Raise CheckFailed with the reasons when nothing became octave at an alpha above 0."""
     if report.totals.converted or report.alpha == 0:
         return
     by_reason: dict[str, list[str]] = {}
@@ -42,7 +42,7 @@ def require_converted(report: Report) -> None:
 
 
 def _shares(report: Report) -> dict[str, float]:
-    """Shares of the MACs by kind of layer, the largest first."""
+    """Shares of the MACs by kind of layer, in descending order."""
     macs: Counter[str] = Counter()
     for row in report.layers:
         macs["convolutions" if row.kind in _CONVOLUTIONS else row.kind] += row.macs_before

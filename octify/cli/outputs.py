@@ -1,4 +1,4 @@
-"""What a command may overwrite: neither what it reads, nor what only looks like a result."""
+"""Protection against overwriting: of the files a command reads, and of files of another kind."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ def used(
     rules: Iterable[str] = (),
     plan: Path | None = None,
 ) -> dict[str, Path]:
-    """The files and folders that a run reads, by what they are; what is not there is left out."""
-    found: list[tuple[str, Path | None]] = [("the weights", weights), ("the plan", plan)]
+    """Existing files and folders that a run reads, by their role."""
+    reads: list[tuple[str, Path | None]] = [("the weights", weights), ("the plan", plan)]
     if target is not None:
-        found.append(("the model's source", _source(target)))
+        reads.append(("the model's source", _source(target)))
     if data is not None and data != "synthetic":
         place, colon, _ = data.rpartition(":")
-        found.append(("the data", Path(place if colon and place.endswith(".py") else data)))
-    found += [(f"the rules {name}", Path(name)) for name in rules if "/" in name or name.endswith(".toml")]
-    return {what: path for what, path in found if path is not None and path.exists()}
+        reads.append(("the data", Path(place if colon and place.endswith(".py") else data)))
+    reads += [(f"the rules {name}", Path(name)) for name in rules if "/" in name or name.endswith(".toml")]
+    return {what: path for what, path in reads if path is not None and path.exists()}
 
 
 def check_files(
     outputs: Mapping[str, Path | None], reads: Used, *, force: bool, folder: Path | None = None
 ) -> None:
-    """Refuse, before any long work, files that cannot be written, or whose old content would be missed.
+    """Check, before any long work, that files can be written without losing content of another kind.
 
     Parameters
     ----------
     outputs:
-        By option. ``force`` lets them replace any regular file; nothing lets them replace anything else.
+        Paths by option. With ``force`` they may replace any regular file, but nothing else.
     reads:
-        What the run reads, by what it is.
+        Files the run reads, by their role.
     folder:
-        Where the run also writes an artefact.
+        Folder to which the run also writes an artefact.
     """
     taken = {} if folder is None else {_real(folder / name): "-o" for name in artefact.FILES}
     for option, path in outputs.items():
@@ -67,7 +67,7 @@ def check_files(
 
 
 def check_folder(folder: Path, names: Sequence[str], reads: Used, *, force: bool) -> None:
-    """Refuse a folder that is not octify's or cannot be written, or whose ``names`` are read by the run."""
+    """Raise OctifyError for a folder that cannot be written, is not octify's, or has files the run reads."""
     artefact.check_destination(folder, force=force)
     if not force:
         for name in names:
@@ -75,7 +75,7 @@ def check_folder(folder: Path, names: Sequence[str], reads: Used, *, force: bool
 
 
 def refuse_read(path: Path, option: str, reads: Used) -> None:
-    """OctifyError when ``path`` is among what the run reads."""
+    """Raise OctifyError when the run reads ``path``."""
     for what, place in reads.items():
         inside = place.is_dir() and path.exists() and _real(place) in _real(path).parents
         if _real(path) == _real(place) or inside or _same(path, place):
@@ -87,7 +87,7 @@ def refuse_read(path: Path, option: str, reads: Used) -> None:
 
 
 def _refuse_foreign(path: Path, option: str) -> None:
-    """OctifyError for an existing file that is an artefact's, or of a kind that octify reads."""
+    """Raise OctifyError for an existing file of an artefact, or of a kind that octify reads."""
     if not path.exists():
         return
     if path.name in (*artefact.FILES, *artefact.SWEEPS) and artefact.is_octifys(path.parent):
@@ -102,7 +102,7 @@ def _refuse_foreign(path: Path, option: str) -> None:
 
 
 def _source(target: str) -> Path | None:
-    """The file of a model, as far as it can be told without importing anything."""
+    """File of a model, as far as its name tells without any import."""
     parsed = parse_target(target)
     if parsed.kind == "module":
         place = Path(*parsed.place.split("."))

@@ -1,4 +1,4 @@
-"""One run of a command: its streams, its progress, its errors and its exit code.
+"""Session of one command: its streams, its progress, its errors and its exit code.
 
 Data goes to stdout, everything else to stderr. While a command works, ``sys.stdout`` is stderr, so that
 a model file that prints cannot spoil the data; only a `Session` writes to the real stdout.
@@ -32,14 +32,14 @@ _WIDTH_OF_FILES = 160
 
 
 class Session:
-    """The output of a command, at the loudness its options ask for."""
+    """Output of a command, at the verbosity of its options."""
 
     def __init__(self, stdout: TextIO, *, json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
         self.debug = debug
-        # What --json prints beside the error, should the run fail from here on.
+        # Printed by --json beside the error, should the run fail from here on.
         self.partial: dict[str, Any] = {}
         self._answered = False
         self._stdout = stdout
@@ -75,7 +75,7 @@ class Session:
             errors.say(f"{head} {printable(message)}")
 
     def progress(self, phase: str) -> None:
-        """Tell that ``phase`` begins: a spinner on a terminal, a line with its time under ``--verbose``."""
+        """Show that ``phase`` begins: a spinner on a terminal, a line with its time under ``--verbose``."""
         self._finish_step()
         self._step = (phase, time.perf_counter())
         if self.quiet or self.verbose or not sys.stderr.isatty():
@@ -107,7 +107,7 @@ class Session:
 
 @contextlib.contextmanager
 def session(*, json: bool, quiet: bool, verbose: bool, debug: bool) -> Iterator[Session]:
-    """Run a command's body: its errors are shown and become the exit code (a ``typer.Exit``)."""
+    """Run a command's body; show its errors and turn them into the exit code (a ``typer.Exit``)."""
     if quiet and verbose:
         raise typer.BadParameter("--quiet and --verbose exclude each other")
     running = Session(sys.stdout, json=json, quiet=quiet, verbose=verbose, debug=debug)
@@ -125,7 +125,7 @@ def session(*, json: bool, quiet: bool, verbose: bool, debug: bool) -> Iterator[
             running.close()
             if errors.is_interrupt(error) and signals.interrupted():
                 raise KeyboardInterrupt from error
-            _fail(running, _told(error))
+            _fail(running, _of_stdout(error))
         except Terminated:
             raise
         except BaseException as error:  # the model's code may raise anything
@@ -139,7 +139,7 @@ def session(*, json: bool, quiet: bool, verbose: bool, debug: bool) -> Iterator[
 
 @contextlib.contextmanager
 def _written() -> Iterator[None]:
-    """Tell of a standard output that takes no more, apart from other files."""
+    """Distinguish a failure to write to standard output from failures on other files."""
     try:
         yield
     except BrokenPipeError:
@@ -149,7 +149,7 @@ def _written() -> Iterator[None]:
         raise errors.of_stdout(error) from error
 
 
-def _told(error: Exception) -> OctifyError:
+def _of_stdout(error: Exception) -> OctifyError:
     if isinstance(error, OctifyError):
         return error
     return errors.of_the_system(error) or errors.internal(error)
@@ -162,7 +162,7 @@ def _fail(running: Session, error: OctifyError) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with null for what JSON cannot say: infinities and NaN."""
+    """Copy of ``value`` with None for the numbers that JSON lacks: infinities and NaN."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -175,5 +175,5 @@ def _console(stream: TextIO) -> Console:
 
     # Off a terminal rich would squeeze tables into 80 columns; files and pipes have room.
     wide = not stream.isatty() and "COLUMNS" not in os.environ
-    # Names of modules and files are no markup.
+    # Names of modules and files must not be parsed as markup.
     return Console(file=stream, width=_WIDTH_OF_FILES if wide else None, markup=False, emoji=False)

@@ -1,4 +1,4 @@
-"""What signals do to a command: Ctrl-C interrupts it, a request to end ends it, and both clean up."""
+"""Signal handlers of a command: Ctrl-C and SIGTERM both end it after cleaning up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _installed: list[bool] = []
 
 
 def install() -> None:
-    """Let signals raise exceptions, so that temporary files are removed, and remember that they came."""
+    """Let signals raise exceptions, so that temporary files are removed, and record their arrival."""
     _installed.append(True)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
@@ -24,17 +24,17 @@ def install() -> None:
 
 
 def interrupted() -> bool:
-    """Whether a KeyboardInterrupt is a Ctrl-C: a model's code can raise one as well."""
+    """Whether a KeyboardInterrupt comes from a Ctrl-C: a model's code can raise one as well."""
     return bool(_received) or not _installed
 
 
 def terminate(number: int, frame: FrameType | None) -> None:
-    """End as on Ctrl-C."""
+    """End the command as Ctrl-C does."""
     raise Terminated(128 + number)
 
 
 def open_streams() -> None:
-    """Give closed standard streams a place: the next file to be opened would become one of them."""
+    """Open closed standard streams: the next file to be opened would take their number."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)

@@ -1,1 +1,1 @@
-"""How far apart two models are: the one home of every such comparison."""
+"""Comparisons of two models: every distance between models is defined here."""

@@ -1,4 +1,4 @@
-"""The comparisons of ``octify verify``: what a conversion must equal, and to within what.
+"""Comparisons of ``octify verify``: the references of a conversion, and the tolerances.
 
 A float32 check may differ by a few times the noise that float32 itself makes: the distance between a
 model's float32 and float64 answers, measured on the original and on the projected reference.
@@ -20,7 +20,7 @@ from octify.passes.resolve import resolve
 from octify.plan import Plan
 from octify.trace import trace
 
-FLOAT64_SHARE = 1e-10  # of the largest answer: far above rounding, far below any real fault
+FLOAT64_SHARE = 1e-10  # share of the largest output: far above rounding, far below any real fault
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Check:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """JSON form, as ``--json`` prints it."""
         return asdict(self)
 
 
@@ -50,7 +50,7 @@ def check(name: str, dtype: str, error: float, allowed: float, exempt: str = "")
 
 
 def odd_values(model: nn.Module, inputs: tuple[Tensor, ...], plan: Plan) -> str:
-    """Why ``plan`` is not exact at its maps' borders: the octave values of odd size; empty if none is.
+    """Reason why ``plan`` is not exact at its maps' borders: octave values of odd size; empty without any.
 
     There the last low row or column covers less than a 2x2 block, and the border differs from the
     projected reference.
@@ -66,7 +66,7 @@ def odd_values(model: nn.Module, inputs: tuple[Tensor, ...], plan: Plan) -> str:
 
 
 def enlivened(model: nn.Module, seed: int = 0) -> tuple[nn.Module, list[str]]:
-    """A copy of ``model`` whose constant parameters and statistics are random, and their names.
+    """Copy ``model`` with random values in its constant parameters and statistics; return their names too.
 
     An untrained model hides faults: its norms have scale 1 (or 0, at the end of residual branches),
     shift 0 and the same statistics in every channel, so that mixed-up channels go unseen. What must
@@ -122,7 +122,7 @@ def largest(outputs: list[Tensor]) -> float:
 
 
 def float32_noise(model: nn.Module, inputs: tuple[Tensor, ...]) -> float:
-    """How far the model's float32 answers are from its float64 ones."""
+    """Largest difference between the model's float32 and float64 outputs."""
     wide_model, wide_inputs = in_float64(model, inputs)
     narrow, wide = answers(model, inputs), answers(wide_model, wide_inputs)
     # Where the two happen to agree exactly, one rounding of the result is still allowed.

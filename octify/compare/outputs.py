@@ -1,4 +1,4 @@
-"""How far a converted model's answers are from the original's."""
+"""Distance of a converted model's outputs from the original's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from octify.trace.opened import opened
 
 @dataclass(frozen=True)
 class Agreement:
-    """On inputs that calibration did not use (or did, see ``held_out``).
+    """Agreement of two models, on inputs that calibration did not use (or did, see ``held_out``).
 
     relative_error:
         ``||converted - original|| / ||original - mean over the inputs||`` of the outputs (of one
@@ -46,21 +46,21 @@ Output = Tensor | tuple[Tensor, ...]
 
 @torch.no_grad()
 def outputs(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> list[Output]:
-    """Every floating point output over all chunks, concatenated, on the CPU; ``model`` runs in eval mode.
+    """Compute every floating point output over all chunks, concatenated, on the CPU, in eval mode.
 
-    Raises OctifyError if there is none: there is nothing to measure then.
+    Raises OctifyError if the model has no floating point output.
     """
     training = model.training
     model.eval()
-    found = [tensors_of(model(*chunk)) for chunk in chunks]
+    results = [tensors_of(model(*chunk)) for chunk in chunks]
     model.train(training)
-    if not all(found):
+    if not all(results):
         raise OctifyError(
             "the model has no floating point output",
             why="calibration measures how far its outputs are from the original's",
             hint="calibrate the model without its last step (an argmax, say)",
         )
-    return [_joined([part.float().cpu() for part in parts]) for parts in zip(*found, strict=True)]
+    return [_joined([part.float().cpu() for part in parts]) for parts in zip(*results, strict=True)]
 
 
 def _joined(parts: Sequence[Tensor]) -> Output:
@@ -99,10 +99,10 @@ def compare(original: Sequence[Output], converted: Sequence[Output], *, held_out
 def advantage(
     original: Sequence[Output], one: Sequence[Output], other: Sequence[Output]
 ) -> tuple[float, float]:
-    """By how much squared errors of ``other`` exceed those of ``one``, on average, and its standard error.
+    """Mean excess of the squared errors of ``other`` over those of ``one``, and its standard error.
 
-    From differences row by row (of most models: input by input), which are much less than the errors
-    themselves: both models fail at the same inputs. The standard error of a single row is infinite.
+    Computed from differences row by row (for most models input by input), which vary much less than the
+    errors: both models fail at the same inputs. The standard error of a single row is infinite.
     """
     differences = _by_row(original, other) - _by_row(original, one)
     count = len(differences)
@@ -111,10 +111,10 @@ def advantage(
 
 
 def typical_ratio(original: Sequence[Output], one: Sequence[Output], other: Sequence[Output]) -> float:
-    """How many times as large as those of ``one`` the squared errors of ``other`` are: the geometric mean.
+    """Geometric mean over the rows of the ratio of ``other``'s squared errors to those of ``one``.
 
-    Of the rows (of most models: inputs). A few inputs tell more by it than by the sum of their errors, which
-    is that of the worst of them.
+    Rows are inputs for most models. With few inputs the geometric mean is more robust than a ratio of sums,
+    which are dominated by their worst term.
     """
     before, after = _by_row(original, one), _by_row(original, other)
     least = 1e-9 * before.mean().clamp_min(1e-30)
@@ -122,11 +122,11 @@ def typical_ratio(original: Sequence[Output], one: Sequence[Output], other: Sequ
 
 
 def _by_row(original: Sequence[Output], converted: Sequence[Output]) -> Tensor:
-    """Squared errors row by row: of all outputs together if they have as many, else one after another."""
+    """Squared errors by row: summed over the outputs if they have equally many rows, else concatenated."""
     rows = [
-        _squares(apart(theirs, wanted))
-        for output, given in zip(original, converted, strict=True)
-        for wanted, theirs in zip(_parts(output), _parts(given), strict=True)
+        _squares(apart(theirs, target))
+        for output, approximation in zip(original, converted, strict=True)
+        for target, theirs in zip(_parts(output), _parts(approximation), strict=True)
     ]
     alike = len({len(each) for each in rows}) == 1
     return torch.stack(rows).sum(0) if alike else torch.cat(rows)

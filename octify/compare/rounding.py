@@ -1,4 +1,4 @@
-"""Does the exported file compute what the model computes? And how exactly must it?
+"""Comparison of an exported file's outputs with the model's, and its tolerance.
 
 The tolerance is the model's own: the largest difference between its float32 and its float64
 output on the same input is what rounding does to it anyway. Another runtime rounds in another
@@ -21,12 +21,12 @@ from octify.trace.opened import opened
 
 _EPS = torch.finfo(torch.float32).eps
 
-Call = tuple[Sequence[Any], dict[str, Tensor]]  # inputs, and what ``run`` made of them
+Call = tuple[Sequence[Any], dict[str, Tensor]]  # inputs, and the outputs of ``run``
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far apart two sets of outputs are. Of several outputs, the one closest to its tolerance."""
+    """Distance between two sets of outputs: that of the output closest to its tolerance."""
 
     output: str
     max_abs_error: float
@@ -53,7 +53,7 @@ class Outputs:
 
 
 def float32_noise(model: nn.Module, calls: Sequence[Call]) -> list[Outputs]:
-    """The outputs of ``model`` (float32, eval) in every call, with its rounding noise in each.
+    """Compute the outputs of ``model`` (float32, eval) in every call, with its rounding noise in each.
 
     Noise is max |y32 - y64|. Where the model cannot run in float64 (a hard-coded dtype), it is the
     change in the output when the input is moved by one unit in the last place.
@@ -71,7 +71,7 @@ def float32_noise(model: nn.Module, calls: Sequence[Call]) -> list[Outputs]:
 
 
 def run(model: nn.Module, inputs: Sequence[Any]) -> dict[str, Tensor]:
-    """The tensors in ``model``'s output (a tensor, or any nesting of tuples, lists and dicts), by name."""
+    """Run ``model``; return the tensors in its output (any nesting of tuples, lists and dicts) by name."""
     own = tree_map_only(Tensor, torch.clone, tuple(inputs))  # a first layer may work in place
     with torch.no_grad():
         leaves, _ = tree_flatten_with_path(opened(model(*own)))

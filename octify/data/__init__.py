@@ -1,6 +1,6 @@
 """Calibration data named on the command line: folders of images, tensor files, a user's own loader.
 
-``open_data`` finds out what DATA is and returns an iterable of inputs. Nothing is unpickled.
+``open_data`` determines the form of DATA and returns an iterable of inputs. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMS = "a folder of images, a .npy, .npz, .safetensors or .pt file, file.py:loa
 
 
 def check_data(text: str, kind: str = "calibration data") -> None:
-    """Refuse, before any long work, DATA that cannot be right; ``kind`` is what it is called."""
+    """Validate DATA before any long work; ``kind`` is its name in messages."""
     place, colon, name = text.rpartition(":")
     if text == "synthetic":
         return
@@ -37,7 +37,7 @@ def check_data(text: str, kind: str = "calibration data") -> None:
 
 
 def open_data(text: str, model: nn.Module, shape: Sequence[int], form: ImageFormat | None = None) -> Data:
-    """The inputs that ``text`` names: one of the forms in ``FORMS``.
+    """Open the inputs that ``text`` names: one of the forms in ``FORMS``.
 
     Raises OctifyError for what is not there, is empty, or is in none of these forms.
     """

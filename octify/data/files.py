@@ -1,4 +1,4 @@
-"""Tensor files and a user's own loader. Nothing is unpickled."""
+"""Tensor files, and loaders in the user's code. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UNREADABLE = (
 
 
 def tensors(path: Path, dims: int) -> list[Any]:
-    """The inputs in a .npy, .npz, .safetensors or .pt file: batches, as the model takes them.
+    """Read the inputs in a .npy, .npz, .safetensors or .pt file: batches, as the model takes them.
 
     A file with one tensor gives the model's input; of several, those with ``dims`` dimensions are
     the model's inputs, in the order of the file. One called ``labels`` is none of them.
@@ -42,20 +42,20 @@ def labelled_tensors(path: Path, dims: int) -> tuple[list[Any], Tensor | None]:
 
 
 def _inputs(path: Path, named: Mapping[str, Tensor], dims: int) -> list[Any]:
-    found = [t for name, t in named.items() if t.ndim == dims and name != LABELS]
-    if not found:
+    inputs = [t for name, t in named.items() if t.ndim == dims and name != LABELS]
+    if not inputs:
         raise OctifyError(
             f"{path} holds no tensor of {dims} dimensions",
             why="the model's input has a batch, channels and spatial dimensions",
             hint="save the inputs as the model takes them, already normalised",
         )
-    if not found[0].is_floating_point():
+    if not inputs[0].is_floating_point():
         raise OctifyError(
-            f"the inputs in {path} are {str(found[0].dtype).removeprefix('torch.')}",
+            f"the inputs in {path} are {str(inputs[0].dtype).removeprefix('torch.')}",
             why="the model takes floating point inputs, normalised as in training",
             hint="convert and normalise them before saving",
         )
-    same = [t for t in found if len(t) == len(found[0])]
+    same = [t for t in inputs if len(t) == len(inputs[0])]
     return [tuple(same)] if len(same) > 1 else [same[0]]
 
 
@@ -102,19 +102,19 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def loader(place: str, name: str) -> Iterable[Any]:
-    """The iterable ``name`` of the Python file ``place``, or what it returns when it is a function.
+    """Load the iterable ``name`` of the Python file ``place``, or the result if it is a function.
 
     A dataset with ``__len__`` and ``__getitem__``, as torch has them, is one too; it is returned as it is.
-    What fails while another iterable is read is told as a SourceError, with the user's own line.
+    A failure while another iterable is read becomes a SourceError with the line in the user's code.
     """
-    found, module = _found(place, name)
-    return cast("Iterable[Any]", found) if is_dataset(found) else _guarded(found, module, f"{place}:{name}")
+    items, module = _load(place, name)
+    return cast("Iterable[Any]", items) if is_dataset(items) else _guarded(items, module, f"{place}:{name}")
 
 
 def items(place: str, name: str) -> Iterator[Any]:
     """The items of ``loader``, of a dataset those from 0 to its length; a failure is told likewise."""
-    found, module = _found(place, name)
-    each = (found[i] for i in range(len(found))) if is_dataset(found) else found
+    source, module = _load(place, name)
+    each = (source[i] for i in range(len(source))) if is_dataset(source) else source
     return _guarded(each, module, f"{place}:{name}")
 
 
@@ -123,28 +123,28 @@ def _guarded(items: Iterable[Any], module: ModuleType, what: str) -> Iterator[An
         yield from items
 
 
-def _found(place: str, name: str) -> tuple[Any, ModuleType]:
+def _load(place: str, name: str) -> tuple[Any, ModuleType]:
     module = run_file(place)
     if not hasattr(module, name):
         public = [key for key in vars(module) if not key.startswith("_")]
         raise OctifyError(f"{place} has no {name}", why=f"it has {', '.join(public[:8])}")
-    found = getattr(module, name)
+    value = getattr(module, name)
     with running(module, f"{place}:{name}"):
-        if callable(found) and not _is_iterable(found):
-            found = found()
-    if not _is_iterable(found):
+        if callable(value) and not _is_iterable(value):
+            value = value()
+    if not _is_iterable(value):
         raise OctifyError(
-            f"{place}:{name} is a {type(found).__name__}",
+            f"{place}:{name} is a {type(value).__name__}",
             why="calibration needs an iterable of inputs, or a function without arguments that returns one",
         )
-    return found, module
+    return value, module
 
 
-def _is_iterable(found: Any) -> bool:
-    return not isinstance(found, type) and (isinstance(found, Iterable) or is_dataset(found))
+def _is_iterable(value: Any) -> bool:
+    return not isinstance(value, type) and (isinstance(value, Iterable) or is_dataset(value))
 
 
-def is_dataset(found: Any) -> bool:
-    """Whether items can be had by number: ``__len__`` and ``__getitem__``, and no tensor or mapping."""
-    sized = hasattr(found, "__len__") and hasattr(found, "__getitem__")
-    return sized and not isinstance(found, (Tensor, Mapping, type))
+def is_dataset(value: Any) -> bool:
+    """Whether an object is a map-style dataset: ``__len__`` and ``__getitem__``, no tensor or mapping."""
+    sized = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    return sized and not isinstance(value, (Tensor, Mapping, type))

@@ -1,4 +1,4 @@
-"""A folder of images, read with Pillow: resized, cropped from the centre, normalised."""
+"""Folders of images, read with Pillow: resized, cropped from the centre, normalised."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def images(folder: Path, form: ImageFormat) -> Data:
-    """All images below ``folder``, evenly over its subfolders (classes), in an order that is always the same.
+    """Read all images below ``folder``, alternating between its subfolders (classes), in a fixed order.
 
     An image that cannot be read is named in ``skipped``; OctifyError at the end when none can be.
     """
@@ -40,7 +40,7 @@ def images(folder: Path, form: ImageFormat) -> Data:
 
 
 def listing(folder: Path, form: ImageFormat) -> list[Path]:
-    """The image files below ``folder``, in the order of ``images``; OctifyError when there are none."""
+    """List the image files below ``folder`` in the order of ``images``. Raises OctifyError without any."""
     if form.channels not in _MODES:
         raise OctifyError(
             f"images of {form.channels} channels cannot be read from files", hint="give a tensor file"
@@ -69,7 +69,7 @@ def classes(folder: Path, paths: Sequence[Path]) -> tuple[list[str], list[int]] 
 
 
 def guesses(form: ImageFormat) -> list[str]:
-    """A warning where mean and deviation are not known."""
+    """Warning where mean and standard deviation are assumed."""
     if not form.assumed:
         return []
     return [
@@ -83,7 +83,7 @@ def _listed(values: tuple[float, ...]) -> str:
 
 
 def _interleaved(folder: Path) -> list[Path]:
-    """One image of every subfolder, then a second of every one, so that the first few show all classes."""
+    """Interleave the subfolders, one image each at a time, so that the first few show all classes."""
     by_folder: dict[Path, list[Path]] = {}
     for path in walked(folder):
         by_folder.setdefault(path.parent, []).append(path)
@@ -94,24 +94,24 @@ def _interleaved(folder: Path) -> list[Path]:
 
 
 def walked(folder: Path) -> list[Path]:
-    """The image files below ``folder``, sorted. Links to folders are not followed.
+    """List the image files below ``folder``, sorted. Links to folders are not followed.
 
     Raises OctifyError in a folder of too many other files: it is not one of images, and would be read for
     hours.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     others = 0
     for top, folders, names in os.walk(folder):
         mine = [Path(top) / name for name in names if Path(name).suffix.lower() in SUFFIXES]
-        found += [path for path in mine if path.is_file()]
+        paths += [path for path in mine if path.is_file()]
         others += len(names) - len(mine) + len(folders)
-        if others > MOST_OTHERS + len(found):
+        if others > MOST_OTHERS + len(paths):
             raise OctifyError(
                 f"{folder} is not a folder of images",
-                why=f"of the first {others + len(found):,} files and folders in it {len(found):,} are images",
+                why=f"of the first {others + len(paths):,} files and folders in it {len(paths):,} are images",
                 hint="give the folder that holds the images alone",
             )
-    return sorted(found)
+    return sorted(paths)
 
 
 def _read_all(paths: list[Path], form: ImageFormat, data: Data) -> Iterator[Tensor]:
@@ -119,7 +119,7 @@ def _read_all(paths: list[Path], form: ImageFormat, data: Data) -> Iterator[Tens
         try:
             yield read_image(path, form)
         except UNREADABLE as error:
-            data.skipped.append(told(path, error))
+            data.skipped.append(failure(path, error))
     if len(data.skipped) == len(paths):
         raise OctifyError(
             f"none of the {len(paths)} images can be read",
@@ -128,13 +128,13 @@ def _read_all(paths: list[Path], form: ImageFormat, data: Data) -> Iterator[Tens
         )
 
 
-def told(path: Path, error: BaseException) -> str:
-    """The path and the first line of why it cannot be read."""
+def failure(path: Path, error: BaseException) -> str:
+    """Path, and the first line of the reason why it cannot be read."""
     return f"{path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 
 
 def read_image(path: Path, form: ImageFormat) -> Tensor:
-    """One image as an input (C, H, W)."""
+    """Read one image as an input (C, H, W)."""
     with Image.open(path, formats=FORMATS) as opened:
         image = _converted(opened, _MODES[form.channels])
     width, height = image.size
@@ -151,7 +151,7 @@ def read_image(path: Path, form: ImageFormat) -> Tensor:
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    """``image`` in ``mode``, of 8 bits a channel; ValueError where the range of its values is unknown."""
+    """Convert ``image`` to ``mode``, 8 bits a channel. Raises ValueError if its range is unknown."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         # 16 bits, of which Pillow would clip what is above 255.
         high = np.asarray(image).astype(np.int64) / 257  # 65535 becomes 255

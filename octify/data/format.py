@@ -1,4 +1,4 @@
-"""How an image file becomes an input, and what an opened data set is."""
+"""Conversion of image files to inputs, and the type of an opened data set."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _CROP_SHARE = 0.875
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How an image file becomes an input (C, H, W).
+    """Conversion of an image file to an input (C, H, W).
 
     resize:
         Length in pixels of the shorter side before cropping.
     crop:
         Height and width of the crop from the centre.
     mean, std:
-        Subtracted from, and divided into, pixel values in [0, 1]; one for each channel.
+        Per-channel mean and standard deviation of pixels scaled to [0, 1].
     assumed:
-        Whether mean and std are a guess.
+        Whether mean and std are assumptions.
     bgr:
-        The channels are blue, green, red (mean and std, too): what OpenCV reads.
+        Whether channels (and mean and std) are in BGR order, as OpenCV reads them.
     """
 
     channels: int
@@ -44,7 +44,7 @@ class ImageFormat:
 
 @dataclass
 class Data:
-    """Calibration inputs. ``skipped`` fills while they are read: files left out, with reasons."""
+    """Calibration inputs. ``skipped`` grows while they are read: skipped files, with reasons."""
 
     inputs: Iterable[Any]
     skipped: list[str] = field(default_factory=list)
@@ -61,9 +61,9 @@ def image_format(
     *,
     bgr: bool = False,
 ) -> ImageFormat:
-    """The format of a model's images; what is not given comes from a timm model's own configuration.
+    """Format of a model's images; parameters that are None come from a timm model's configuration.
 
-    Without one: ImageNet's mean and deviation for three channels, 0 and 1 otherwise, and a
+    Without a configuration: ImageNet's mean and deviation for three channels, 0 and 1 otherwise, and a
     shorter side of crop / 0.875. ``shape`` is (N, C, H, W).
     """
     if len(shape) != 4:
@@ -78,12 +78,12 @@ def image_format(
     config: dict[str, Any] = (
         getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     )
-    known = tuple(config.get("mean") or ()), tuple(config.get("std") or ())
+    configured = tuple(config.get("mean") or ()), tuple(config.get("std") or ())
     guess = (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
-    assumed = (mean is None or std is None) and not all(len(k) == channels for k in known)
+    assumed = (mean is None or std is None) and not all(len(k) == channels for k in configured)
     if bgr:
         guess = guess[0][::-1], guess[1][::-1]
-    base = guess if assumed else (known if all(len(k) == channels for k in known) else guess)
+    base = guess if assumed else (configured if all(len(k) == channels for k in configured) else guess)
     size = (crop, crop) if crop else (height, width)
     share = float(config.get("crop_pct") or _CROP_SHARE)
     return ImageFormat(

@@ -1,4 +1,4 @@
-"""One item of a user's data as rows of the model's inputs, and labels behind them: for every command alike.
+"""Parsing of an item of a user's data into rows of the model's inputs and labels, for every command.
 
 An item is a tensor or an array, a tuple that begins with the inputs (or with a tuple or mapping of them), or
 a mapping that holds them under the names of ``forward``'s parameters or has one tensor that fits.
@@ -17,8 +17,8 @@ from torch import Tensor
 from octify.errors import OctifyError
 from octify.trace.facts import InputSpec
 
-IGNORED = -100  # a label that does not count, as in torch's cross entropy
-LARGEST = 1e12  # of an input's values: the squares of larger ones, added up, leave float32
+IGNORED = -100  # ignored label, as in torch's cross entropy
+LARGEST = 1e12  # largest value of an input: sums of larger squares overflow float32
 LABELS = ("labels", "label", "targets", "target", "y", "class")
 
 
@@ -36,20 +36,20 @@ class Item:
 def parse_item(
     item: Any, specs: Sequence[InputSpec], where: str, *, names: Sequence[str] = (), labelled: bool = True
 ) -> Item:
-    """``item`` as a batch of what the model takes.
+    """Parse ``item`` into a batch of the model's inputs.
 
     Parameters
     ----------
     specs:
-        Of the model's inputs. A missing batch dimension is added; spatial sizes may differ.
+        Specifications of the model's inputs. A missing batch dimension is added; spatial sizes may differ.
     where:
-        The item, for messages: ``item 3 of the data``.
+        Name of the item in messages: ``item 3 of the data``.
     names:
-        Of the parameters of ``forward``, where they are known.
+        Names of the parameters of ``forward``, where they are available.
     labelled:
-        Look for labels too; without, whatever lies behind the inputs is ignored.
+        Whether to look for labels; otherwise everything behind the inputs is ignored.
 
-    Raises OctifyError when it is not what the model takes.
+    Raises OctifyError when the model does not take it.
     """
     tensors, rest = _split(item, specs, names, where)
     inputs = tuple(_batch(tensor, spec, where) for tensor, spec in zip(tensors, specs, strict=True))
@@ -64,14 +64,14 @@ def parse_item(
 
 
 def usable(x: Tensor) -> bool:
-    """Whether all values of an input are finite, and small enough to be squared and added up."""
+    """Whether all values of an input are finite, and small enough to be squared and summed."""
     return not x.is_floating_point() or bool((torch.isfinite(x) & (x.abs() <= LARGEST)).all())
 
 
 def _split(
     item: Any, specs: Sequence[InputSpec], names: Sequence[str], where: str
 ) -> tuple[Sequence[Tensor], Sequence[Any]]:
-    """The inputs in ``item``, and what lies behind them."""
+    """Split ``item`` into its inputs and the rest."""
     if isinstance(item, Mapping):
         return _named(item, specs, names, where)
     parts = tuple(item) if isinstance(item, (tuple, list)) else (item,)
@@ -91,12 +91,12 @@ def _split(
 def _named(
     item: Mapping[Any, Any], specs: Sequence[InputSpec], names: Sequence[str], where: str
 ) -> tuple[Sequence[Tensor], Sequence[Any]]:
-    """The tensors of a mapping that are the model's inputs, and its labels."""
+    """Inputs and labels among the tensors of a mapping."""
     held = {key: _tensor(value) for key, value in item.items()}
     rest = [item[key] for key in LABELS if key in item and key not in names][:1]
-    given = [held.get(name) for name in names]
-    if len(names) == len(specs) and all(t is not None for t in given):
-        return [t for t in given if t is not None], rest
+    matches = [held.get(name) for name in names]
+    if len(names) == len(specs) and all(t is not None for t in matches):
+        return [t for t in matches if t is not None], rest
     fitting = [t for t in held.values() if t is not None and _fits(t, specs[0])]
     if len(specs) == len(fitting) == 1:
         return fitting, rest
@@ -118,14 +118,14 @@ def _tensor(value: Any) -> Tensor | None:
 
 
 def _fits(tensor: Tensor, spec: InputSpec) -> bool:
-    """Whether ``tensor`` is a batch, or one, of what ``spec`` describes, whatever its spatial size."""
+    """Whether ``tensor`` is a batch, or a single sample, of ``spec``, at any spatial size."""
     single = tensor.ndim == len(spec.shape) - 1
     shape = (1, *tensor.shape) if single else tuple(tensor.shape)
     return len(shape) == len(spec.shape) and shape[1:2] == spec.shape[1:2] and 0 not in shape
 
 
 def _batch(tensor: Tensor, spec: InputSpec, where: str) -> Tensor:
-    """``tensor`` with a batch dimension, on the CPU, and of the model's dtype."""
+    """Convert ``tensor`` to a batch on the CPU in the model's dtype."""
     if not _fits(tensor, spec):
         raise OctifyError(
             f"{where} has shape {'x'.join(map(str, tensor.shape)) or 'of one number'}",
@@ -154,7 +154,7 @@ def _shape_hint(tensor: Tensor, spec: InputSpec) -> str:
 
 
 def _labels(rest: Sequence[Any], count: int, single: bool, where: str) -> Tensor | None:
-    """Labels behind the inputs; None where there is nothing of that kind."""
+    """Labels behind the inputs; None where there are none."""
     if not rest or not isinstance(rest[0], (int, np.integer, np.ndarray, Tensor)):
         return None
     labels = torch.as_tensor(rest[0]).detach().cpu()

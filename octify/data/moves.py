@@ -1,4 +1,4 @@
-"""Images shifted and flipped at random, each on its own."""
+"""Random shifts and flips, drawn for each image separately."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_REACH = 8  # images are shifted by up to this fraction of their size
+_REACH = 8  # largest shift as a fraction of the image size
 
 
 @dataclass(frozen=True)
 class Moves:
-    """Which pixel comes to each place: rows (N, H) and columns (N, W) of N images."""
+    """Source pixel of each position: rows (N, H) and columns (N, W) of N images."""
 
     rows: Tensor
     columns: Tensor
@@ -33,11 +33,11 @@ class Moves:
         return cls(rows, torch.where(flips[:, None], columns.flip(1), columns))
 
     def of(self, part: slice) -> Moves:
-        """Those of some of the images."""
+        """Select the moves of some of the images."""
         return Moves(self.rows[part], self.columns[part])
 
     def apply(self, x: Tensor) -> Tensor:
-        """``x`` (N, ..., H, W), moved."""
+        """Move ``x`` (N, ..., H, W)."""
         flat = x.reshape(len(x), math.prod(x.shape[1:-2]), *x.shape[-2:])
         n = torch.arange(len(x), device=x.device)[:, None, None, None]
         k = torch.arange(flat.shape[1], device=x.device)[:, None, None]
@@ -51,6 +51,6 @@ def _shifts(size: int, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _reflected(index: Tensor, size: int) -> Tensor:
-    """Indices beyond an end, mirrored at the outermost pixel."""
+    """Mirror indices beyond an end at the outermost pixel."""
     index = index.abs()
     return (size - 1) - ((size - 1) - index).abs()

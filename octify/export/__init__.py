@@ -1,4 +1,4 @@
-"""Folding BatchNorm, and writing ONNX files and PyTorch programs that were compared with the model."""
+"""Export: BatchNorm folding, and ONNX files and PyTorch programs that were compared with the model."""
 
 from octify.export.fold import fold_batchnorm
 from octify.export.onnx import export_onnx

@@ -1,4 +1,4 @@
-"""What every exporter needs of a model: its inputs, its outputs at two batch sizes, what went wrong."""
+"""Helpers of every exporter: inputs, outputs at two batch sizes, error messages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from octify.compat import tree_leaves, tree_map, tree_map_only
 from octify.errors import CheckFailed, ExportError
 from octify.trace.tracer import user_line
 
-Checks = dict[int, tuple[Sequence[Any], Outputs]]  # by batch size: inputs, and what must come out
+Checks = dict[int, tuple[Sequence[Any], Outputs]]  # by batch size: inputs and expected outputs
 
 
 def as_inputs(example_inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
-    """The inputs on the CPU, floating point ones in float32."""
+    """Move the inputs to the CPU, floating point ones in float32."""
     generator = torch.Generator().manual_seed(0)
 
     def prepared(x: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def batch_size(inputs: Sequence[Any]) -> int | None:
 
 
 def with_batch(inputs: Sequence[Any], size: int) -> tuple[Any, ...]:
-    """The inputs at another batch size. New rows are old ones, rotated: values of the same kind."""
+    """Return the inputs at another batch size. New rows repeat the old ones, rotated."""
     batch = batch_size(inputs)
 
     def resized(x: Tensor) -> Tensor:
@@ -53,14 +53,14 @@ def with_batch(inputs: Sequence[Any], size: int) -> tuple[Any, ...]:
 
 
 def expected_outputs(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> Checks:
-    """By batch size: the inputs to check with, and what the model makes of them."""
+    """Compute the inputs of the check and the model's outputs, by batch size."""
     batch = batch_size(inputs)
     sizes = [batch or 1, (batch or 1) + 1] if dynamic_batch and batch is not None else [batch or 1]
     calls: dict[int, Call] = {}
     for size in sizes:
-        given = inputs if size == batch or batch is None else with_batch(inputs, size)
+        call_inputs = inputs if size == batch or batch is None else with_batch(inputs, size)
         try:
-            calls[size] = given, run(model, given)
+            calls[size] = call_inputs, run(model, call_inputs)
         except Exception as error:
             if size != sizes[0]:
                 raise fixed_batch(error) from error
@@ -84,10 +84,10 @@ def dynamic_shapes(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def captures(model: nn.Module, inputs: tuple[Any, ...], shapes: tuple[Any, ...] | None) -> bool:
-    """Whether the first half of an export works, the one in which a batch can get fixed."""
+    """Whether ``torch.export`` captures the model, the step in which a batch size can become fixed."""
     try:
         torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
-    except Exception:  # only whether, not why: the caller has the error of the export itself
+    except Exception:  # the caller has the error of the export itself
         return False
     return True
 
@@ -102,7 +102,7 @@ def fixed_batch(error: BaseException | None) -> ExportError:
 
 
 def judged(checks: Checks, answers: Mapping[int, Sequence[Tensor]], runtime: str, path: Path) -> Parity:
-    """The closest call among the ``answers`` of ``runtime`` by batch size; CheckFailed unless all agree."""
+    """Return the smallest margin among the ``answers`` of ``runtime``. Raises CheckFailed on a mismatch."""
     compared = {size: compare(checks[size][1], answers[size]) for size in checks}
     size, worst = max(compared.items(), key=lambda item: item[1].margin)
     if not worst.passed:
@@ -117,9 +117,9 @@ def judged(checks: Checks, answers: Mapping[int, Sequence[Tensor]], runtime: str
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallow the exporter's progress, logs and warnings: what matters comes as an exception.
+    """Suppress the exporter's progress, logs and warnings: failures come as exceptions.
 
-    Failing, torch prints whole graphs, on stderr.
+    On a failure torch prints whole graphs on stderr.
     """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

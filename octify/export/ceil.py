@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 
-from octify.export.edit import accepted, known, producer, refused
+from octify.export.edit import accepted, producer, refused, static_sizes
 from octify.export.pooling import windows
 
 
@@ -29,7 +29,7 @@ class PoolWithoutCeil(RewriteRuleClassBase):
         lie = windows(producer(y))
         if lie is None:
             return refused("the runtime computes its padding", y)
-        size = None if x.shape is None else known(x.shape[2:])
+        size = None if x.shape is None else static_sizes(x.shape[2:])
         if size is None:
             return refused("a size is open", x)
         if any(lie.uncovered(axis, n) for axis, n in enumerate(size)):

@@ -1,6 +1,6 @@
 """Cropping in an exported graph by a convolution that stays in the runtime's layout.
 
-Of a map of odd size the upsampled low branch is one sample too long, and cropped. For a Slice, runtimes
+On a map of odd size the upsampled low branch is one sample too long, and cropped. For a Slice, runtimes
 leave the blocked layout of their convolutions and come back to it. A depthwise convolution whose kernel
 is 1 at its first tap and 0 at the others copies all but the last row and column, in that layout, and
 takes up an addition behind it.
@@ -14,10 +14,12 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 
-from octify.export.edit import accepted, channels_of, constant, known, producer, refused
+from octify.export.edit import accepted, channels_of, constant, producer, refused, static_sizes
 from octify.export.slices import slice_bounds
 
-_BLOCKED = frozenset({"Resize", "Conv", "MaxPool", "AveragePool"})  # what runtimes do in their own layout
+_BLOCKED = frozenset(
+    {"Resize", "Conv", "MaxPool", "AveragePool"}
+)  # operators that runtimes execute in their own layout
 
 
 class CropToConvolution(RewriteRuleClassBase):
@@ -50,10 +52,10 @@ class CropToConvolution(RewriteRuleClassBase):
 
 
 def _cropped(x: ir.Value, y: ir.Value) -> list[int] | None:
-    """By how many rows and columns ``y`` is smaller; None unless both are images of known sizes."""
+    """Number of cropped rows and columns of ``y``; None unless both are images of static sizes."""
     if x.shape is None or y.shape is None or len(x.shape) != 4 or not isinstance(x.shape[1], int):
         return None
-    have, want = known(x.shape[2:]), known(y.shape[2:])
+    have, want = static_sizes(x.shape[2:]), static_sizes(y.shape[2:])
     if have is None or want is None:
         return None
     return [h - w for h, w in zip(have, want, strict=True)]

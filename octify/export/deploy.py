@@ -1,9 +1,9 @@
-"""Rewrites of an exported ONNX graph that make it fit to deploy. Every rule keeps the function.
+"""Rewrites of an exported ONNX graph for deployment. Every rule preserves the function.
 
-One rule per file (``onnxscript.rewriter``): a pattern of nodes, a check that accepts a match or says why not,
-and what stands there instead. The exporter and onnxscript's optimizer (which merges common subexpressions,
-such as the pooling that all readers of an octave value share) have run before; initialisers that the rules
-made equal are merged after.
+One rule per file (``onnxscript.rewriter``): a pattern of nodes, a check that accepts a match or gives the
+reason against it, and the replacement. The exporter and onnxscript's optimizer (which merges common
+subexpressions, such as the pooling that all readers of an octave value share) have run before; initialisers
+that the rules made equal are merged after.
 """
 # mypy: allow-untyped-calls
 # (onnxscript's ``rule()`` has no annotations.)
@@ -32,7 +32,7 @@ from octify.export.upsample import UpsampleBeforeConvolution
 
 
 class Rule(Protocol):
-    """A rewrite of a whole model, in place: a ``RewriteRule``, or what no pattern can express."""
+    """Rewrite of a whole model, in place: a ``RewriteRule``, or one that no pattern can express."""
 
     def apply_to_model(self, model: ir.Model) -> object: ...
 

@@ -1,4 +1,4 @@
-"""What the rewrite rules of an ONNX graph share (``octify.export.deploy``): facts of nodes, and refusals."""
+"""Helpers of the rewrite rules of an ONNX graph (``octify.export.deploy``): facts of nodes, refusals."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from onnxscript.rewriter import MatchResult, RewriterContext
 
 
 def accepted() -> MatchResult:
-    """The answer of a ``check`` that has no objection."""
+    """Result of a ``check`` that accepts a match."""
     return MatchResult()
 
 
 def refused(why: str, where: ir.Node | ir.Value | None = None) -> MatchResult:
-    """The answer of a ``check`` to a match that may not be rewritten, and the node or value at fault."""
+    """Result of a ``check`` that rejects a match, with the reason and the node or value at fault."""
     return MatchResult().fail(why, where)
 
 
@@ -40,14 +40,14 @@ def shaped(value: ir.Value, like: ir.Value, shape: Sequence[int | ir.SymbolicDim
     return value
 
 
-def known(dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:
-    """``dims`` if none of them is open."""
+def static_sizes(dims: Sequence[int | ir.SymbolicDim]) -> list[int] | None:
+    """Return ``dims`` as integers if all of them are static, else None."""
     sizes = [n for n in dims if isinstance(n, int)]
     return sizes if len(sizes) == len(dims) else None
 
 
 def channels_of(value: ir.Value) -> int:
-    """The number of channels (the second dimension) of a value that has a known one."""
+    """Number of channels (the second dimension) of a value where it is static, else None."""
     assert value.shape is not None
     channels = value.shape[1]
     assert isinstance(channels, int)
@@ -55,19 +55,19 @@ def channels_of(value: ir.Value) -> int:
 
 
 def ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
-    """The integers of an attribute, or ``default`` where it is not given."""
+    """Integers of an attribute, or ``default`` where it is absent."""
     attribute = node.attributes.get(name)
     return default if attribute is None else list(attribute.as_ints())
 
 
 def flag(node: ir.Node, name: str, default: bool = False) -> bool:
-    """An attribute that is 0 or 1, or ``default`` where it is not given."""
+    """Attribute that is 0 or 1, or ``default`` where it is absent."""
     attribute = node.attributes.get(name)
     return default if attribute is None else bool(attribute.as_int())
 
 
 def text(node: ir.Node, name: str, default: str) -> str:
-    """An attribute that is a string, or ``default`` where it is not given."""
+    """Attribute that is a string, or ``default`` where it is absent."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_string()
 

@@ -60,7 +60,7 @@ class Writer:
 
 
 def fold_batchnorm(model: nn.Module, example_inputs: Sequence[Any] | None = None) -> nn.Module:
-    """A new module in eval mode that computes ``model``'s eval output without BatchNorm.
+    """Return a new module in eval mode that computes ``model``'s eval output without BatchNorm.
 
     Every BatchNorm that alone uses the output of one convolution, transposed convolution, linear
     layer or octave convolution is folded into its weights; any other becomes a per-channel scale and
@@ -107,7 +107,7 @@ def _graph_of(model: nn.Module, example_inputs: Sequence[Any] | None) -> fx.Grap
     inputs = example_inputs
     if inputs is None:
         parameters = inspect.signature(model.forward).parameters.values()
-        # One tensor of no known size for every parameter that must be given.
+        # One tensor of unknown size for every required parameter.
         inputs = [torch.empty(0) for p in parameters if p.default is p.empty]
     try:
         arguments = Arguments.of(model, inputs, {})
@@ -139,7 +139,7 @@ def _part_octave_norms(module: fx.GraphModule) -> None:
 
 
 def _replace_by_none(node: fx.Node) -> None:
-    """A branch without channels: whoever reads it gets None, as it did before."""
+    """Replace a branch without channels by None, the value its readers had before."""
 
     def changed(value: fx.Node) -> Any:
         return None if value is node else value
@@ -149,7 +149,7 @@ def _replace_by_none(node: fx.Node) -> None:
 
 
 class _Sites:
-    """Finds what a BatchNorm can be folded into."""
+    """Search for the layers that a BatchNorm can be folded into."""
 
     def __init__(self, module: fx.GraphModule, example_inputs: Sequence[Any] | None) -> None:
         self._module = module
@@ -169,7 +169,7 @@ class _Sites:
         }
 
     def before(self, norm_node: fx.Node, channels: int) -> tuple[Writer, ...] | None:
-        """The layers whose outputs sum up to what ``norm_node`` alone reads; None if it cannot be folded."""
+        """Layers whose outputs sum to what ``norm_node`` alone reads; None if it cannot be folded."""
         value = _input(norm_node)
         while isinstance(value, fx.Node) and len(value.users) == 1 and self._is_identity(value):
             value = _input(value)
@@ -214,7 +214,7 @@ class _Sites:
         return not any(id(p) in self._read_directly for p in module.parameters(recurse=False))
 
     def _rank(self, node: fx.Node) -> int | None:
-        """Number of dimensions of a value; None if there are no inputs to find out with."""
+        """Number of dimensions of a value; None without example inputs."""
         if self._ranks is None:
             self._ranks = {} if self._example_inputs is None else _ranks(self._module, self._example_inputs)
         return self._ranks.get(node)
@@ -250,7 +250,7 @@ def _parts(path: nn.Module) -> list[Writer]:
 def scale_outputs(writers: Sequence[Writer], scale: Tensor, shift: Tensor) -> None:
     """Scale and shift the sum of ``writers``' outputs per channel, in place; scale and shift: (C,) float64.
 
-    New parameters are put in, so that a tensor tied to another module stays what it was there.
+    New parameters replace the old ones, so that a tensor tied to another module keeps its values there.
     """
     open_channels = torch.ones_like(scale)  # 1 where no bias has taken up the shift yet
     for writer in sorted(writers, key=lambda w: w.module.bias is None):
@@ -284,9 +284,9 @@ def _replace(
     module: fx.GraphModule, target: str, nodes: Sequence[fx.Node], norm: Norm, sites: _Sites
 ) -> None:
     """Fold ``target`` at every place it is called; where it cannot be folded everywhere, nowhere."""
-    found = [sites.before(node, norm.scale.numel()) for node in nodes]
-    if all(found):
-        for writers in found:
+    writers_by_call = [sites.before(node, norm.scale.numel()) for node in nodes]
+    if all(writers_by_call):
+        for writers in writers_by_call:
             assert writers is not None
             scale_outputs(writers, norm.scale, norm.shift)
         rest = list(norm.tail)

@@ -16,7 +16,17 @@ import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 from onnxscript.rewriter.pattern import ANY_VALUE, OrValue
 
-from octify.export.edit import accepted, channels_of, constant, flag, known, producer, refused, shaped, text
+from octify.export.edit import (
+    accepted,
+    channels_of,
+    constant,
+    flag,
+    producer,
+    refused,
+    shaped,
+    static_sizes,
+    text,
+)
 from octify.export.slices import slice_bounds
 
 Weights = npt.NDArray[Any]
@@ -93,14 +103,14 @@ def _fits(
 ) -> MatchResult:
     """Whether the shapes are those of two branches and of what a linear layer reads of both."""
     assert image.shape is not None and flat.shape is not None
-    shape = known(image.shape[1:])
-    if shape is None or len(shape) != 3 or known(flat.shape[1:]) != [int(np.prod(shape))]:
+    shape = static_sizes(image.shape[1:])
+    if shape is None or len(shape) != 3 or static_sizes(flat.shape[1:]) != [int(np.prod(shape))]:
         return refused("it is not the flattened image, of a known size", flat)
     if index is not None and (index.const_value is None or index.const_value.numpy().ndim != 1):
         return refused("channels are put in an order that is computed", index)
     if sorted(_order(index, shape[0]).tolist()) != list(range(shape[0])):
         return refused("not every channel is read once", index)
-    if any(known(value.shape[1:]) is None for value in (high, low) if value.shape is not None):
+    if any(static_sizes(value.shape[1:]) is None for value in (high, low) if value.shape is not None):
         return refused("the size of a branch is open", low)
     if channels_of(high) + channels_of(low) != shape[0] or _size(low) != [-(-n // 2) for n in shape[1:]]:
         return refused("the low branch has not half the size", low)

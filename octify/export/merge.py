@@ -71,9 +71,9 @@ def _allows(octave: OctaveConv) -> bool:
 
 
 def _side_by_side(a: nn.Conv2d, b: nn.Conv2d) -> nn.Conv2d:
-    """The convolution of ``concat(x, y)`` that is ``a(x) + b(y)``."""
+    """Build the convolution of ``concat(x, y)`` that equals ``a(x) + b(y)``."""
     biases = [conv.bias.detach() for conv in (a, b) if conv.bias is not None]
-    made = nn.Conv2d(
+    joint = nn.Conv2d(
         a.in_channels + b.in_channels,
         a.out_channels,
         b.kernel_size,  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ def _side_by_side(a: nn.Conv2d, b: nn.Conv2d) -> nn.Conv2d:
         device="meta",  # no memory and no random numbers for weights that are replaced next
     )
     weight = torch.cat([a.weight.detach(), b.weight.detach()], dim=1)
-    made.weight = nn.Parameter(weight, requires_grad=b.weight.requires_grad)
+    joint.weight = nn.Parameter(weight, requires_grad=b.weight.requires_grad)
     if biases:
-        made.bias = nn.Parameter(sum(biases[1:], biases[0]), requires_grad=b.weight.requires_grad)
-    return made.train(b.training)
+        joint.bias = nn.Parameter(sum(biases[1:], biases[0]), requires_grad=b.weight.requires_grad)
+    return joint.train(b.training)

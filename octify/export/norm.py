@@ -1,4 +1,4 @@
-"""What a BatchNorm does in eval mode: ``y = scale * x + shift`` per channel, then what its class adds."""
+"""BatchNorm in eval mode: ``y = scale * x + shift`` per channel, then what its class adds."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Norm:
 
     scale: Tensor  # (C,) float64
     shift: Tensor  # (C,) float64
-    rank: int | None  # of the tensors it takes; None where the class takes several
+    rank: int | None  # rank of its input; None where the class takes several
     dtype: torch.dtype
-    tail: tuple[nn.Module, ...]  # what a fused class does afterwards (dropout, activation)
+    tail: tuple[nn.Module, ...]  # the rest of a fused class (dropout, activation)
 
     def as_module(self) -> nn.Module:
         """The scale and shift as a module of their own, without the tail.
@@ -51,12 +51,12 @@ class Norm:
         if self.rank is None:
             return ChannelAffine(scale, shift)
         channels = scale.numel()
-        made = _DEPTHWISE[self.rank](
+        layer = _DEPTHWISE[self.rank](
             channels, channels, 1, groups=channels, device=scale.device, dtype=self.dtype
         )
-        made.weight = nn.Parameter(scale.view(made.weight.shape))
-        made.bias = nn.Parameter(shift)
-        return made.eval()
+        layer.weight = nn.Parameter(scale.view(layer.weight.shape))
+        layer.bias = nn.Parameter(shift)
+        return layer.eval()
 
 
 def norm_of(module: nn.Module) -> Norm | None:

@@ -108,7 +108,7 @@ def export_onnx(
 
 
 def _to_onnx(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool, opset: int | None) -> ir.Model:
-    """PyTorch's exporter. Nothing is resized silently: an open batch that gets fixed is an error."""
+    """Run PyTorch's exporter. An open batch dimension that becomes fixed is an error."""
     batch = batch_size(inputs)
     dynamic = dynamic_batch and batch is not None
     # torch.export takes a dimension of 1 for a constant.
@@ -140,7 +140,7 @@ def _to_onnx(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool, ops
 
 
 def _name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
-    """Call the outputs what the model calls them; a name that is taken stays with its owner."""
+    """Name the outputs as the model does; a name already in use stays with its owner."""
     taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
     taken |= {value.name for node in graph for value in node.outputs}
     if len(names) != len(graph.outputs) or len({id(value) for value in graph.outputs}) != len(names):
@@ -159,7 +159,7 @@ def _save(program: ir.Model, path: Path) -> None:
 
 
 def _check(file: Path, path: Path, checks: Checks) -> Parity:
-    """Run ``file`` in onnxruntime on every check; CheckFailed unless all agree. The closest call."""
+    """Run ``file`` in onnxruntime on every check. Raises CheckFailed on a mismatch."""
     try:
         answers = dict(zip(checks, run_onnx(file, *(inputs for inputs, _ in checks.values())), strict=True))
     except Exception as error:  # onnxruntime's own, which share no base class
@@ -168,7 +168,7 @@ def _check(file: Path, path: Path, checks: Checks) -> Parity:
 
 
 def run_onnx(file: Path, *calls: Sequence[Any]) -> list[list[Tensor]]:
-    """``file``'s outputs in onnxruntime on the CPU, for every call: the inputs (their tensors, in order)."""
+    """Compute ``file``'s outputs in onnxruntime on the CPU for every call (its tensors, in order)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3

@@ -1,4 +1,4 @@
-"""What several rules ask of a pooling (AveragePool, MaxPool)."""
+"""Facts of a pooling (AveragePool, MaxPool) that several rules use."""
 
 from __future__ import annotations
 

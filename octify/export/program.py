@@ -84,7 +84,7 @@ def export_program(
             with staged.open("wb") as file:
                 torch.export.save(program, file)
             loaded = torch.export.load(str(staged)).module()
-            answers = {size: _tensors(loaded, given) for size, (given, _) in checks.items()}
+            answers = {size: _tensors(loaded, resized) for size, (resized, _) in checks.items()}
             parity = judged(checks, answers, "torch.export", path)
             written = staged.stat().st_size
     return ProgramResult(
@@ -99,7 +99,7 @@ def export_program(
 
 
 def captured(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> torch.export.ExportedProgram:
-    """``torch.export``'s program; ExportError when there is none."""
+    """Capture ``torch.export``'s program. Raises ExportError when that fails."""
     batch = batch_size(inputs)
     dynamic = dynamic_batch and batch is not None
     # A dimension of 1 is taken for a constant.
@@ -119,7 +119,7 @@ def captured(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> 
 
 
 def _tensors(program: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
-    """All tensors that ``program`` answers with, in order."""
+    """All tensors in the output of ``program``, in order."""
     own = tree_map_only(Tensor, torch.clone, tuple(inputs))
     with torch.no_grad():
         return [leaf for leaf in tree_leaves(program(*own)) if isinstance(leaf, Tensor)]

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 from onnxscript.rewriter.pattern import ANY_VALUE
 
-from octify.export.edit import accepted, constant, known, producer, refused, text
+from octify.export.edit import accepted, constant, producer, refused, static_sizes, text
 
 _AXES_OPSET = 18  # the first in which Resize takes "axes"
 
@@ -56,7 +56,7 @@ class ResizeToConstantSize(RewriteRuleClassBase):
     def rewrite(self, op: Any, x: ir.Value, y: ir.Value, sizes: ir.Value) -> Any:
         node = producer(y)
         assert y.shape is not None
-        want = known(y.shape[2:])
+        want = static_sizes(y.shape[2:])
         assert want is not None
         size = constant(op, y, "sizes", np.array(want, dtype=np.int64))
         axes = list(range(2, 2 + len(want)))
@@ -74,14 +74,14 @@ def _constant_size(x: ir.Value, y: ir.Value) -> MatchResult:
         return refused("its scales hang on each other", node)
     if x.shape[:2] != y.shape[:2]:
         return refused("it resizes the batch or the channels", node)
-    if known(x.shape[2:]) is None or known(y.shape[2:]) is None:
+    if static_sizes(x.shape[2:]) is None or static_sizes(y.shape[2:]) is None:
         return refused("a size is open", node)
     return accepted()
 
 
 def _factors(x: ir.Value, y: ir.Value) -> list[float]:
-    """By how much each spatial axis grows; all sizes are known."""
+    """Growth factor of each spatial axis; all sizes are static."""
     assert x.shape is not None and y.shape is not None
-    have, want = known(x.shape[2:]), known(y.shape[2:])
+    have, want = static_sizes(x.shape[2:]), static_sizes(y.shape[2:])
     assert have is not None and want is not None
     return [w / h for w, h in zip(want, have, strict=True)]

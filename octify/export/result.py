@@ -1,4 +1,4 @@
-"""What every exporter hands back: the file, and how well what it computes agrees with the model."""
+"""Result of every exporter: the file, and its agreement with the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class FileResult:
-    """A file that was written, and how well its answers agree with the PyTorch model's.
+    """Exported file, and the agreement of its outputs with the PyTorch model's.
 
     ``max_abs_error``, ``max_rel_error`` (relative to the output's largest value) and ``tolerance`` (absolute)
     are those of the closest call among all outputs at all ``batch_sizes``. ``bytes`` is the file's size.

@@ -46,9 +46,9 @@ class SlicesToOne(RewriteRuleClassBase):
 def slice_bounds(node: ir.Node) -> Bounds | None:
     """Constant starts, ends, axes (counted from the front) and steps of a Slice; None if any is computed."""
     source = node.inputs[0]
-    given = [value for value in node.inputs[1:] if value is not None and value.const_value is not None]
-    if len(given) != len(node.inputs) - 1 or len(given) < 3 or source is None or source.shape is None:
+    constants = [value for value in node.inputs[1:] if value is not None and value.const_value is not None]
+    if len(constants) != len(node.inputs) - 1 or len(constants) < 3 or source is None or source.shape is None:
         return None
-    bounds = [value.const_value.numpy().astype(np.int64) for value in given]  # type: ignore[union-attr]
+    bounds = [value.const_value.numpy().astype(np.int64) for value in constants]  # type: ignore[union-attr]
     bounds[2] = bounds[2] % len(source.shape)
     return bounds if len(bounds) == 4 else [*bounds, np.ones_like(bounds[0])]

@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 
 class SumsInOrder:
-    """Reorders every chain of additions, in the graph itself."""
+    """Rule that reorders every chain of additions, in place."""
 
     def apply_to_model(self, model: ir.Model) -> None:
         """Apply the rule to all nodes of ``model``'s graph."""
@@ -65,7 +65,7 @@ def _ordered(before: ir.Node, terms: Sequence[ir.Value]) -> list[ir.Value]:
     convs = [value for value in values if _is_lone(value, "Conv")]
     queue = [value for value in values if value not in convs] + convs
     while len(queue) > 2:
-        queue[:2] = [_made(before, "Add", [queue[1], queue[0]], like=terms[0])]
+        queue[:2] = [_inserted(before, "Add", [queue[1], queue[0]], like=terms[0])]
     return queue[::-1]
 
 
@@ -83,13 +83,13 @@ def _with_one_upsampling(before: ir.Node, terms: Sequence[ir.Value]) -> list[ir.
         assert first is not None
         inner = [source for source in sources if source is not None]
         flat = [each for source in inner for each in (_terms_of(source) or [source])]
-        total = _made(before, "Add", _ordered(before, flat), like=inner[0])
-        up = _made(before, "Resize", [total, *first.inputs[1:]], like=alike[0], source=first)
+        total = _inserted(before, "Add", _ordered(before, flat), like=inner[0])
+        up = _inserted(before, "Resize", [total, *first.inputs[1:]], like=alike[0], source=first)
         rest = [term for term in rest if term not in alike] + [up]
     return rest
 
 
-def _made(
+def _inserted(
     before: ir.Node,
     op_type: str,
     inputs: Sequence[ir.Value | None],
@@ -98,11 +98,11 @@ def _made(
 ) -> ir.Value:
     """A new node in front of ``before``; its output has the shape and type of ``like``."""
     attributes = [] if source is None else list(source.attributes.values())
-    made = ir.Node("", op_type, inputs, attributes)
+    inserted = ir.Node("", op_type, inputs, attributes)
     graph = before.graph
     assert isinstance(graph, ir.Graph)
-    graph.insert_before(before, made)
-    value = made.outputs[0]
+    graph.insert_before(before, inserted)
+    value = inserted.outputs[0]
     value.name = f"{before.outputs[0].name}_{op_type.lower()}_{_count(graph)}"
     value.shape, value.type = like.shape, like.type
     return value
@@ -114,12 +114,12 @@ def _count(graph: ir.Graph) -> int:
 
 
 def terms_of_sum(node: ir.Node) -> list[ir.Value]:
-    """What ``node``, and the additions in front of it that nobody else reads, add up."""
-    found: list[ir.Value] = []
+    """Terms of ``node`` and of the additions in front of it that have no other reader."""
+    terms: list[ir.Value] = []
     for value in node.inputs:
         assert value is not None
-        found += _terms_of(value) or [value]
-    return found
+        terms += _terms_of(value) or [value]
+    return terms
 
 
 def _terms_of(value: ir.Value) -> list[ir.Value]:
@@ -131,7 +131,7 @@ def _terms_of(value: ir.Value) -> list[ir.Value]:
 
 
 def upsampled_terms(terms: Sequence[ir.Value]) -> list[ir.Value]:
-    """Those of ``terms`` that are copies of a smaller map's samples."""
+    """Select the ``terms`` that are copies of a smaller map's samples."""
     return [value for value in terms if _is_lone(value, "Resize") and _is_nearest(value.producer())]
 
 
@@ -144,7 +144,7 @@ def _is_nearest(node: ir.Node | None) -> bool:
 
 
 def _kind(upsampled: ir.Value) -> tuple[object, ...]:
-    """What two upsampled values must share so that their sources can be added."""
+    """Key that two upsampled values must share so that their sources can be added."""
     node = upsampled.producer()
     assert node is not None
     source, scales = node.inputs[0], node.inputs[2]

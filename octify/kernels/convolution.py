@@ -94,8 +94,8 @@ def _commutes_with_up(axis: Axis) -> bool:
 
 def _pooled_or_none(axes: Sequence[Axis], tables: Mapping[Axis, Taps]) -> Path | None:
     pooled = {axis: on_pooled(taps) for axis, taps in tables.items()}
-    found = {axis: taps for axis, taps in pooled.items() if taps is not None}
-    return joined(per_axis(axes, found), before="pool") if len(found) == len(tables) else None
+    exact = {axis: taps for axis, taps in pooled.items() if taps is not None}
+    return joined(per_axis(axes, exact), before="pool") if len(exact) == len(tables) else None
 
 
 def _exact_high_to_low(axes: Sequence[Axis]) -> Path:
@@ -174,7 +174,7 @@ def _paper_low_to_high(axes: Sequence[Axis]) -> Path:
 
 
 def unpooled(name: PathName, axes: Sequence[Axis], up: bool = False) -> Path:
-    """The exact path where neither ``P`` nor ``U`` may be moved past the padding.
+    """Return the exact path where neither ``P`` nor ``U`` may be moved past the padding.
 
     High input is never pooled first. With ``up`` low input is brought to full resolution first, for a
     padding that has no counterpart at half resolution.
@@ -201,7 +201,7 @@ _RULES = {
 
 @lru_cache(maxsize=4096)
 def path(name: PathName, axes: tuple[Axis, ...], scheme: Scheme) -> Path:
-    """How the path ``name`` of a convolution with these ``axes`` is computed under ``scheme``.
+    """Return the computation of the path ``name`` of a convolution with ``axes`` under ``scheme``.
 
     Source: docs/mathematics.md; "Drop an Octave" (arXiv 1904.05049), section 3.2, for
     ``paper``. ``high_to_high`` is the convolution itself under both.

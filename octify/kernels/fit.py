@@ -1,4 +1,4 @@
-"""Fits a table of taps into fewer taps: the paper's kernel size."""
+"""Least squares fit of a table of taps by fewer taps: the paper's kernel size."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def fit_taps(target: Taps, spread: int, size: int, stride: int, dilations: Seque
             for column, q in enumerate(grid):
                 for e in range(spread):
                     basis[place[spread * q + e], column] = 1 / spread
-            wanted = np.zeros((len(samples), target.rows.shape[1]))
+            goal = np.zeros((len(samples), target.rows.shape[1]))
             for sample, row in table.items():
-                wanted[place[sample]] = row
+                goal[place[sample]] = row
             metric = _covariance(samples)
-            solved = np.linalg.solve(basis.T @ metric @ basis, basis.T @ metric @ wanted)
+            solved = np.linalg.solve(basis.T @ metric @ basis, basis.T @ metric @ goal)
             rows = solved.astype(np.float64)
-            rest = wanted - basis @ rows
+            rest = goal - basis @ rows
             error = round(float(np.trace(rest.T @ metric @ rest)), 9)
             centre = abs(start + dilation * (size - 1) / 2)
             if best is None or (error, centre) < best[:2]:

@@ -109,7 +109,7 @@ class Taps:
 
 @dataclass(frozen=True)
 class Path:
-    """How one of the four paths is computed: ``before``, a convolution, ``after``.
+    """Computation of one of the four paths: ``before``, a convolution, ``after``.
 
     ``matrices[a]`` maps the original kernel's taps along axis ``a`` to the new ones. The
     convolution reads ``x[stride * i + start + dilation * m]`` along each axis, so ``-start``
@@ -127,7 +127,7 @@ class Path:
     kernel_size: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        # Kept as numbers: asked of the matrices, a compiled forward would depend on every one of them.
+        # Stored as numbers: read from the matrices, they would make a compiled forward depend on each.
         object.__setattr__(self, "kernel_size", tuple(len(matrix) for matrix in self.matrices))
 
 

@@ -107,9 +107,9 @@ def per_axis(axes: Sequence[Axis], rule: Mapping[Axis, Taps]) -> list[Taps]:
 
 @lru_cache(maxsize=1024)
 def transposed_path(name: PathName, axes: tuple[Axis, ...]) -> Path:
-    """How the path ``name`` of a transposed convolution with these ``axes`` is computed.
+    """Return the computation of the path ``name`` of a transposed convolution with ``axes``.
 
-    Of a transposed path, kernel element ``m`` of input ``i`` lands on output
+    In a transposed path, kernel element ``m`` of input ``i`` lands on output
     ``stride * i + start + dilation * m``.
     """
     octave = list(dict.fromkeys(axis for axis in axes if axis.octave))

@@ -1,4 +1,4 @@
-"""``octify.bench``: models side by side in the runtimes people deploy."""
+"""``octify.bench``: time models side by side in deployment runtimes."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def bench(
     memory: bool = True,
     progress: Tell = lambda phase: None,
 ) -> BenchResult:
-    """Time models against each other, round by round in turn.
+    """Time models against each other in interleaved rounds.
 
     Parameters
     ----------
     models:
-        By name: modules, or paths of ``.onnx`` files. Speed-ups are against the first.
+        Modules, or paths of ``.onnx`` files, by name. Speed-ups are relative to the first.
     example_inputs:
         A tensor (N, C, H, W), or a sequence of tensors.
     runtimes:
-        Of ``"onnxruntime"``, ``"onnxruntime-cuda"``, ``"eager"``, ``"channels-last"``, ``"compile"``;
+        Any of ``"onnxruntime"``, ``"onnxruntime-cuda"``, ``"eager"``, ``"channels-last"``, ``"compile"``;
         modules are exported for onnxruntime, BatchNorm folded, and checked. By default onnxruntime alone.
     threads:
-        Of one operator.
+        Number of threads of one operator.
     batches:
         Batch sizes to time at; the example's own by default. An ONNX file must take them.
     rounds, min_seconds:
-        How often each model is timed, and for how many seconds at least each time.
+        Number of rounds, and the least duration of each model's turn in seconds.
     profile:
         Also sum onnxruntime's kernel times by operator type.
     memory:
@@ -76,17 +76,17 @@ def bench(
     check_count("threads", threads)
     for batch in batches:
         check_count("the batch size", batch)
-    wanted = tuple(runtimes or ("onnxruntime",))
-    _check(models, wanted)
+    names = tuple(runtimes or ("onnxruntime",))
+    _check(models, names)
     rows: list[Row] = []
     with _threads(threads), contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        files = _files(models, wanted, inputs, folder, progress)
+        files = _files(models, names, inputs, folder, progress)
         macs = {name: _macs(model, inputs) for name, model in models.items()}
         for batch in batches or (len(inputs[0]),):
-            given = tuple(_of_batch(x, batch, len(inputs[0])) for x in inputs)
-            for runtime in wanted:
-                case = _Case(runtime, batch, threads, given, files, macs, progress)
+            resized = tuple(_of_batch(x, batch, len(inputs[0])) for x in inputs)
+            for runtime in names:
+                case = _Case(runtime, batch, threads, resized, files, macs, progress)
                 timed = case.timed(models, rounds, min_seconds)
                 rows += [case.row(name, models[name], *timed[name], profile, memory) for name in models]
     return BenchResult(tuple(rows), _machine(), _versions())
@@ -119,7 +119,7 @@ def _files(
     folder: Path,
     progress: Tell,
 ) -> dict[str, Path]:
-    """An ONNX file of every model, if a runtime wants one; modules are exported into ``folder``."""
+    """ONNX file of every model, if a runtime needs one; modules are exported into ``folder``."""
     if not any(RUNTIMES[name].takes == "onnx" for name in runtimes):
         return {}
     files = {}
@@ -136,7 +136,7 @@ def _macs(model: Contestant, inputs: Sequence[Tensor]) -> int | None:
     """MACs of a module for one sample batch of ``inputs``."""
     if not isinstance(model, nn.Module):
         return None
-    return sum(known.macs for known in trace(model, inputs).facts.values())
+    return sum(counts.macs for counts in trace(model, inputs).facts.values())
 
 
 def _of_batch(x: Tensor, batch: int, have: int) -> Tensor:
@@ -226,7 +226,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _machine() -> str:
-    """The processor's name, and what PyTorch's kernels use of it."""
+    """Name of the processor, and the instruction set that PyTorch's kernels use."""
     import platform
 
     name = platform.processor() or platform.machine()

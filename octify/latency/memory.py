@@ -1,8 +1,8 @@
-"""Peak memory of an inference, beside the process that asks.
+"""Peak memory of an inference, apart from the calling process.
 
-Of an ONNX file: what the resident memory of a fresh process grows by, from before the file is loaded to the
-peak of its first inferences (weights included). Of a module: what PyTorch's CPU allocator holds at its peak
-during one call beyond what it held before (weights not included; buffers inside libraries are not seen).
+For an ONNX file it is the growth of a fresh process's resident memory, from before the file is loaded to the
+peak of its first inferences (weights included). For a module it is the peak of PyTorch's CPU allocator during
+one call, beyond what it held before (weights not included; buffers inside libraries are not seen).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ print(peak() - before)
 
 
 def peak_of_file(path: Path, shapes: list[tuple[tuple[int, ...], str]], threads: int) -> int:
-    """Bytes that a process grows by when it loads ``path`` and runs it; ``shapes``: of zeros, and dtypes."""
+    """Growth in bytes of a process that loads ``path`` and runs it on zeros of ``shapes`` (with dtypes)."""
     command = [sys.executable, "-c", _CHILD, str(path), str(threads), json.dumps(shapes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -60,7 +60,7 @@ def peak_of_file(path: Path, shapes: list[tuple[tuple[int, ...], str]], threads:
 
 
 def peak_of_call(run: Run) -> int:
-    """Bytes that PyTorch's CPU allocator holds at its peak during ``run()``, beyond what it held before."""
+    """Peak in bytes of PyTorch's CPU allocator during ``run()``, beyond what it held before."""
     run()
     with (
         _without_stderr(),
@@ -73,7 +73,7 @@ def peak_of_call(run: Run) -> int:
 
 @contextlib.contextmanager
 def _without_stderr() -> Iterator[None]:
-    """The profiler's library writes trace points to the process's standard error, past Python."""
+    """Silence the trace points that the profiler's library writes to standard error, past Python."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

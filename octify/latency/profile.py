@@ -1,4 +1,4 @@
-"""Where onnxruntime spends its time: the profiler's kernel times, summed by operator type."""
+"""Kernel times of onnxruntime's profiler, summed by operator type."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CALLS = 10
 
 
 def by_op_type(path: Path, inputs: Sequence[Tensor], threads: int, calls: int = CALLS) -> tuple[OpTime, ...]:
-    """The operator types of an ONNX file in onnxruntime on the CPU, the slowest first."""
+    """Operator types of an ONNX file in onnxruntime on the CPU, the slowest first."""
     with tempfile.TemporaryDirectory() as folder:
         session = session_of(path, threads, profile=str(Path(folder) / "profile"))
         feed = feed_of(session, inputs)

@@ -1,4 +1,4 @@
-"""Interleaved timing: every round times each contestant once, so a machine whose speed drifts drifts for all.
+"""Interleaved timing: each round times every contestant once, so that drift of the machine hits all alike.
 
 A figure is the median over the rounds; a speed-up is the median of the ratios round by round.
 """
@@ -13,7 +13,7 @@ from torch.utils.benchmark import Timer
 from octify.latency.rows import Timing
 
 ROUNDS = 20
-MIN_SECONDS = 0.05  # of one contestant in one round: shorter ones run several times
+MIN_SECONDS = 0.05  # least duration of one contestant in one round: shorter calls are repeated
 WARM_UPS = 3
 
 Run = Callable[[], object]
@@ -27,7 +27,7 @@ def interleaved(
     min_seconds: float = MIN_SECONDS,
     progress: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> dict[str, Timing]:
-    """Time ``contestants`` in turn, ``rounds`` times; the order turns around with every round.
+    """Time ``contestants`` in turn, ``rounds`` times; the order is reversed with every round.
 
     ``threads`` are set for PyTorch during the runs (``torch.utils.benchmark``); other runtimes have
     their own setting already.

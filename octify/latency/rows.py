@@ -16,16 +16,16 @@ from octify.checks.printable import Printable
 
 @dataclass(frozen=True)
 class Row:
-    """One model in one runtime at one batch size.
+    """Latency of one model in one runtime at one batch size.
 
     timing:
         Milliseconds per call; ``speedup`` is against the first model in the same runtime.
     macs:
         Multiply-accumulates per call; None for a file, whose MACs are not counted.
     efficiency:
-        Speed-up over the ratio of MACs: 1 when every MAC saved became time saved.
+        Speed-up over the ratio of MACs: 1 when time fell in proportion to the MACs.
     peak_bytes:
-        See ``octify.latency.memory``: of an ONNX file with its weights, of a module without.
+        Peak memory (``octify.latency.memory``): with the weights for an ONNX file, without for a module.
     """
 
     model: str
@@ -75,7 +75,7 @@ class Timing:
     """Milliseconds per call of one contestant.
 
     median, quartile1, quartile3:
-        Over the rounds.
+        Statistics over the rounds.
     speedup:
         Median over the rounds of (time of the first contestant / time of this one).
     """
@@ -94,7 +94,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class OpTime:
-    """Milliseconds per call that operators of one type take, and how many there are after optimisation."""
+    """Milliseconds per call of all operators of one type, and their number after optimisation."""
 
     op: str
     milliseconds: float
@@ -103,7 +103,7 @@ class OpTime:
 
 
 def render(result: BenchResult) -> Iterator[RenderableType]:
-    """One table of all rows, and one of operator types for each row that has them."""
+    """Render one table of all rows, and one of operator types for each row with a profile."""
     yield _rows(result)
     for row in result.rows:
         if row.ops:
@@ -114,7 +114,7 @@ def render(result: BenchResult) -> Iterator[RenderableType]:
 
 
 def as_text(result: BenchResult) -> str:
-    """The tables as plain text of at most 140 columns."""
+    """Render the tables as plain text of at most 140 columns."""
     console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
     console.print(Printable(result))
     assert isinstance(console.file, io.StringIO)
@@ -185,7 +185,7 @@ class LatencyRows:
 
 
 def render_latency(latency: LatencyRows) -> Iterator[RenderableType]:
-    """Medians and speed-ups."""
+    """Render medians and speed-ups."""
     title = f"latency: {latency.machine}"
     table = Table("model", "runtime", title=title, title_justify="left", header_style="bold")
     for name in ("batch", "threads", "ms", "quartiles", "speed-up"):
@@ -196,7 +196,7 @@ def render_latency(latency: LatencyRows) -> Iterator[RenderableType]:
 
 
 def timing_cells(row: StoredLatency | Row) -> tuple[str, ...]:
-    """Model, runtime, batch, threads, median, quartiles and speed-up, as text."""
+    """Format model, runtime, batch, threads, median, quartiles and speed-up."""
     timing = row.timing
     return (
         row.model,

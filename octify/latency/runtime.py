@@ -1,4 +1,4 @@
-"""The runtimes that a model can be timed in: one function each, from a model to something that runs.
+"""Runtimes for timing: one function each, from a model to a callable.
 
 ``RUNTIMES`` is the table; a new runtime is one more entry.
 """
@@ -31,10 +31,10 @@ Model = nn.Module | Path
 
 @dataclass(frozen=True)
 class Setting:
-    """How a contestant runs.
+    """Settings of a contestant's run.
 
     threads:
-        Of one operator; a runtime gets no others.
+        Number of threads of one operator; a runtime gets no others.
     """
 
     threads: int = 1
@@ -53,7 +53,7 @@ def _onnxruntime(provider: str) -> Callable[[Model, Sequence[Tensor], Setting], 
 def session_of(
     path: Path, threads: int, provider: str = "CPUExecutionProvider", profile: str | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session of ``path`` with all of onnxruntime's optimisations; ``profile`` is a file's prefix."""
+    """Open a session of ``path`` with all of onnxruntime's optimisations; ``profile`` is a file's prefix."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -80,7 +80,7 @@ _DTYPES = {
 
 
 def declared_inputs(path: Path) -> list[str]:
-    """The inputs that an ONNX file declares, as ``1x3x224x224`` or ``1x16:int64``; an open batch is 1.
+    """Inputs that an ONNX file declares, as ``1x3x224x224`` or ``1x16:int64``; an open batch is 1.
 
     Raises OctifyError when another dimension is open.
     """
@@ -98,7 +98,7 @@ def declared_inputs(path: Path) -> list[str]:
 
 
 def feed_of(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor]) -> dict[str, Any]:
-    """``inputs`` by the file's own names. Raises OctifyError when it takes more or fewer."""
+    """Map ``inputs`` to the file's names. Raises OctifyError when it takes more or fewer."""
     values = session.get_inputs()
     tensors = [x for x in tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
     if len(values) != len(tensors):
@@ -114,24 +114,24 @@ def feed_of(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor]) -> 
 
 def _eager(memory_format: torch.memory_format) -> Callable[[Model, Sequence[Tensor], Setting], Run]:
     def prepare(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
-        ready, given = _in_format(model, inputs, memory_format)
-        return _inference(ready, given)
+        ready, images = _in_format(model, inputs, memory_format)
+        return _inference(ready, images)
 
     return prepare
 
 
 def _compiled(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
-    """Inductor with the weights frozen, channels last: what PyTorch's own CPU guide advises.
+    """Compile with inductor, weights frozen and channels last, as PyTorch's CPU guide advises.
 
-    What is compiled is what ``octify.export_program`` writes; where it cannot, the module.
+    Compiles the program that ``octify.export_program`` writes or, where it cannot, the module.
     """
-    ready, given = _in_format(model, inputs, torch.channels_last)
+    ready, images = _in_format(model, inputs, torch.channels_last)
     with contextlib.suppress(ExportError):
-        ready = captured(merge_low_paths(ready), given, dynamic_batch=False).module()
+        ready = captured(merge_low_paths(ready), images, dynamic_batch=False).module()
 
     with freezing() as options:
         compiled = torch.compile(ready, options=options)
-        run = _inference(compiled, given)
+        run = _inference(compiled, images)
         run()  # compiles here, while the setting holds
     return run
 
@@ -139,13 +139,13 @@ def _compiled(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
 def _in_format(
     model: Model, inputs: Sequence[Tensor], memory_format: torch.memory_format
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A folded copy of ``model`` and its inputs in a memory format (of images; others stay as they are)."""
+    """Folded copy of ``model`` and its inputs in a memory format (only images; others stay as they are)."""
     assert isinstance(model, nn.Module)
     own = copy.deepcopy(model).eval().requires_grad_(False)
     ready = fold_batchnorm(own, tuple(inputs))
     ready = ready.to(memory_format=memory_format)  # type: ignore[call-overload]
-    given = tuple(x.to(memory_format=memory_format) if x.ndim == 4 else x for x in inputs)
-    return ready, given
+    converted = tuple(x.to(memory_format=memory_format) if x.ndim == 4 else x for x in inputs)
+    return ready, converted
 
 
 def _inference(model: Any, inputs: Sequence[Tensor]) -> Run:
@@ -178,8 +178,8 @@ def _without_cuda() -> str | None:
 
 
 def _without_compiler() -> str | None:
-    asked = os.environ.get("CXX")
-    if any(shutil.which(name) for name in ((asked,) if asked else ("g++", "clang++", "cl"))):
+    compiler = os.environ.get("CXX")
+    if any(shutil.which(name) for name in ((compiler,) if compiler else ("g++", "clang++", "cl"))):
         return None
     return "inductor needs a C++ compiler, and there is none here (g++, clang++, or what CXX names)"
 

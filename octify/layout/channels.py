@@ -28,7 +28,7 @@ DENSE = -1
 
 @dataclass(frozen=True)
 class Refusal:
-    """An operation that needs dense inputs, and why. Its output is dense too."""
+    """Operation that needs dense inputs, and the reason. Its output is dense too."""
 
     reason: str
 
@@ -54,7 +54,7 @@ class ConvNode:
 
 @dataclass(frozen=True)
 class Layout:
-    """The coupling of a whole graph.
+    """Coupling of a whole graph.
 
     ids:
         Class of every channel of every value, by node name; -1 is dense.

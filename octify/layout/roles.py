@@ -1,11 +1,11 @@
-"""What each dimension of a value is, when its channels are not simply dimension 1.
+"""Roles of a value's dimensions, when its channels are not simply dimension 1.
 
 A *view* names every dimension by one letter, its role: ``N`` the batch, ``C`` a part of the
 channel index, ``S`` a spatial axis. (N, C, H, W) is ``NCSS``, channels-last is ``NSSC``, and
 the middle of a channel shuffle, (N, groups, C / groups, H, W), is ``NCCSS``. The channels of a
 view are the elements of an array over its ``C`` dimensions, in row-major order.
 
-Reshaping and permuting only move channels about, so octave values keep their two branches as
+Reshaping and permuting only reorder channels, so octave values keep their two branches as
 maps (N, channels, *size) all the while, with the channels of each branch in that order.
 """
 
@@ -62,19 +62,19 @@ def regrouped(roles: str, before: Sequence[int], after: Sequence[int]) -> str | 
         return roles
     if not after or before[0] != after[0] or 1 in sizes(roles, before, "S"):
         return None
-    made, rest = "N", list(after[1:])
+    result, rest = "N", list(after[1:])
     for role, size in _runs(roles[1:], before[1:]):
         product = 1
         while rest and (product < size if role == "C" else rest[0] == 1):
             product *= rest.pop(0)
-            made += "C"
+            result += "C"
         if role == "S":
             if not rest or rest.pop(0) != size:
                 return None
-            made += "S"
+            result += "S"
         elif product != size:
             return None
-    return made + "C" * len(rest) if all(n == 1 for n in rest) else None
+    return result + "C" * len(rest) if all(n == 1 for n in rest) else None
 
 
 def _runs(roles: str, shape: Sequence[int]) -> list[tuple[str, int]]:

@@ -15,7 +15,7 @@ NEITHER: Pair = (None, None)
 
 
 class Branch(nn.Module):
-    """What a norm keeps for one branch: its channels' parameters, its dropout and its activation.
+    """State of a norm for one branch: its channels' parameters, its dropout and its activation.
 
     Parameters
     ----------

@@ -268,7 +268,7 @@ class OctaveConv(nn.Module):
         return total
 
     def _run(self, name: PathName, x: Tensor, size: tuple[int, ...], need: tuple[int, ...]) -> Tensor:
-        """What path ``name`` makes of its input, not yet upsampled or pooled."""
+        """Output of path ``name``, before upsampling and pooling."""
         recipe = self.recipes[name]
         if recipe.before == "pool":
             x = pool(x)
@@ -349,7 +349,7 @@ def convolved_to_size(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence
 
 
 def _transposed_to_size(conv: nn.Module, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
-    """As ``convolved_to_size`` for a transposed convolution of stride 2."""
+    """Like ``convolved_to_size``, for a transposed convolution of stride 2."""
     extra: list[int] = []
     for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
         natural = (n - 1) * 2 + 2 * recipe.starts[axis] + recipe.kernel_size[axis]

@@ -135,7 +135,7 @@ class OctaveConvTranspose(OctaveConv):
         )
 
     def convolve(self, name: PathName, conv: nn.Module, x: Tensor, need: Sequence[int]) -> Tensor:
-        """As ``OctaveConv.convolve``: zeros after ``x`` where its output would be shorter than ``need``."""
+        """Like ``OctaveConv.convolve``: zeros after ``x`` where its output would be shorter than ``need``."""
         recipe = self.recipes[name]
         if not recipe.transposed:
             return convolved_to_size(conv, x, recipe, need)  # type: ignore[arg-type]

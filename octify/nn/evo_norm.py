@@ -30,7 +30,7 @@ class OctaveEvoNorm(OctaveNorm):
     low:
         The L low channels.
     statistic:
-        What it divides by.
+        Statistic that it divides by.
     """
 
     def __init__(self, module: nn.Module, low: Sequence[int], statistic: Statistic = "deviation") -> None:

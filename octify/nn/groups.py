@@ -154,7 +154,7 @@ class UnevenGroups(nn.Module):
     runs:
         The run of groups of each, in order.
     out_channels:
-        Of the whole; channels that no run leads to are zero.
+        Number of output channels in all; channels without a run are zero.
 
     Shapes: (N, all input channels, *size) -> (N, out_channels, *size), as its convolutions make of ``size``.
     """

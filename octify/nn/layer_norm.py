@@ -129,9 +129,9 @@ class OctaveLayerNorm(OctaveNorm):
     channels:
         C.
     normalise:
-        What it does before scale and shift.
+        Normalisation before scale and shift.
     scheme:
-        How the activation is computed, where there is one.
+        Scheme of the activation, where there is one.
     """
 
     def __init__(

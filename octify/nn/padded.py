@@ -34,7 +34,7 @@ def flat_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
 
 
 class _Padded:
-    """What the padded convolutions add to ``nn.Conv*d``: pads given as they are."""
+    """Extension of ``nn.Conv*d`` by explicit pads."""
 
     padding_mode: Any
 
@@ -109,7 +109,7 @@ def padded_conv(
 
 
 class _OctavePadded:
-    """What ``OctavePadded*d`` add to ``OctaveConv``."""
+    """Extension of ``OctaveConv`` for ``OctavePadded*d``."""
 
     padding_mode: str
     axes: tuple[Axis, ...]
@@ -138,7 +138,7 @@ class _OctavePadded:
         return (0,) * len(self.axes)
 
     def convolve(self, name: PathName, conv: nn.Module, x: Tensor, need: Sequence[int]) -> Tensor:
-        """As ``OctaveConv.convolve``, with the padding mode of the input's resolution."""
+        """Like ``OctaveConv.convolve``, with the padding mode of the input's resolution."""
         recipe = self.recipes[name]
         if recipe.transposed:
             return self._transposed(name, conv, x, need)

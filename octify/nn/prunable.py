@@ -1,4 +1,4 @@
-"""What a structured pruner needs: every selection of channels as a convolution.
+"""Form for structured pruners: every selection of channels as a convolution.
 
 Torch-Pruning follows channels through convolutions, sums, pooling, upsampling and concatenation, so
 through the four paths of an octave convolution and the sums of their outputs; an ``index_select`` it takes

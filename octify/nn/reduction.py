@@ -24,7 +24,7 @@ Reduction = Literal["sum", "mean", "amax", "amin", "var", "std", "norm"]
 
 
 class Extreme(NamedTuple):
-    """What ``torch.max`` along a dimension returns, without the indices."""
+    """Values of ``torch.max`` along a dimension, without the indices."""
 
     values: Tensor
 

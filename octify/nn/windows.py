@@ -46,7 +46,7 @@ def low_window(
 def low_window_alone(
     low: Tensor, windows: Sequence[slice], starts: Sequence[int], steps: Sequence[int]
 ) -> Tensor:
-    """As ``low_window`` where all channels are low: the size follows from ``windows``, one for each axis."""
+    """Like ``low_window``, for all channels low: the size follows from ``windows``, one for each axis."""
     whole = dense_size(None, low)
     size = [len(range(*window.indices(n))) for window, n in zip(windows, whole, strict=True)]
     require_tellable(None, size)

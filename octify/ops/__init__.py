@@ -1,4 +1,4 @@
-"""What octify knows about operations: one file per family, one table of all of them.
+"""Operations that octify supports: one file per family, one table of all of them.
 
 A family is an ``Op``: what it handles, how channel ids pass through (or a refusal with its
 reason), and how it is rewritten on octave values. A third party adds one through the entry

@@ -224,7 +224,7 @@ def emit_pointwise(emitter: Emitter, node: fx.Node) -> Value:
 
 
 def side(emitter: Emitter, node: Any, mask: Mask, roles: str) -> tuple[Any, Any]:
-    """What stands for an operand in the high and in the low branch of a value with ``mask``."""
+    """Forms of an operand in the high and in the low branch of a value with ``mask``."""
     shape = _shape(emitter, node, len(roles))
     if shape is None or not emitter.traced.shape(node):
         number = emitter.dense(node) if isinstance(node, fx.Node) else node

@@ -1,4 +1,4 @@
-"""What an operation family declares, and how one is found for a node."""
+"""Interface of an operation family, and the look-up of a node's family."""
 
 from __future__ import annotations
 

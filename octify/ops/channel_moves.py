@@ -29,7 +29,7 @@ class Move:
     """Roles of the result, and the operand's channel that each of its channels is.
 
     within:
-        What happens to the branches besides: a move of positions that commutes with ``P`` and ``U``.
+        Further operation on the branches: a move of positions that commutes with ``P`` and ``U``.
     """
 
     roles: str
@@ -39,7 +39,7 @@ class Move:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """Where a move is asked for: the node, its module if it calls one, and what goes in and out.
+    """Site of a move: the node, its module if it calls one, and its inputs and outputs.
 
     view:
         Roles of the operand's dimensions, with the channels' own numbers for ids.

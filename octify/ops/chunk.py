@@ -24,7 +24,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _stops(name: str, given: Any, size: int) -> list[int] | None:
-    """Where the parts of ``size`` channels end; None where that is computed."""
+    """Ends of the parts of ``size`` channels; None where they are computed."""
     if isinstance(given, (list, tuple)):
         if not all(isinstance(n, int) for n in given):
             return None

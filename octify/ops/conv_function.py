@@ -50,7 +50,7 @@ class _Call(nn.Module):
 
 
 def constant(traced: Traced, value: Any, known: dict[fx.Node, Any]) -> Any:
-    """What a value of the graph is, whatever the input. Raises LookupError where it depends on it."""
+    """Evaluate a value of the graph that is independent of the input. Raises LookupError if it is not."""
     if not isinstance(value, fx.Node):
         return value
     if value in known:

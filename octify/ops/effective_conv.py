@@ -1,4 +1,4 @@
-"""What a layer does, as one plain convolution: its weight, stride, groups and padding.
+"""Effective convolution of a layer: its weight, stride, groups and padding.
 
 Layers that derive from ``nn.Conv*d`` and override ``forward`` pad by the input's size ("SAME"),
 standardise their weight, or both; an anti-aliasing blur is a convolution with a fixed weight.

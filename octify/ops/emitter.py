@@ -265,7 +265,7 @@ def _asks_for_type(view: fx.Node) -> bool:
 
 
 def display_name(node: fx.Node) -> str:
-    """How reports name a node: its module path, or the function's name."""
+    """Name of a node in reports: its module path, or the function's name."""
     if node.op == "call_module":
         return str(node.target)
     if node.op == "call_function":

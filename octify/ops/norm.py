@@ -33,7 +33,7 @@ def layout_norm(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
 
 
 def layout_view(walk: Walk, node: fx.Node, reason: str | None) -> Ids | View | Refusal | None:
-    """As ``layout_norm`` for channels in any dimension; ``reason`` says why it does not fit them."""
+    """Like ``layout_norm``, for channels in any dimension; ``reason`` says why it does not fit them."""
     source, path = operand(node), str(node.target)
     view = walk.view(source)
     reason = reason or walk.untouched.get(path) or walk.tied.get(path)

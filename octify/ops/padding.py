@@ -110,7 +110,7 @@ def _takes(traced: Traced, user: fx.Node, pad: fx.Node, padding: Padding) -> boo
 
 
 def through_padding(traced: Traced, node: fx.Node) -> tuple[fx.Node, Padding | None]:
-    """What a convolution reads: its operand, or what is padded there by a padding that it takes over."""
+    """Input of a convolution: its operand, or the operand of a padding that it takes over."""
     source = operand(node)
     assert isinstance(source, fx.Node)
     padding = _foldable(traced, source) if _is_pad(traced, source) else None

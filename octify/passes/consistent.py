@@ -1,8 +1,8 @@
-"""A plan that was edited, or put together by a program, may contradict itself: what is refused, and how.
+"""Consistency checks of a plan, which may contradict itself if it was edited or generated.
 
-Of a single entry: numbers that are no channels of its convolution, and words that octify does not know. Of
-two: a convolution reads other low channels than its input has, or has low channels where the graph has none.
-A convolution may always read its input dense (``low_in`` empty).
+A single entry must not hold numbers that are not channels of its convolution, nor unknown words. A
+convolution must not read other low channels than its input has, nor have low channels where the graph has
+none. It may always read its input dense (``low_in`` empty).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SHOWN = 8
 
 
 def require_sound(plan: Plan) -> None:
-    """Raise PlanError for an entry that means nothing, whatever the model is."""
+    """Raise PlanError for an entry that is invalid for every model."""
     require_known("kernels", plan.kernels, Scheme, "the plan")
     for path, count in Counter(conv.path for conv in plan.convs).items():
         if count > 1:

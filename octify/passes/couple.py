@@ -1,4 +1,4 @@
-"""The forward walk that gives every channel of a traced graph its id."""
+"""Forward walk that assigns an id to every channel of a traced graph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from octify.trace.attached import attached
 def couple(
     traced: Traced, dense_outputs: frozenset[str] = frozenset(), untouched: Mapping[str, str] | None = None
 ) -> Layout:
-    """The coupling of ``traced`` when some convolutions are kept from it.
+    """Compute the coupling of ``traced``, without some convolutions.
 
     Parameters
     ----------

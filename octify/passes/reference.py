@@ -54,13 +54,13 @@ def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
     """
     resolved = resolve(traced, plan)
     graph = with_any_names(fx.Graph())
-    made: dict[fx.Node, fx.Node] = {}
+    values: dict[fx.Node, fx.Node] = {}
     for node in traced.module.graph.nodes:
         planned = plan.by_path.get(str(node.target)) if node.op == "call_module" else None
         if planned is not None and planned.exchange == "spatial":
-            made[node] = _apart(graph, traced, resolved, node, planned, made)
+            values[node] = _apart(graph, traced, resolved, node, planned, values)
         else:
-            made[node] = graph.node_copy(node, lambda n: made[n])
+            values[node] = graph.node_copy(node, lambda n: values[n])
         mask = resolved.mask(node.name)
         shape = traced.shape(node)
         if mask is None or shape is None:
@@ -68,7 +68,9 @@ def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
         roles = resolved.layout.roles(node.name, shape)
         if not is_vector(map_shape(roles, shape)):
             low = indices(mask)
-            made[node] = graph.call_function(project_view, (made[node], low, roles, sizes(roles, shape, "C")))
+            values[node] = graph.call_function(
+                project_view, (values[node], low, roles, sizes(roles, shape, "C"))
+            )
     module = fx.GraphModule(traced.module, graph, class_name=f"{type(traced.module).__name__}Reference")
     if traced.inner is not None:
         inside = reference(traced.inner, plan)
@@ -84,25 +86,25 @@ def _apart(
     resolved: Resolved,
     node: fx.Node,
     planned: ConvPlan,
-    made: Mapping[fx.Node, fx.Node],
+    values: Mapping[fx.Node, fx.Node],
 ) -> fx.Node:
-    """The convolution ``node``, its high outputs of high inputs alone and its low outputs of low ones."""
+    """Call the convolution ``node`` for its high outputs on high inputs alone, for its low on low."""
     source = operand(node)
     ins = split_indices(planned.in_channels, planned.low_in)
     outs = split_indices(planned.out_channels, planned.low_out)
     parts = []
     for into, out in zip(ins, outs, strict=True):
-        known = {**made, source: _only(graph, traced, resolved, source, made[source], into)}
-        whole = graph.node_copy(node, known.__getitem__)
+        operands = {**values, source: _only(graph, traced, resolved, source, values[source], into)}
+        whole = graph.node_copy(node, operands.__getitem__)
         parts.append(_only(graph, traced, resolved, node, whole, out))
     return graph.call_function(torch.add, tuple(parts))
 
 
 def _only(
-    graph: fx.Graph, traced: Traced, resolved: Resolved, node: fx.Node, made: fx.Node, kept: Sequence[int]
+    graph: fx.Graph, traced: Traced, resolved: Resolved, node: fx.Node, value: fx.Node, kept: Sequence[int]
 ) -> fx.Node:
-    """``made``, the value of ``node``, with zeros in all channels but ``kept``."""
+    """Set all channels but ``kept`` of ``value``, the value of ``node``, to zero."""
     shape = traced.shape(node)
     assert shape is not None
     roles = resolved.layout.roles(node.name, shape)
-    return graph.call_function(only_channels, (made, kept, roles, sizes(roles, shape, "C")))
+    return graph.call_function(only_channels, (value, kept, roles, sizes(roles, shape, "C")))

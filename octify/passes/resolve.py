@@ -1,4 +1,4 @@
-"""From a plan's convolutions to the low channels of every value of the graph."""
+"""Resolution of a plan's convolutions to the low channels of every value of the graph."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def _check_fits(traced: Traced, plan: Plan) -> None:
         module = modules.get(conv.path)
         sizes = channels_of(module)
         if sizes != (conv.in_channels, conv.out_channels):
-            found = "no such module" if module is None else f"{type(module).__name__} with channels {sizes}"
+            actual = "no such module" if module is None else f"{type(module).__name__} with channels {sizes}"
             raise PlanError(
                 "the plan does not fit this model",
                 where=conv.path,
                 why=f"the plan has a convolution of {conv.in_channels} to {conv.out_channels} channels, "
-                f"the model has {found}",
+                f"the model has {actual}",
                 hint="use the model the plan was made for",
             )
         if isinstance(module, ConvNd):

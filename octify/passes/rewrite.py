@@ -22,10 +22,10 @@ from octify.trace.parts import assemble
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The data of the "rewrite" arrow: the new module, its boundaries, the layouts used.
+    """Result of the rewrite: the new module, its boundaries, the layouts used.
 
-    ``values`` says, by name of an original node, which nodes of the new graph carry its value; ``inner`` is
-    what became of the graphs inside opaque modules.
+    ``values`` maps the name of an original node to the nodes of the new graph that carry its value;
+    ``inner`` holds the rewritten graphs inside opaque modules.
     """
 
     module: fx.GraphModule
@@ -63,7 +63,7 @@ def rewrite(traced: Traced, plan: Plan, resolved: Resolved | None = None) -> Rew
 
 def _finished(traced: Traced, emitter: Emitter, resolved: Resolved) -> Rewritten:
     for node in reversed(list(emitter.graph.nodes)):
-        # Branches nobody reads. Not eliminate_dead_code: it keeps modules it calls impure.
+        # Removes branches without readers. eliminate_dead_code would keep modules it considers impure.
         if node.op not in ("placeholder", "output") and node.target is not holds and not node.users:
             emitter.graph.erase_node(node)
     module = fx.GraphModule(emitter.modules, emitter.graph, class_name=type(traced.module).__name__)
@@ -76,7 +76,7 @@ def _finished(traced: Traced, emitter: Emitter, resolved: Resolved) -> Rewritten
 
 
 def _join(module: fx.GraphModule, traced: Traced) -> None:
-    """Take what was added (indices of channels) to the device that all of the original is on."""
+    """Move new tensors (channel indices) to the device of the original, if it is on a single one."""
     devices = {tensor.device for tensor in (*traced.module.parameters(), *traced.module.buffers())}
     device = devices.pop() if len(devices) == 1 else None
     if device is not None and device.type != "meta":
@@ -84,7 +84,7 @@ def _join(module: fx.GraphModule, traced: Traced) -> None:
 
 
 def as_model(traced: Traced, module: fx.GraphModule, plan: Plan) -> nn.Module:
-    """What ``module``, made from the traced graph, is to the user: itself, or parts to be put in place."""
+    """Convert ``module`` to the user's model: itself, or a copy of the original with converted parts."""
     if traced.parts is None:
         return module
     model = assemble(traced, module, frozenset(conv.path for conv in plan.convs if conv.converted))

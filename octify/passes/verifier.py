@@ -35,7 +35,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Violation:
-    """A value of the original graph, by the name of its node, and what is wrong with its rewritten form."""
+    """Value of the original graph, by the name of its node, and the fault of its rewritten form."""
 
     node: str
     what: str
@@ -54,12 +54,12 @@ def verify(traced: Traced, resolved: Resolved, module: fx.GraphModule, values: M
     broken = violations(traced, resolved, module, values)
     if not broken:
         return
-    told = [f"{each.node}: {each.what}" for each in broken[:_SHOWN]]
+    lines = [f"{each.node}: {each.what}" for each in broken[:_SHOWN]]
     more = [f"and {len(broken) - _SHOWN} more"] if len(broken) > _SHOWN else []
     raise CheckFailed(
         "the rewritten graph does not have the layout of its plan",
         where=broken[0].node,
-        why="; ".join(told + more),
+        why="; ".join(lines + more),
         hint="report it: the rule of that operation, or of one in front of it, is wrong",
     )
 
@@ -67,7 +67,7 @@ def verify(traced: Traced, resolved: Resolved, module: fx.GraphModule, values: M
 def violations(
     traced: Traced, resolved: Resolved, module: fx.GraphModule, values: Mapping[str, Value]
 ) -> list[Violation]:
-    """What is wrong, in the order of the original graph."""
+    """List the faults in the order of the original graph."""
     try:
         facts = measure_nodes(traced, module)
     except MeasureError as error:
@@ -76,10 +76,10 @@ def violations(
     shapes = {name: each.shape for name, each in facts.items()}
     broken = []
     for node in traced.module.graph.nodes:
-        found = [*_value(traced, resolved, node, values, shapes)]
+        faults = [*_value(traced, resolved, node, values, shapes)]
         if node.op == "output":
-            found += _results(traced, node, module, shapes)
-        broken += [Violation(display_name(node), what) for what in found]
+            faults += _results(traced, node, module, shapes)
+        broken += [Violation(display_name(node), what) for what in faults]
     return broken
 
 
@@ -90,7 +90,7 @@ def _value(
     values: Mapping[str, Value],
     shapes: Mapping[str, Shape | None],
 ) -> Iterator[str]:
-    """What is wrong with the value of ``node``."""
+    """Faults of the value of ``node``."""
     shape, value, mask = traced.shape(node), values[node.name], resolved.mask(node.name)
     if shape is None:
         return  # several tensors; each is a value where it is taken out
@@ -119,9 +119,9 @@ def _expected(shape: Shape, mask: Mask | None, roles: str) -> tuple[Shape | None
 def _results(
     traced: Traced, output: fx.Node, module: fx.GraphModule, shapes: Mapping[str, Shape | None]
 ) -> Iterator[str]:
-    """What is wrong with the tensors that the model answers with."""
-    (made,) = module.graph.find_nodes(op="output")
-    before, after = _operands(output), _operands(made)
+    """Faults of the model's output tensors."""
+    (result,) = module.graph.find_nodes(op="output")
+    before, after = _operands(output), _operands(result)
     if len(before) != len(after):
         yield f"it returns {len(after)} tensors and not {len(before)}"
         return
@@ -132,14 +132,14 @@ def _results(
 
 def _operands(node: fx.Node) -> list[fx.Node]:
     """All nodes in the arguments, as often as they stand there."""
-    found: list[fx.Node] = []
+    operands: list[fx.Node] = []
 
     def note(operand: fx.Node) -> fx.Node:
-        found.append(operand)
+        operands.append(operand)
         return operand
 
     fx.map_arg(node.args, note)
-    return found
+    return operands
 
 
 def _same(a: Mask | None, b: Mask | None) -> bool:

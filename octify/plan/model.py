@@ -1,4 +1,4 @@
-"""Plan: pure data with a JSON round trip. It can be saved, edited, diffed and replayed."""
+"""The plan: data with a JSON round trip, which can be saved, edited, diffed and replayed."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class ConvPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to convert, and how.
+    """Plan of a conversion.
 
     alpha, rules:
-        What was asked for; for the record, the convolutions say what is done.
+        The request, for the record; the entries of the convolutions decide.
     kernels:
         Scheme of pooling layers, and the default of the convolutions.
     inputs:
@@ -153,7 +153,9 @@ class Plan:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)  # JSON has types: "8" and true are no channels
+    model_config = ConfigDict(
+        extra="forbid", strict=True
+    )  # JSON has types: "8" and true are not channel indices
 
 
 class _Input(_Strict):

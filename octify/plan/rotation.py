@@ -1,4 +1,4 @@
-"""Rotation: the basis of one stream's channels, as a plan keeps it.
+"""Rotations: the basis of a stream's channels, as stored in a plan.
 
 Channel numbers of a plan count in its bases, so a plan without its matrices could not be replayed. Any
 invertible matrix is as exact as another: entries are kept in half precision, and what stands in the plan is
@@ -51,7 +51,7 @@ class Rotation:
     matrix:
         ``R`` (C, C), row by row, little-endian float16 in base64.
     low:
-        How many channels the plan that it was chosen for makes low.
+        Number of low channels in the plan that it was chosen for.
     lost_before, lost:
         Share of the high-frequency energy, as its readers weigh it, that so many low channels lose: the
         best ones of the old basis, and those of this one.
@@ -88,7 +88,7 @@ class Rotation:
 
 
 def encoded(values: npt.ArrayLike) -> str:
-    """Numbers as a plan keeps them."""
+    """Encode numbers as a plan stores them."""
     return base64.b64encode(np.asarray(values, dtype="<f2").tobytes()).decode("ascii")
 
 
@@ -120,18 +120,18 @@ class RotationDocument(_Strict):
     def rotation(self, where: str | None) -> Rotation:
         """The rotation, checked. Raises PlanError."""
         writers = tuple(RotatedWriter(w.path, w.norm, w.spread) for w in self.writers)
-        found = Rotation(
+        result = Rotation(
             self.channels, writers, tuple(self.readers), self.matrix, self.low, self.lost_before, self.lost
         )
         for writer in writers:
-            wanted = self.channels if writer.norm is not None else 0
-            _check(found.name, f"spread of {writer.path}", writer.spread, (wanted,), where)
-        _check(found.name, "matrix", self.matrix, (self.channels, self.channels), where)
-        if not np.linalg.cond(found.basis()) <= _WORST:
-            raise _wrong(found.name, "its matrix cannot be inverted", where)
+            length = self.channels if writer.norm is not None else 0
+            _check(result.name, f"spread of {writer.path}", writer.spread, (length,), where)
+        _check(result.name, "matrix", self.matrix, (self.channels, self.channels), where)
+        if not np.linalg.cond(result.basis()) <= _WORST:
+            raise _wrong(result.name, "its matrix cannot be inverted", where)
         if any(bool((writer.variances() <= 0).any()) for writer in writers):
-            raise _wrong(found.name, "a spread is not positive", where)
-        return found
+            raise _wrong(result.name, "a spread is not positive", where)
+        return result
 
 
 def _check(name: str, what: str, text: str, shape: Sequence[int], where: str | None) -> None:
@@ -155,10 +155,10 @@ def _wrong(name: str, why: str, where: str | None) -> PlanError:
 
 def rotations_of(documents: Sequence[RotationDocument], where: str | None) -> tuple[Rotation, ...]:
     """All rotations of a plan, checked: each stream once. Raises PlanError."""
-    found = tuple(document.rotation(where) for document in documents)
+    rotations = tuple(document.rotation(where) for document in documents)
     owner: dict[str, Rotation] = {}
-    for rotation in found:
+    for rotation in rotations:
         for writer in rotation.writers:
             if owner.setdefault(writer.path, rotation) is not rotation:
                 raise _wrong(rotation.name, f"{writer.path} writes another rotated value, too", where)
-    return found
+    return rotations

@@ -1,6 +1,6 @@
-"""What is saved against boundaries added: which coupled sets are worth being octave.
+"""Balance of savings against added boundaries: which coupled sets are worth being octave.
 
-What counts is for ``Costs`` to say: MACs, or measured time. At alpha 1 a set between two octave ones
+``Costs`` defines the unit: MACs, or measured time. At alpha 1 a set between two octave ones
 saves no MACs: its convolutions cost a quarter either way. Where it needs no boundaries it stays
 octave, for the memory that it saves.
 """
@@ -42,7 +42,7 @@ def _low_by_set(ids: Ids, layout: Layout, low: Mask) -> dict[int, int]:
 
 
 class _Ledger:
-    """What every coupled set is worth, given which sets are octave."""
+    """Gain of every coupled set, given which sets are octave."""
 
     def __init__(
         self, traced: Traced, layout: Layout, convs: Sequence[Conv], low: Mask, costs: Costs
@@ -74,7 +74,7 @@ class _Ledger:
         }
 
     def gain(self, s: int) -> float:
-        """What the set ``s`` saves, less what its boundaries cost, with the others as they are."""
+        """Saving of the set ``s`` less the cost of its boundaries, with the other sets as they are."""
         saved = total = 0.0
         for index in self.touching[s]:
             conv, (into, out) = self.convs[index], self.sides[index]
@@ -85,12 +85,12 @@ class _Ledger:
         return saved - self.costs.boundary(self.boundary.get(s, 0.0))
 
     def pays(self, s: int, gain: float) -> bool:
-        """Whether the set is worth it: by what it saves or, if that is nothing, by its memory."""
+        """Whether the set is worth it: by its saving or, if that is zero, by its memory."""
         memory = self.costs.memory_decides and s in self.on_maps and not self.boundary.get(s)
         return gain > 0 or (gain == 0 and memory)
 
     def why_not(self, s: int) -> str:
-        """The reason of a set that does not pay."""
+        """Reason why a set does not pay."""
         bound = self.costs.boundary(self.boundary.get(s, 0.0))
         return self.costs.boundary_too_dear if bound else self.costs.nothing_saved
 
@@ -104,7 +104,7 @@ class _Ledger:
 
 
 def _boundary_elements(traced: Traced, layout: Layout, low: Mask) -> dict[int, float]:
-    """Elements that the split and merge layers of every set pass on; shared among the sets of a value."""
+    """Elements that every set's split and merge layers pass on; a value's are shared among its sets."""
     costs: dict[int, float] = {}
 
     def charge(name: str, ids: Ids) -> None:
@@ -139,7 +139,7 @@ def _boundary_elements(traced: Traced, layout: Layout, low: Mask) -> dict[int, f
 def dense_where_it_costs(
     traced: Traced, layout: Layout, convs: Sequence[Conv], choice: Choice, costs: Costs
 ) -> Choice:
-    """``choice`` without the sets that do not pay, decided worst first."""
+    """Remove the sets that do not pay from ``choice``, the worst first."""
     ledger = _Ledger(traced, layout, convs, choice.low, costs)
     gains = {s: ledger.gain(s) for s in ledger.octave}
     reasons = dict(choice.reasons)

@@ -1,4 +1,4 @@
-"""How many channels of a coupled set are low, and which.
+"""The number of low channels of a coupled set, and their selection.
 
 Channels of a set fall into *cells*: channels that occur in the same values, and in the same
 group of every grouped convolution. Taking the same share of every cell gives every value its
@@ -22,17 +22,17 @@ from octify.trace import Traced
 
 @dataclass(frozen=True)
 class Choice:
-    """Low channels by class, and for the sets that have none the reason."""
+    """Low channels by class, and the reason for each set without any."""
 
     low: Mask
     reasons: Mapping[int, str]
 
 
-def choose(traced: Traced, layout: Layout, wanted: Mapping[int, float], settings: Settings) -> Choice:
-    """The low channels when every set takes its alpha: ``wanted``, by set."""
+def choose(traced: Traced, layout: Layout, alphas: Mapping[int, float], settings: Settings) -> Choice:
+    """The low channels when every set takes its alpha: ``alphas``, by set."""
 
     def alpha_of(s: int) -> float:
-        return wanted.get(s, 0.0)
+        return alphas.get(s, 0.0)
 
     def low_in_all(s: int, channels: int) -> int:
         return low_count(channels, 1, alpha_of(s), settings)
@@ -45,7 +45,9 @@ def choose(traced: Traced, layout: Layout, wanted: Mapping[int, float], settings
         for cell, count in zip(parts, low_counts(parts, alpha_of(s), settings), strict=True):
             first = int(cell[0])
             low[low_channels(read.get(first, [cell]), uneven[s][first] if s in uneven else count)] = True
-    whole = {s: found for s, parts in enumerate(divided) if (found := [c for c in parts if low[c].all()])}
+    whole = {
+        s: low_cells for s, parts in enumerate(divided) if (low_cells := [c for c in parts if low[c].all()])
+    }
     if whole:
         for s in _sets_with_uncertain_size(traced, layout) & whole.keys():
             low[[int(cell[0]) for cell in whole[s]]] = False
@@ -53,7 +55,7 @@ def choose(traced: Traced, layout: Layout, wanted: Mapping[int, float], settings
         if bool((ids != DENSE).all() and low[ids].all()):  # some of the channels of a larger value
             low[ids[0]] = False
     none = [s for s, parts in enumerate(divided) if parts and not any(low[cell].any() for cell in parts)]
-    return Choice(low, {s: _why_none(divided[s], wanted.get(s)) for s in none})
+    return Choice(low, {s: _why_none(divided[s], alphas.get(s)) for s in none})
 
 
 def _why_none(parts: Sequence[Ids], alpha: float | None) -> str:
@@ -69,26 +71,26 @@ def _why_none(parts: Sequence[Ids], alpha: float | None) -> str:
 
 
 def _sets_with_uncertain_size(traced: Traced, layout: Layout) -> set[int]:
-    """Sets with a value whose size a low branch alone could not tell."""
+    """Sets with a value whose size does not follow from its low branch alone."""
     return {s for ids in _values_of_uncertain_size(traced, layout) for s in layout.sets(ids)}
 
 
 def _values_of_uncertain_size(traced: Traced, layout: Layout) -> list[Ids]:
-    """Ids of values whose size a low branch alone could not tell: odd sizes, and 2 (or 1?)."""
-    found = []
+    """Ids of values whose size does not follow from a low branch: odd sizes, and 2 (ambiguous with 1)."""
+    uncertain = []
     for name, ids in layout.ids.items():
         shape = traced.facts[name].shape
         if shape is None:
             continue
         if any(n == 2 or (n % 2 and n > 1) for n in layout.map_shape(name, shape)[2:]):
-            found.append(ids)
-    return found
+            uncertain.append(ids)
+    return uncertain
 
 
 def cells(layout: Layout) -> list[list[Ids]]:
     """Cells of every coupled set, each an ascending array of channel classes.
 
-    Channels are told apart by a random 64-bit signature of where they occur, so the cost is
+    A random 64-bit signature of its occurrences identifies each channel, so the cost is
     linear in the number of channels.
     """
     count = layout.classes

@@ -1,4 +1,4 @@
-"""The convolutions of a traced model, as rules and the planner see them."""
+"""Convolutions of a traced model, as rules and the planner see them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from octify.trace.batchnorm import is_batch_norm
 
 @dataclass(frozen=True)
 class Conv:
-    """One convolution module with all its calls; a linear layer of a map is its 1x1 convolution.
+    """Convolution module with all its calls; a linear layer of a map counts as a 1x1 convolution.
 
     inputs:
-        Of every call, the spatial size of the map that it reads. ``batch`` is the number of maps.
+        Spatial size of the input map of every call. ``batch`` is the number of maps.
     macs:
-        Of all calls together. ``vector``: every call makes one sample per channel, as in
+        MACs of all calls together. ``vector``: every call outputs one sample per channel, as in
         squeeze-and-excitation, so there is no resolution to halve.
     exchange:
         Whether a 1x1 convolution has the paths between high and low channels.
     clipped:
-        Whether an activation follows that runtimes fuse with a convolution but not with a sum.
+        Whether an activation follows that runtimes fuse with a convolution, but not with a sum.
     """
 
     path: str
@@ -125,7 +125,7 @@ def collect(traced: Traced, layout: Layout) -> list[Conv]:
     calls: dict[str, list[ConvNode]] = {}
     for conv in layout.convs:
         calls.setdefault(conv.path, []).append(conv)
-    found = []
+    convs = []
     for path, group in calls.items():
         nodes = [by_name[call.node] for call in group]
         shapes = [
@@ -133,7 +133,7 @@ def collect(traced: Traced, layout: Layout) -> list[Conv]:
         ]
         size = max(min(shape[2:]) for shape in shapes)
         module = conv_form(traced.submodule(nodes[0]), len(shapes[0]) - 2)
-        found.append(
+        convs.append(
             Conv(
                 path,
                 module,
@@ -148,7 +148,7 @@ def collect(traced: Traced, layout: Layout) -> list[Conv]:
                 clipped=any(_is_clipped(traced, node) for node in nodes),
             )
         )
-    return found
+    return convs
 
 
 _CLIPS = (nn.Hardtanh, nn.LeakyReLU)  # nn.ReLU6 is an nn.Hardtanh
@@ -175,7 +175,7 @@ def _sizes_read(traced: Traced, layout: Layout, calls: Sequence[fx.Node]) -> Ite
 
 
 def facts_for_rules(convs: list[Conv], layout: Layout) -> Mapping[str, ConvFacts]:
-    """What rules can ask, by path; ``layout`` must be the one without any policy."""
+    """Facts for the rules, by path; ``layout`` must be the one without any policy."""
     size: dict[int, int] = {}
     reduction: dict[int, int] = {}
     read_by: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""What a plan tries to save: MACs, or whatever else can be told of one convolution at a time.
+"""Costs that a plan minimises: MACs, or any other quantity defined for one convolution at a time.
 
 The planner keeps a coupled set octave only while that lowers the sum of these costs.
 """
@@ -12,14 +12,14 @@ from octify.planning.convs import Conv
 
 
 class Costs(Protocol):
-    """A price for every convolution and for every element of a split or merge layer, in one unit.
+    """Cost of every convolution and of every element of a split or merge layer, in one unit.
 
     noise:
-        A saving below this share of what the convolutions concerned cost counts as none.
+        Share of the cost of the convolutions concerned below which a saving counts as none.
     memory_decides:
         Whether a set that saves nothing, and needs no boundary, is octave for the memory it saves.
     nothing_saved, boundary_too_dear:
-        Why a set stays dense.
+        Reasons why a set stays dense.
     """
 
     @property
@@ -32,10 +32,10 @@ class Costs(Protocol):
     def boundary_too_dear(self) -> str: ...
 
     def conv(self, conv: Conv, low_in: int, low_out: int) -> float:
-        """Of all calls of ``conv`` with so many low channels in and out (0 and 0: as it is)."""
+        """Cost of all calls of ``conv``, given its numbers of low input and output channels (0, 0: dense)."""
 
     def boundary(self, elements: float) -> float:
-        """Of split or merge layers that pass on so many elements."""
+        """Cost of split or merge layers, given the number of elements they pass on."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MacCosts:
     """MACs under the paper's scheme (``Conv.share``).
 
     per_element:
-        What a split or merge layer costs, in MACs per element it passes on.
+        Cost of a split or merge layer, in MACs per element it passes on.
     """
 
     per_element: float

@@ -1,4 +1,4 @@
-"""Decides, for every coupled set, whether and how far it becomes octave.
+"""The planner: decides for every coupled set whether it becomes octave, and at which alpha.
 
 1. The rules give every convolution its policy; a convolution whose output must stay dense is
    taken out of its coupled set (a split layer stands where the graph still ties them).
@@ -42,7 +42,7 @@ def make_plan(
     alphas: Mapping[str, float] | None = None,
     costs: Costs | None = None,
 ) -> Plan:
-    """The plan of ``planned``, which takes the same arguments."""
+    """Return the plan of ``planned``, which takes the same arguments."""
     return planned(traced, rules, alpha, kernels, exclude, alphas, costs).plan
 
 
@@ -60,10 +60,10 @@ def planned(
     Parameters
     ----------
     alphas:
-        In place of ``alpha``, for the coupled sets that the convolutions at these paths write. A rule
-        that states an alpha comes first.
+        Alphas that replace ``alpha`` for the coupled sets that the convolutions at these paths write. A rule
+        that states an alpha takes precedence.
     costs:
-        What octave channels must lower to be worth it; by default MACs.
+        Costs that octave channels must lower to be worth it; by default MACs.
 
     Raises OctifyError for an alpha outside [0, 1], RuleError when a path pattern of the rules
     or of ``exclude`` matches no convolution.
@@ -93,8 +93,8 @@ def _planned(
         dense = {**policies.dense, **unbalanced}
         layout = policies.layout(traced, dense)
         current = policies.applied(collect(traced, layout))
-        wanted = _wanted(current, layout, policies, alpha, alphas or {})
-        choice = choose(traced, layout, wanted, rules.settings)
+        by_set = _set_alphas(current, layout, policies, alpha, alphas or {})
+        choice = choose(traced, layout, by_set, rules.settings)
         choice = dense_where_it_costs(traced, layout, current, choice, counted)
         scattered = _scattered_outputs(current, choice.low)
         if not scattered:
@@ -104,24 +104,24 @@ def _planned(
         unbalanced |= dict.fromkeys(scattered, "its low output channels are too scattered over its groups")
 
 
-def _wanted(
+def _set_alphas(
     convs: Sequence[Conv], layout: Layout, policies: Policies, alpha: float, alphas: Mapping[str, float]
 ) -> dict[int, float]:
-    """Alpha of every coupled set: the smallest that is given to a convolution that writes it."""
-    wanted: dict[int, float] = {}
+    """Alpha of every coupled set: the smallest among the convolutions that write it."""
+    by_set: dict[int, float] = {}
     for conv in convs:
         if conv.vector or conv.depthwise:
             continue
         rule = policies.rules.get(conv.path)
         stated = None if rule is None else rule.alpha
-        asked = alphas.get(conv.path, alpha) if stated is None else stated
+        requested = alphas.get(conv.path, alpha) if stated is None else stated
         for s in {s for call in conv.calls for s in layout.sets(call.ids_out)}:
-            wanted[s] = min(asked, wanted.get(s, asked))
-    return wanted
+            by_set[s] = min(requested, by_set.get(s, requested))
+    return by_set
 
 
 def _scattered_outputs(convs: Sequence[Conv], low: Mask) -> list[str]:
-    """Convolutions whose low outputs alone are too scattered over their groups, whatever their input."""
+    """Convolutions whose low outputs are too scattered over their groups, whatever their input."""
     return [
         conv.path
         for conv in convs
@@ -147,7 +147,7 @@ def _plan(
         channels = channels_of(module)
         call = calls.get(path)
         refusal = layout.refusals.get(node.name)
-        # Most linear layers are none of a map's channels: those have no say here.
+        # Most linear layers do not act on a map's channels: those are skipped here.
         if path in entries or channels is None or (isinstance(module, nn.Linear) and not (call or refusal)):
             continue
         rule = policies.rules.get(path)
@@ -195,6 +195,10 @@ def _dense_reason(call: ConvNode, module: nn.Module | None, layout: Layout, choi
         return ONE_SAMPLE
     if not sets:
         return "its input is dense and it computes each channel from itself"
-    found = [choice.reasons[s] for s in sets if s in choice.reasons]
+    reasons_of_sets = [choice.reasons[s] for s in sets if s in choice.reasons]
     # A set of unequal parts may have low channels only in parts that this convolution does not write.
-    return found[0] if found else "alpha rounds to no low channel in its parts of the channels it shares"
+    return (
+        reasons_of_sets[0]
+        if reasons_of_sets
+        else "alpha rounds to no low channel in its parts of the channels it shares"
+    )

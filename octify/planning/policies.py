@@ -1,4 +1,4 @@
-"""What the rules and ``--exclude`` say of every convolution, before any alpha is chosen."""
+"""Policy of every convolution under the rules and ``--exclude``, before any alpha is chosen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from octify.trace import Traced
 
 @dataclass(frozen=True)
 class Policies:
-    """What the rules said: paths with a dense output, paths left alone (both with reasons), the rest.
+    """Policies by path: convolutions with a dense output, and those left alone, both with reasons.
 
     exchange:
         Exchange mode per convolution (module path to mode); those of vectors always exchange.
@@ -32,18 +32,18 @@ class Policies:
     structure: Layout
 
     def layout(self, traced: Traced, dense: Mapping[str, str]) -> Layout:
-        """The coupling when the outputs of ``dense`` stay dense and ``left`` is not touched."""
+        """Coupling when the outputs of ``dense`` stay dense and ``left`` is not touched."""
         if not dense and not self.left:
             return self.structure
         return couple(traced, frozenset(dense), self.left)
 
     def applied(self, convs: Sequence[Conv]) -> list[Conv]:
-        """``convs`` with what is asked of their paths."""
+        """Copy of ``convs`` with the exchange modes of their paths."""
         return [replace(conv, exchange=self.exchange.get(conv.path, "full")) for conv in convs]
 
 
 def policies_of(traced: Traced, rules: RuleSet, exclude: Sequence[str] = ()) -> Policies:
-    """The policy of every convolution of ``traced``.
+    """Determine the policy of every convolution of ``traced``.
 
     Raises RuleError when a path pattern of the rules or of ``exclude`` matches no convolution.
     """
@@ -85,7 +85,7 @@ def _decide(convs: Sequence[Conv], structure: Layout, rules: RuleSet, exclude: S
     facts = facts_for_rules(list(convs), structure)
     dense: dict[str, str] = {}
     left: dict[str, str] = {}
-    found: dict[str, Rule] = {}
+    octave: dict[str, Rule] = {}
     for conv in convs:
         pattern = next((p for p in exclude if fnmatchcase(conv.path, p)), None)
         if pattern is not None:
@@ -95,17 +95,17 @@ def _decide(convs: Sequence[Conv], structure: Layout, rules: RuleSet, exclude: S
         rule = rules.find(facts[conv.path], only_paths=conv.vector)
         if rule is None:
             continue
-        found[conv.path] = rule
+        octave[conv.path] = rule
         if rule.leave:
             left[conv.path] = rule.reason or "a rule leaves it"
         elif (rule.output == "dense" or rule.alpha == 0) and not conv.depthwise:
             dense[conv.path] = rule.reason or "a rule keeps its output dense"
     exchange = {
-        conv.path: _exchange(found.get(conv.path), rules)
+        conv.path: _exchange(octave.get(conv.path), rules)
         for conv in convs
         if not conv.vector and conv.path not in left
     }
-    return Policies(dense, left, found, exchange, structure)
+    return Policies(dense, left, octave, exchange, structure)
 
 
 def _exchange(rule: Rule | None, rules: RuleSet) -> Exchange:

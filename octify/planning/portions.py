@@ -1,4 +1,4 @@
-"""Which channels of a cell are low, where some convolutions read only a part of them.
+"""Choice of the low channels of a cell where some convolutions read only a part of it.
 
 After a chunk, or in a channel shuffle, a convolution reads some channels of a value and not the
 others. If the last channels were low it would read nothing but low or nothing but high ones; a
@@ -16,7 +16,7 @@ from octify.layout.channels import DENSE, Ids, Layout
 
 
 def portions(layout: Layout, cells: Sequence[Sequence[Ids]]) -> dict[int, list[Ids]]:
-    """The parts of cells that convolutions read differently, by a cell's first channel.
+    """Parts of cells that convolutions read differently, by a cell's first channel.
 
     Cells of one part are left out. The parts are ordered by who reads them, in order of execution.
     """
@@ -36,7 +36,7 @@ def portions(layout: Layout, cells: Sequence[Sequence[Ids]]) -> dict[int, list[I
 
 
 def _parted(cell: Ids, readers: Sequence[Ids]) -> list[Ids]:
-    """A cell's channels by which of ``readers`` read them."""
+    """Group a cell's channels by the ``readers`` that read them."""
     marks = np.stack([np.isin(cell, read) for read in readers])
     order = np.lexsort((cell, *marks[::-1]))
     ends = np.flatnonzero((marks[:, order][:, 1:] != marks[:, order][:, :-1]).any(axis=0)) + 1
@@ -44,7 +44,7 @@ def _parted(cell: Ids, readers: Sequence[Ids]) -> list[Ids]:
 
 
 def low_channels(parts: Sequence[Ids], count: int) -> Ids:
-    """``count`` channels, the last ones of every part, as many of each as its size says."""
+    """Select ``count`` channels: the last ones of every part, in proportion to its size."""
     ends = np.cumsum([len(part) for part in parts])
     upto = np.floor(ends * count / ends[-1] + 0.5).astype(np.int64)
     each = np.diff(upto, prepend=0)

@@ -1,8 +1,8 @@
-"""Reads and validates rule files (``rules/*.toml``): the policy of a conversion.
+"""Rule files (``rules/*.toml``), the policy of a conversion: reading and validation.
 
 A rule file has ``name``, ``description``, ``[settings]`` and ``[[rule]]`` tables. For each
-convolution the first rule whose ``match`` holds decides; with none it gets the alpha that
-was asked for. This module does not import torch.
+convolution the first rule whose ``match`` holds decides; without one it gets the requested
+alpha. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _COMPARISON = re.compile(r"^\s*(<=|>=|<|>|==|)\s*(\d{1,18})\s*$")
 
 @dataclass(frozen=True)
 class ConvFacts:
-    """What rules can ask about a convolution. Sizes are in samples of the shorter side.
+    """Facts about a convolution for the rules. Sizes are in samples of the shorter side.
 
     size, reduction:
-        Of the maps that the next convolutions make from its output: the largest such map, and
-        its cumulative stride from the input. A convolution that only feeds 7x7 maps has size 7
+        Size of the largest map that the next convolutions compute from its output, and that
+        map's cumulative stride from the input. A convolution that only feeds 7x7 maps has size 7
         even if its own output is 14x14, because there the octave value would end at once.
     reads_depthwise, feeds_depthwise:
         Whether a depthwise convolution shares channels with its input or its output.
     feeds_kernel:
-        The longest kernel side of the convolutions that read its output's channels; 0 if none does.
+        Longest kernel side of the convolutions that read its output's channels; 0 if none does.
     residual:
         Whether other convolutions write the channels that it writes, as those that a sum joins do.
     """
@@ -61,11 +61,13 @@ class ConvFacts:
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)  # TOML has types: "yes" is no boolean
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True
+    )  # TOML has types: the string "yes" is not a boolean
 
 
 class Match(_Table):
-    """Conditions of a rule; all that are given must hold. Numbers may be written ``">=32"``."""
+    """Conditions of a rule, all of which must hold. Numbers may be written ``">=32"``."""
 
     path: str | None = None
     op: Literal["dense", "grouped", "depthwise"] | None = None
@@ -91,25 +93,25 @@ class Match(_Table):
     def holds(self, facts: ConvFacts) -> bool:
         """Whether every condition holds for a convolution."""
         for name in type(self).model_fields:
-            wanted = getattr(self, name)
-            if wanted is None:
+            condition = getattr(self, name)
+            if condition is None:
                 continue
             have = getattr(facts, name)
             if name == "path":
-                if not fnmatchcase(have, wanted):
+                if not fnmatchcase(have, condition):
                     return False
-            elif isinstance(wanted, str) and name != "op":
-                if not _compare(have, wanted):
+            elif isinstance(condition, str) and name != "op":
+                if not _compare(have, condition):
                     return False
-            elif have != wanted:
+            elif have != condition:
                 return False
         return True
 
 
-def _compare(have: int, wanted: str) -> bool:
-    found = _COMPARISON.match(wanted)
-    assert found is not None
-    number = int(found[2])
+def _compare(have: int, condition: str) -> bool:
+    match = _COMPARISON.match(condition)
+    assert match is not None
+    number = int(match[2])
     return {
         "<": have < number,
         "<=": have <= number,
@@ -117,16 +119,16 @@ def _compare(have: int, wanted: str) -> bool:
         ">=": have >= number,
         "==": have == number,
         "": have == number,
-    }[found[1]]
+    }[match[1]]
 
 
 class Rule(_Table):
-    """One rule: conditions, and what follows.
+    """One rule: its conditions and its consequences.
 
     output:
-        ``"octave"`` (with ``alpha`` if given, else the alpha asked for) or ``"dense"``.
+        ``"octave"`` (with the rule's ``alpha``, else the requested one) or ``"dense"``.
     leave:
-        The convolution is not touched at all: it reads and writes dense values.
+        Leave the convolution as it is: it reads and writes dense values.
     exchange:
         ``"spatial"``: if it is a 1x1 convolution of octave values, it keeps high and low channels apart.
     """
@@ -141,7 +143,7 @@ class Rule(_Table):
 
 
 class Settings(_Table):
-    """Numbers that hold for a whole network.
+    """Settings of a whole network.
 
     round_to, round_narrow_to:
         Low channel counts are rounded to a multiple of ``round_to`` (of ``round_narrow_to``
@@ -151,10 +153,10 @@ class Settings(_Table):
         groups take one more than others (each run of equal groups becomes a convolution of its
         own). Else all take equally many, maybe none.
     boundary_macs_per_element:
-        What a split or merge layer costs, in MACs per element of the value it passes on, when
+        Cost of a split or merge layer, in MACs per element of the value it passes on, when
         it is weighed against the MACs that an octave value saves.
     exchange:
-        Of every convolution for which no rule states another (see ``Rule``).
+        Exchange mode of every convolution for which no rule states another (see ``Rule``).
     """
 
     round_to: int = Field(default=1, ge=1)
@@ -200,7 +202,7 @@ def unmatched(patterns: Sequence[str], paths: Sequence[str]) -> list[str]:
 
 
 def _folder() -> Path:
-    """Where the built-in rules lie: inside an installed package, or beside it in a checkout."""
+    """Folder of the built-in rules: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "rules"
     return inside if inside.is_dir() else package.parent / "rules"
@@ -212,7 +214,7 @@ def builtin_names() -> list[str]:
 
 
 def rules_path(name: str) -> Path:
-    """The file of a built-in rule set; RuleError when there is none of that name."""
+    """File of a built-in rule set. Raises RuleError when none has that name."""
     if name not in builtin_names():
         raise RuleError(
             f"there are no rules named {name}",
@@ -223,7 +225,7 @@ def rules_path(name: str) -> Path:
 
 
 def load_rules(name_or_path: str | Path) -> RuleSet:
-    """A built-in rule set by name, or a rule file by path.
+    """Load a built-in rule set by name, or a rule file by path.
 
     Raises RuleError with the file, line and key of the first mistake.
     """
@@ -260,8 +262,8 @@ def _located(path: Path, source: str, error: ValidationError) -> RuleError:
     key, kind = ".".join(str(part) for part in keys), first["type"]
     where = f"{path}:{_line_of(source, keys)}"
     if kind == "extra_forbidden":
-        known = ", ".join(_known_keys(keys))
-        return RuleError(f"there is no key {key}", where=where, hint=f"use one of: {known}")
+        choices = ", ".join(_known_keys(keys))
+        return RuleError(f"there is no key {key}", where=where, hint=f"use one of: {choices}")
     if kind == "missing":
         return RuleError(f"{key} is missing", where=where, hint=f'add {keys[-1]} = "..."')
     hint = "begin every rule with [[rule]]" if keys == ["rule"] else None
@@ -279,7 +281,7 @@ def _known_keys(keys: Sequence[Any]) -> list[str]:
 
 
 def _line_of(source: str, keys: Sequence[Any]) -> int:
-    """The line of a key, found in its own table of the file."""
+    """Line of a key, searched in its own table of the file."""
     lines = [_without_values(line) for line in source.splitlines()]
     start = 0
     if keys and keys[0] == "rule" and len(keys) > 1 and isinstance(keys[1], int):
@@ -288,11 +290,11 @@ def _line_of(source: str, keys: Sequence[Any]) -> int:
     elif keys and keys[0] == "settings":
         start = next((n for n, line in enumerate(lines) if re.match(r"\s*\[\s*settings\s*\]", line)), 0)
     name = re.escape(str(keys[-1])) if keys else "$^"
-    found = re.compile(rf"(^|[\s{{,.])[\"']?{name}[\"']?\s*=|^\s*\[[\w.\s]*\b{name}\s*\]")
-    return next((n for n in range(start, len(lines)) if found.search(lines[n])), start) + 1
+    pattern = re.compile(rf"(^|[\s{{,.])[\"']?{name}[\"']?\s*=|^\s*\[[\w.\s]*\b{name}\s*\]")
+    return next((n for n in range(start, len(lines)) if pattern.search(lines[n])), start) + 1
 
 
 def _without_values(line: str) -> str:
     """A line of TOML without its comment and its strings, but for those that are keys."""
     parts = re.compile(r"""("(?:\\.|[^"\\])*"|'[^']*')(\s*=)?|#.*""")
-    return parts.sub(lambda found: found[0] if found[2] else "", line)
+    return parts.sub(lambda match: match[0] if match[2] else "", line)

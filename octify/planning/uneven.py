@@ -1,6 +1,6 @@
-"""Which groups of a grouped convolution take one low channel more, where they cannot all be alike.
+"""Choice of the groups that take one more low channel where the groups of a convolution cannot be alike.
 
-Of 32 groups of 4 channels, alpha 1/8 makes 16 channels low: one in every second group. With shares
+For 32 groups of 4 channels, alpha 1/8 makes 16 channels low: one in every second group. With shares
 a and b of low input and output channels a group costs ``1 - 3/4 (a + b - a b)`` of its dense MACs
 (Chen et al. 2019, section 3.2). The sum over groups is the formula at the mean shares, the
 paper's figure, if the product averages to the product of the averages: of k groups with an extra
@@ -36,10 +36,10 @@ def spread(low: int, groups: int, beside: Sequence[int]) -> tuple[int, ...]:
 def uneven_counts(
     layout: Layout, cells: Sequence[Sequence[Ids]], low_in_all: Callable[[int, int], int]
 ) -> dict[int, dict[int, int]]:
-    """Low channels by first channel of a cell, for every set that cannot give its groups equally many.
+    """Low channels by first channel of a cell, for every set whose groups cannot have equally many.
 
     Only sets whose cells are the groups of a convolution, and where few runs of equal groups result.
-    ``low_in_all`` tells how many low channels a set of so many channels is to have.
+    ``low_in_all`` returns the total number of low channels for a set's number of channels.
     """
     decided: dict[int, dict[int, int]] = {}
     low_of_cell = np.zeros(layout.classes, dtype=np.int64)  # kept at the first channel of each

@@ -1,4 +1,4 @@
-"""What a conversion won, what it left alone, and why. Reading and showing a report needs no torch."""
+"""Reports: what a conversion saved, what it left alone, and why. Reading and showing one needs no torch."""
 
 from octify.report.report import Report
 from octify.report.rows import LayerRow, Left, Totals

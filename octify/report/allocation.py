@@ -1,4 +1,4 @@
-"""How alphas were chosen to meet a target, for the report."""
+"""The report's section on the choice of alphas to meet a target."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNITS = {"macs": "of the original's MACs", "error": "relative output error"}
 
 @dataclass(frozen=True)
 class SetRow:
-    """The share of low channels of a coupled set, by the convolutions that write it."""
+    """Share of low channels of a coupled set, which is named by the convolutions that write it."""
 
     written_by: tuple[str, ...]
     alpha: float
@@ -32,18 +32,18 @@ class RivalRow:
 
 @dataclass(frozen=True)
 class AllocationRow:
-    """A target, what was reached, and alpha per coupled set against a uniform alpha.
+    """A target, the result, and the comparison of alpha per coupled set with a uniform alpha.
 
     target, target_value:
-        ``"macs"`` (over the original's) or ``"error"`` (relative output error), and how much at most.
+        ``"macs"`` (over the original's) or ``"error"`` (relative output error), and its upper bound.
     macs_ratio:
-        Of the chosen model.
+        MACs of the chosen model over the original's.
     chosen, why:
-        ``"per set"`` or ``"uniform"``, and by what it was decided.
+        ``"per set"`` or ``"uniform"``, and the reason for the decision.
     effort:
-        The calibration that both ways were measured with, on the inputs of the calibration report.
+        Calibration effort with which both were measured, on the inputs of the calibration report.
     trials:
-        Models that were measured on the way to a target error.
+        Number of models measured during the search for a target error.
     """
 
     target: str
@@ -64,7 +64,7 @@ class AllocationRow:
 
 
 def render_allocation(row: AllocationRow) -> Iterator[RenderableType]:
-    """The two ways, then alpha of every coupled set."""
+    """Render the two candidates, then the alpha of every coupled set."""
     ways = Table(
         title=f"target: at most {row.target_value:g} {_UNITS[row.target]}",
         title_justify="left",

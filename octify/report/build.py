@@ -1,4 +1,4 @@
-"""Builds a report from what tracing, planning and rewriting found."""
+"""Build a report from the results of tracing, planning and rewriting."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNCALIBRATED = (
     "the converted model is not calibrated: a trained network loses accuracy, the more the larger alpha is. "
     "Measure it on your data, and fine-tune before use"
 )
-_LITTLE = 0.25  # of what the paper's formula promises
+_LITTLE = 0.25  # share of the saving that the paper's formula promises
 _NO_COST = LayerCost()
 
 
@@ -35,7 +35,7 @@ class _Sides:
 
 
 def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mapping[str, Facts]) -> Report:
-    """The report of a conversion; ``after`` are the facts of the rewritten module."""
+    """Build the report of a conversion; ``after`` are the facts of the rewritten module."""
     sides = _Sides(cost(traced.module, traced.facts), cost(rewritten.module, after), plan)
     boundaries = [b for each in _all(rewritten) for b in each.boundaries if not b.vector]
     kinds = [b.kind for b in boundaries]
@@ -85,7 +85,7 @@ def _inner_warnings(traced: Traced, plan: Plan) -> list[str]:
 
 
 def _gain_warnings(totals: Totals, alpha: float) -> list[str]:
-    """A conversion that saves far less than octave convolutions throughout would (Chen et al., 3.3)."""
+    """Warn when a conversion saves far less than octave convolutions throughout would (Chen et al., 3.3)."""
     promised = 0.75 * alpha * (2 - alpha)
     saved = 1 - totals.macs_after / max(totals.macs_before, 1)
     if not totals.converted or saved >= _LITTLE * promised:
@@ -97,9 +97,9 @@ def _gain_warnings(totals: Totals, alpha: float) -> list[str]:
 
 
 def profile_report(traced: Traced) -> Report:
-    """The costs of a model as it is: before and after are the same."""
-    known = cost(traced.module, traced.facts)
-    sides = _Sides(known, known, None)
+    """Build the report of a model's costs as it is: before and after are the same."""
+    costs = cost(traced.module, traced.facts)
+    sides = _Sides(costs, costs, None)
     count = len(_convolutions(traced))
     return Report(
         type(traced.module).__name__,
@@ -116,26 +116,26 @@ def profile_report(traced: Traced) -> Report:
 
 
 def _tracing_warnings(traced: Traced) -> list[str]:
-    """What was not traced, or not for all sizes."""
-    told = list(traced.remarks)
+    """Warnings about parts that were not traced, or not for all sizes."""
+    warnings = list(traced.remarks)
     if traced.parts is not None:
         failure = traced.parts.failure
         names = ", ".join(part.path for part in traced.parts.members if not part.alone)
-        told.append(
+        warnings.append(
             f"{failure.kind} {failure.reason}{_at(failure)}; these parts of it were traced one by one, and "
             f"the code between them is run as it is: {names}"
         )
         if traced.parts.stopped:
-            told.append(
+            warnings.append(
                 "the run that looked for the parts' inputs stopped early, and what it did not reach is run "
                 f"as it is: {traced.parts.stopped}"
             )
-    told += [
+    warnings += [
         f"{leaf.path} ({leaf.kind}) could not be traced and is run as it is: {leaf.reason}{_at(leaf)}"
         + _parts_in(traced, leaf)
         for leaf in traced.opaque
     ]
-    return told + _deciding(traced.fixed_sizes)
+    return warnings + _deciding(traced.fixed_sizes)
 
 
 def _parts_in(traced: Traced, leaf: Opaque) -> str:
@@ -146,7 +146,7 @@ def _parts_in(traced: Traced, leaf: Opaque) -> str:
 
 
 def _deciding(leaves: Sequence[Opaque]) -> list[str]:
-    """A sentence for every line that decides by a size, whichever modules run it."""
+    """One sentence for every source line that decides by a size, whichever modules run it."""
     by_line: dict[tuple[str, str | None], list[Opaque]] = {}
     for leaf in leaves:
         by_line.setdefault((leaf.reason, leaf.where), []).append(leaf)
@@ -166,7 +166,7 @@ def _totals(
     traced: Traced, sides: _Sides, splits: int, merges: int, convolutions: int, converted: int
 ) -> Totals:
     before, after = sides.before, sides.after
-    # Of a model in parts: what the code between them multiplies and holds.
+    # For a model in parts: MACs and bytes of the code between them.
     macs = traced.parts.rest_macs if traced.parts else 0
     parameters = sum(p.numel() for p in traced.whole.parameters()) - before.parameters
     return Totals(
@@ -188,8 +188,8 @@ def _rows(traced: Traced, sides: _Sides) -> tuple[LayerRow, ...]:
     rows: dict[str, LayerRow] = {}
     for node in traced.module.graph.nodes:
         place = place_of(node)
-        known = sides.before.layers[place]
-        if known.macs and place not in rows:
+        layer = sides.before.layers[place]
+        if layer.macs and place not in rows:
             rows[place] = _row(traced, node, sides)
     return (*rows.values(), *_rest(traced))
 
@@ -222,7 +222,7 @@ def _without(row: LayerRow, rows: Sequence[LayerRow]) -> LayerRow:
 
 
 def _rest(traced: Traced) -> list[LayerRow]:
-    """What functions called by untraceable code multiply, as one row."""
+    """MACs of functions that untraceable code calls, as one row."""
     macs = traced.parts.rest_macs if traced.parts else 0
     name = "(code between the parts)"
     row = LayerRow(name, "functions", (), (), 0, 0, (), 0.0, 0.0, None, macs, macs, 0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""What calibration did, for the report."""
+"""The report's section on calibration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORST = 8
 
 @dataclass(frozen=True)
 class OutputError:
-    """How far the converted model's outputs are from the original's.
+    """Distance of the converted model's outputs from the original's.
 
     relative_error:
         ``||converted - original|| / ||original - its mean over the inputs||``.
@@ -29,7 +29,7 @@ class OutputError:
 
 @dataclass(frozen=True)
 class BranchError:
-    """Relative root mean square error of one branch of a convolution, behind what follows it."""
+    """Relative root mean square error of one branch of a convolution, after the layers that follow it."""
 
     path: str
     branch: str
@@ -39,13 +39,13 @@ class BranchError:
 
 @dataclass(frozen=True)
 class RotationRow:
-    """A value whose channels are those of another basis, written by the layers at ``writers``.
+    """A value whose channels are in another basis, written by the layers at ``writers``.
 
     low:
-        How many of its channels are low.
+        Number of its low channels.
     lost_before, lost:
-        Share of the high-frequency energy that its readers see which that many low channels lose: the best of
-        the original's channels, and of the new basis.
+        Share of the high-frequency energy seen by its readers that ``low`` low channels lose: with the best
+        of the original's channels, and with those of the new basis.
     """
 
     writers: tuple[str, ...]
@@ -57,14 +57,14 @@ class RotationRow:
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """A calibration: with what, and how good before and after, on ``measured_on`` inputs.
+    """A calibration: its settings, and the errors before and after, on ``measured_on`` inputs.
 
     held_out:
         Whether those inputs were kept from calibration.
     uncalibrated:
         Converted convolutions that keep their closed-form weights, with reasons.
     distillation:
-        A sentence on what became of it; None where there was none.
+        A sentence on its outcome; None without distillation.
     """
 
     effort: str
@@ -88,7 +88,7 @@ class CalibrationRow:
 
 
 def render_calibration(row: CalibrationRow) -> Iterator[RenderableType]:
-    """Output error and agreement, then the branches that remain worst."""
+    """Render output error and agreement, then the branches with the largest errors."""
     data = "synthetic images" if row.synthetic else "images"
     kind = "held-out" if row.held_out else "calibration"
     table = Table(

@@ -1,4 +1,4 @@
-"""The network as a report draws it: the original's operations, with the splits and merges between them."""
+"""Graph of the network for the report's drawing: the original's operations, splits and merges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ATTRIBUTES = ("shape", "ndim", "dtype", "device")  # that tell them: no value f
 
 
 def graph_of(traced: Traced, rewritten: Rewritten) -> tuple[GraphNode, ...]:
-    """The nodes of the drawing, operands first.
+    """Return the nodes of the drawing, operands first.
 
     Nodes of the rewritten graph that carry a value of the original stand for it; those that only lead
     from one to another (one branch of a pair, a change of axes, the join of a vector) are seen through.
@@ -26,16 +26,16 @@ def graph_of(traced: Traced, rewritten: Rewritten) -> tuple[GraphNode, ...]:
     inputs: dict[str, dict[str, None]] = {}
     sources: dict[fx.Node, dict[str, None]] = {}
     for node in rewritten.module.graph.nodes:
-        found: dict[str, None] = {}
+        operands_of: dict[str, None] = {}
         for read in node.all_input_nodes:
-            found |= {owner[read]: None} if read in owner else sources[read]
-        sources[node] = {} if _asks(node) else found
+            operands_of |= {owner[read]: None} if read in owner else sources[read]
+        sources[node] = {} if _asks(node) else operands_of
         if node in owner:
-            known = inputs.setdefault(owner[node], {})
-            known |= {name: None for name in found if name != owner[node]}
+            operands = inputs.setdefault(owner[node], {})
+            operands |= {name: None for name in operands_of if name != owner[node]}
     nodes: dict[str, GraphNode] = {}
-    for name, found in inputs.items():
-        read = tuple(source for source in found if source in nodes)
+    for name, operands_of in inputs.items():
+        read = tuple(source for source in operands_of if source in nodes)
         boundary = boundaries.get(name)
         if boundary is not None:
             kind, reason = boundary.kind, boundary.reason
@@ -46,7 +46,7 @@ def graph_of(traced: Traced, rewritten: Rewritten) -> tuple[GraphNode, ...]:
 
 
 def _owners(traced: Traced, rewritten: Rewritten, boundaries: frozenset[str]) -> dict[fx.Node, str]:
-    """What each node of the rewritten graph stands for: an original node or a boundary, by name."""
+    """Map each node of the rewritten graph to the original node or the boundary that it belongs to."""
     owner = {
         node: str(node.target)
         for node in rewritten.module.graph.find_nodes(op="call_module")
@@ -78,7 +78,7 @@ def _operation(traced: Traced, rewritten: Rewritten, node: fx.Node, inputs: tupl
 
 
 def _asks(node: fx.Node) -> bool:
-    """Whether a node asks for sizes or types, not for values."""
+    """Whether a node queries sizes or types, not values."""
     if node.op == "call_method":
         return str(node.target) in _METHODS
     return node.target is dense_shape or (node.target is getattr and node.args[1] in _ATTRIBUTES)

@@ -1,4 +1,4 @@
-"""The report as data."""
+"""Data of a report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from octify.report.tuning import TuningRow
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything a conversion has to say, as data. ``octify.report.report.Report`` adds how it is shown."""
+    """Data of a report on a conversion. ``octify.report.report.Report`` adds its display."""
 
     model: str
     alpha: float | None

@@ -1,4 +1,4 @@
-"""The report, and how it is shown: on a terminal, as a page, as JSON."""
+"""The report and its display: on a terminal, as a page, as JSON."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report(ReportData):
-    """Everything a conversion has to say. ``print(report)`` and ``rich.print(report)`` both work."""
+    """Report of a conversion. Both ``print(report)`` and ``rich.print(report)`` display it."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
-        """The report of ``to_dict``'s form; what an older version did not write is empty.
+        """Load a report from ``to_dict``'s form; entries that an older version did not write are empty.
 
         Raises ``pydantic.ValidationError`` when an entry is missing or of the wrong kind.
         """
@@ -34,7 +34,7 @@ class Report(ReportData):
         return TypeAdapter(cls).validate_python(document)
 
     def to_html(self) -> str:
-        """The report as one HTML page that needs nothing but a browser: no network, no other file."""
+        """Render the report as one self-contained HTML page: no network, no other file."""
         return conversion_page(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:

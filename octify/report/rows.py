@@ -1,4 +1,4 @@
-"""The rows of a report. MACs are multiply-accumulates; one MAC is two FLOPs."""
+"""Rows of a report. MACs are multiply-accumulates; one MAC is two FLOPs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Point:
         Relative output error and agreement with the original on held-out inputs, calibrated; None
         without calibration.
     milliseconds, speedup:
-        Measured latency per call, and the original's over it; None where nothing was timed.
+        Measured latency per call, and the original's latency over it; None without a measurement.
     rules_digest:
-        Tells rule files of one name apart; empty for a built-in rule set.
+        Digest that distinguishes rule files of one name; empty for a built-in rule set.
     """
 
     rules: str
@@ -39,7 +39,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """``default-0.5``, ``mine-1f00d5e2-0.5``: unique within a sweep, fit for a folder."""
+        """Name, unique within a sweep and valid for a folder: ``default-0.5`` or ``mine-1f00d5e2-0.5``."""
         return point_name(self.rules, self.rules_digest, self.alpha)
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Point:
 
 
 def point_name(rules: str, digest: str, alpha: float) -> str:
-    """The name of a point; two alphas, however close, have two names."""
+    """Name of a point; two alphas, however close, have different names."""
     short = f"{alpha:g}"
     written = short if float(short) == alpha else repr(alpha)
     return "-".join(part for part in (Path(rules).stem, digest, written) if part)
@@ -56,7 +56,7 @@ def point_name(rules: str, digest: str, alpha: float) -> str:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer that multiplies, before and after.
+    """Layer that multiplies, before and after.
 
     kind:
         ``dense``, ``grouped``, ``depthwise`` or ``transposed`` convolution, ``linear``, or the
@@ -88,7 +88,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Left:
-    """A convolution that stays dense on both sides, and why."""
+    """Convolution that stays dense on both sides, and the reason."""
 
     path: str
     reason: str
@@ -96,7 +96,7 @@ class Left:
 
 @dataclass(frozen=True)
 class BoundaryRow:
-    """A split or merge layer: where it stands and who needed it."""
+    """Split or merge layer: its place in the graph and the operation that needed it."""
 
     kind: str
     after: str
@@ -106,20 +106,20 @@ class BoundaryRow:
 
 @dataclass(frozen=True)
 class GraphNode:
-    """One value of the network as it is drawn: an operation of the original, a split or a merge.
+    """Value in the drawing of the network: an operation of the original, a split or a merge.
 
     kind:
         ``"input"``, ``"output"``, ``"operation"``, ``"split"`` or ``"merge"``.
     path:
-        Of its module; empty for a function.
+        Path of its module; empty for a function.
     operation:
         Class of the module, or name of the function.
     shape:
-        Of the original's value at the example inputs; empty if it yields no single tensor.
+        Shape of the original's value at the example inputs; empty if it is not a single tensor.
     low_channels:
-        How many of its channels are at half resolution; 0 for a dense value.
+        Number of its channels at half resolution; 0 for a dense value.
     inputs:
-        Names of the nodes it reads.
+        Names of its operands.
     """
 
     name: str
@@ -134,7 +134,7 @@ class GraphNode:
 
 @dataclass(frozen=True)
 class Totals:
-    """Whole-network figures at the example inputs. Bytes are of all values the graph makes."""
+    """Totals of the network at the example inputs. Bytes count all values the graph computes."""
 
     macs_before: int
     macs_after: int

@@ -1,4 +1,4 @@
-"""How fine the feature maps of the low and the high channels are, for the report."""
+"""The report's section on the spectra of the low and the high channels' feature maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-# How the figures come about, for whoever reads them: octify/calibrate/spectrum.py is the code.
+# Explanation of the figures for the reader; octify/calibrate/spectrum.py computes them.
 METHOD = (
     "For every feature map that a converted convolution reads, in the original network, on at most 16 "
     "calibration inputs: of each channel of each input the mean is subtracted, the discrete Fourier "
@@ -27,7 +27,7 @@ class BandRow:
     """Mean spectrum of a group of channels.
 
     channels:
-        How many there are; constant ones are not counted.
+        Number of channels; constant ones are not counted.
     power:
         Mean power per frequency in each bin, in units of white noise; None where no map has a frequency.
     above_quarter:
@@ -41,7 +41,7 @@ class BandRow:
 
 @dataclass(frozen=True)
 class MapRow:
-    """The spectra of one feature map of the original: that which ``read_by`` read."""
+    """Spectra of one feature map of the original, the input of the layers ``read_by``."""
 
     read_by: tuple[str, ...]
     size: tuple[int, ...]
@@ -54,9 +54,9 @@ class SpectrumRow:
     """Mean radial power spectra of the channels chosen low and high, measured on ``inputs`` inputs.
 
     edges:
-        Of the bins of frequency, in cycles per pixel, one more than there are bins.
+        Edges of the frequency bins, in cycles per pixel; one more than there are bins.
     low, high:
-        Over all channels of all ``maps``.
+        Mean spectra over all channels of all ``maps``.
     """
 
     inputs: int
@@ -72,7 +72,7 @@ class SpectrumRow:
 
 
 def render_spectrum(row: SpectrumRow) -> Iterator[RenderableType]:
-    """The share of fine detail in both groups."""
+    """Render the share of fine detail in both groups."""
     table = Table(
         title=f"frequencies of the original's feature maps, on {row.inputs} calibration inputs",
         title_justify="left",

@@ -1,4 +1,4 @@
-"""A sweep on a terminal."""
+"""Display of a sweep on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def render_sweep(points: Sequence[Point], model: str) -> Table:
-    """One row for each conversion; ratios are to the original."""
+    """Render one row for each conversion; ratios are relative to the original."""
     table = Table(title=f"{model}: sweep over alpha", title_justify="left", header_style="bold")
     table.add_column("rules")
     for name in ("alpha", "GMACs", "MACs ratio", "activations ratio", "octave", "splits / merges"):
@@ -39,13 +39,13 @@ def _cells(point: Point, calibrated: bool, timed: bool) -> list[str]:
         f"{point.splits} / {point.merges}",
     ]
     if calibrated:
-        cells += [_known(point.error_uncalibrated, ".4f"), _known(point.error, ".4f")]
-        cells.append(_known(point.agreement, ".1%"))
+        cells += [_value(point.error_uncalibrated, ".4f"), _value(point.error, ".4f")]
+        cells.append(_value(point.agreement, ".1%"))
     if timed:
-        cells += [_known(point.milliseconds, ".2f"), _known(point.speedup, ".2f")]
-        cells.append(_known(point.speedup and point.speedup * point.macs_ratio, ".2f"))
+        cells += [_value(point.milliseconds, ".2f"), _value(point.speedup, ".2f")]
+        cells.append(_value(point.speedup and point.speedup * point.macs_ratio, ".2f"))
     return cells
 
 
-def _known(value: float | None, form: str) -> str:
+def _value(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)

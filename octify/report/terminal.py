@@ -1,4 +1,4 @@
-"""The report on a terminal: layers, what was left and why, boundaries, totals."""
+"""Display of a report on a terminal: layers, convolutions left dense and why, boundaries, totals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN_PATHS = 6
 
 
 def render(report: ReportData) -> Iterator[RenderableType]:
-    """The report's parts, the totals last."""
+    """Render the sections of the report, the totals last."""
     yield _layers(report)
     if report.left_dense:
         yield Text("")
@@ -46,7 +46,7 @@ def render(report: ReportData) -> Iterator[RenderableType]:
 
 
 def as_text(report: ReportData) -> str:
-    """The report as plain text of at most 140 columns."""
+    """Render the report as plain text of at most 140 columns."""
     console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
     console.print(Printable(report))
     assert isinstance(console.file, io.StringIO)
@@ -86,7 +86,7 @@ def _layer(row: LayerRow) -> Sequence[str]:
 
 
 def _left(left: Sequence[Left]) -> Table:
-    """Reasons with the convolutions they hold for, the most frequent first."""
+    """Render the reasons with their convolutions, the most frequent first."""
     by_reason: dict[str, list[str]] = {}
     for entry in left:
         by_reason.setdefault(entry.reason, []).append(entry.path)

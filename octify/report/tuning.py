@@ -1,4 +1,4 @@
-"""What a tuning run did, for the report."""
+"""The report's section on tuning."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from octify.report.calibration import OutputError
 
 @dataclass(frozen=True)
 class TuningRow:
-    """A run of ``octify tune``: with what, and how good before and after, on ``measured_on`` inputs.
+    """A run of ``octify tune``: its settings, and the accuracy before and after, on ``measured_on`` inputs.
 
     labels:
-        Whether it was trained with labels; ``distill_weight`` is then the share of distillation.
+        Whether training used labels; ``distill_weight`` is then the weight of distillation.
     batch:
-        Inputs of a step, over all ``processes``.
+        Batch size of a step, summed over all ``processes``.
     images:
-        Inputs trained on.
+        Number of training inputs.
     held_out:
-        Whether the inputs it was measured on were kept from training.
+        Whether the inputs of the measurement were held out from training.
     accuracy_original, accuracy_before, accuracy_after:
-        Share of the labels that is right; None without labels.
+        Share of correct predictions; None without labels.
     resumed_at:
-        The step that the run was last resumed after; 0 if it was not.
+        Step after which the run was last resumed; 0 if it was not.
     run, began_with:
-        Digests of all that the run follows from, and of the weights it began with (``tune.finished``).
+        Digests of all that determines the run, and of its initial weights (``tune.finished``).
     """
 
     labels: bool
@@ -63,7 +63,7 @@ class TuningRow:
 
 
 def render_tuning(row: TuningRow) -> Iterator[RenderableType]:
-    """Output error, agreement and accuracy before and after."""
+    """Render output error, agreement and accuracy before and after."""
     aim = f"labels and {row.distill_weight:.0%} distillation" if row.labels else "distillation"
     kind = "held-out" if row.held_out else "training"
     table = Table(

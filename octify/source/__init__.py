@@ -1,4 +1,4 @@
-"""Where a model comes from: a file, a module, timm or torchvision.
+"""Sources of models: a file, a module, timm or torchvision.
 
 ``load_source`` builds the model, loads its weights and finds example inputs. Running a model file runs
 its code. Importing this package does not import torch; loading a model does.
@@ -22,7 +22,7 @@ __all__ = ["Source", "Target", "load_source", "load_weights", "parse_shape", "pa
 
 @dataclass(frozen=True)
 class Source:
-    """A model in eval mode and inputs it accepts.
+    """Model in eval mode, and inputs it accepts.
 
     ``name`` is a short name fit for a file; ``file`` the model file, for a target that is one;
     ``target`` what the user typed.

@@ -1,4 +1,4 @@
-"""Which object in a module is the model, and how to build it."""
+"""Selection of the object in a module that is the model, and its construction."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FACTORIES = ("build_model", "get_model", "create_model")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model, or something that makes one, and the target that names it (``file.py:name``)."""
+    """Model, or a callable that returns one, and the target that names it (``file.py:name``)."""
 
     value: Any
     where: str
 
 
 def named_candidate(module: ModuleType, place: str, name: str) -> Candidate:
-    """The object ``name`` (dots allowed) of ``module``; SourceError listing the others when there is none."""
+    """Look up ``name`` (dots allowed) in ``module``. Raises SourceError, which lists the alternatives."""
     value: Any = module
     for part in name.split("."):
         if not hasattr(value, part):
@@ -55,7 +55,7 @@ def default_candidate(module: ModuleType, place: str) -> Candidate:
 
 
 def make_model(candidate: Candidate, module: ModuleType) -> nn.Module:
-    """The candidate itself, or what it makes when called; SourceError when that is not an nn.Module."""
+    """Return the candidate, or the result of calling it. Raises SourceError if that is not an nn.Module."""
     value = candidate.value
     if isinstance(value, nn.Module):
         return value
@@ -78,10 +78,10 @@ def make_model(candidate: Candidate, module: ModuleType) -> nn.Module:
 
 
 def missing_arguments(function: Callable[..., Any]) -> list[str]:
-    """The names of the arguments that a call without arguments would lack."""
+    """Names of the required arguments of a callable."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # a callable from C has no signature: calling it will tell
+    except (TypeError, ValueError):  # a callable from C has no signature: only a call shows
         return []
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
@@ -124,12 +124,12 @@ def _no_model(module: ModuleType, place: str, factories: list[str]) -> SourceErr
 
 def _needs_arguments(where: str, missing: list[str]) -> SourceError:
     name = where.rpartition(":")[2]
-    given = ", ".join(f"{argument}=..." for argument in missing)
+    example = ", ".join(f"{argument}=..." for argument in missing)
     return SourceError(
         f"{where} cannot be called without arguments",
         where=where,
         why=f"it needs {', '.join(missing)}",
-        hint=f"add to the file: def build_model(): return {name}({given})",
+        hint=f"add to the file: def build_model(): return {name}({example})",
     )
 
 

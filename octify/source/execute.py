@@ -1,4 +1,4 @@
-"""Running a user's code: executing model files, and telling its failures with the user's own line."""
+"""Execution of a user's code: model files, and error messages with the line in the user's code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from octify.storage.hold import Terminated
 
 
 def run_file(place: str) -> ModuleType:
-    """Execute the Python file ``place`` as a module of its own, its folder importable meanwhile."""
+    """Execute the Python file ``place`` as a module of its own, with its folder on the import path."""
     path = Path(place).resolve()
     spec = importlib.util.spec_from_file_location(_module_name(path), path)
     if spec is None or spec.loader is None:
@@ -33,12 +33,12 @@ def import_module(name: str) -> ModuleType:
     """Import the module ``name``; the current folder counts, as with ``python -m``."""
     with _importable(Path.cwd()):
         try:
-            found = importlib.util.find_spec(name) is not None
+            exists = importlib.util.find_spec(name) is not None
         except ModuleNotFoundError:
-            found = False
+            exists = False
         except Exception as error:  # a parent package's own code failed
             raise _failure(error, name, Path.cwd()) from error
-        if not found:
+        if not exists:
             raise SourceError(
                 f"there is no Python module {name}",
                 why=f"looked in {Path.cwd()} and in the environment octify runs in",
@@ -54,7 +54,7 @@ def import_module(name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def running(module: ModuleType, what: str) -> Iterator[None]:
-    """Run code of ``module`` in the block: its folder importable, its failures told as SourceErrors."""
+    """Run the block with ``module``'s folder on the import path; failures become SourceErrors."""
     folder = Path(module.__file__ or ".").resolve().parent
     with _importable(folder):
         try:
@@ -66,7 +66,7 @@ def running(module: ModuleType, what: str) -> Iterator[None]:
 
 
 def user_line(error: BaseException, folder: Path) -> str | None:
-    """``file:line`` of the innermost frame of ``error`` in the user's own code under ``folder``."""
+    """Return ``file:line`` of the innermost frame of ``error`` in the user's code under ``folder``."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""Example inputs: from the shapes the user gave, the model's file, or the model's zoo."""
+"""Example inputs: from the shapes of ``--input``, the model's file, or the model's zoo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_SHAPE = "1x3x224x224"
 
 
 def make_inputs(shapes: Sequence[Shape], built: Built, seed: int) -> tuple[Tensor, ...]:
-    """The example inputs: ``shapes``, else the file's own, else the size the zoo names, else 224 x 224."""
+    """Build the example inputs: ``shapes``, else the file's own, else the zoo's size, else 224 x 224."""
     if shapes:
         return random_inputs(shapes, seed)
     if built.example_inputs is not None:
@@ -24,7 +24,7 @@ def make_inputs(shapes: Sequence[Shape], built: Built, seed: int) -> tuple[Tenso
 
 
 def random_inputs(shapes: Sequence[Shape], seed: int) -> tuple[Tensor, ...]:
-    """Seeded inputs of the given shapes: normal noise, or 0 and 1 where the dtype is not a floating one."""
+    """Generate seeded inputs of ``shapes``: normal noise, or 0 and 1 for dtypes that are not floating."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(_random(shape, generator) for shape in shapes)
 
@@ -41,7 +41,7 @@ def _random(shape: Shape, generator: torch.Generator) -> Tensor:
 
 
 def _checked(value: object, where: str) -> tuple[Tensor, ...]:
-    """``example_inputs`` as a tuple of tensors, or an error that says what it is instead."""
+    """Convert ``example_inputs`` to a tuple of tensors. Raises SourceError for anything else."""
     inputs = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     wrong = [
         f"{type(entry).__name__} at position {index}"

@@ -1,4 +1,4 @@
-"""From a parsed target to a built model, and what its origin knows about its inputs."""
+"""Construction of the model of a parsed target, and the input information of its origin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from octify.source.target import Target
 
 @dataclass(frozen=True)
 class Built:
-    """A model and its origin's word on inputs: a way to get them, or the shape it was made for."""
+    """Model with its origin's information on inputs: a function that returns them, or a shape."""
 
     model: nn.Module
     where: str

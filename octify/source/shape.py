@@ -1,4 +1,4 @@
-"""Input shapes as typed: ``1x3x224x224``, ``1x16:int64``. No torch here."""
+"""Parsing of input shapes: ``1x3x224x224``, ``1x16:int64``. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from octify.errors import SourceError
 
-MOST_VALUES = 2**40  # of one input: no machine computes with more
+MOST_VALUES = 2**40  # largest number of elements of one input
 _DIGITS = 100
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 

@@ -1,4 +1,4 @@
-"""The words of a MODEL argument: which file, package or zoo, and which name in it. No torch here."""
+"""Parsing of a MODEL argument: a file, package or zoo, and a name in it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHECKPOINTS = {".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl"}
 
 @dataclass(frozen=True)
 class Target:
-    """A parsed MODEL. ``place`` is a path, a module name or a zoo; ``name`` what to take from it."""
+    """Parsed MODEL. ``place`` is a path, a module name or a zoo; ``name`` an object in it."""
 
     kind: Literal["file", "module", "timm", "torchvision"]
     place: str
@@ -29,7 +29,7 @@ class Target:
 
     @property
     def short_name(self) -> str:
-        """A name fit for a file: ``resnet``, ``resnet-Net``, ``resnet50``."""
+        """Name that is valid for a file: ``resnet``, ``resnet-Net``, ``resnet50``."""
         stem = Path(self.place).stem if self.kind == "file" else self.place.rpartition(".")[2]
         parts = [self.name or ""] if self.kind in ZOOS else [stem, self.name or ""]
         return re.sub(r"[^\w.-]+", "-", "-".join(part for part in parts if part))
@@ -63,14 +63,14 @@ def _file_target(place: str, name: str | None) -> Target:
 
 
 def _neighbours(path: Path) -> str:
-    """What is there instead, for a mistyped path."""
+    """Similar files in the folder, for a mistyped path."""
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}"
-    found = sorted(entry.name for entry in path.parent.glob("*.py"))
-    if not found:
+    files = sorted(entry.name for entry in path.parent.glob("*.py"))
+    if not files:
         return f"there is no Python file in {path.parent.absolute()}"
-    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-    return f"the Python files in {path.parent.absolute()} are {', '.join(found[:8])}{more}"
+    more = f" and {len(files) - 8} more" if len(files) > 8 else ""
+    return f"the Python files in {path.parent.absolute()} are {', '.join(files[:8])}{more}"
 
 
 def _unknown(text: str) -> SourceError:

@@ -66,9 +66,9 @@ def _read(path: Path) -> object:
 
 
 def _pickled_name(message: str) -> str:
-    """The class the file wanted, when torch names it (``Unsupported global: GLOBAL os.system ...``)."""
-    _, found, rest = message.partition("GLOBAL ")
-    return f"; this one asks for {rest.split()[0]}" if found and rest.split() else ""
+    """Class that the file needs, when torch names it (``Unsupported global: GLOBAL os.system ...``)."""
+    _, match, rest = message.partition("GLOBAL ")
+    return f"; this one asks for {rest.split()[0]}" if match and rest.split() else ""
 
 
 def _state_dict(value: object, path: Path) -> dict[str, Tensor]:
@@ -103,12 +103,12 @@ def _unprefixed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]
 def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """One paragraph per kind of disagreement between ``state`` and the model; empty when it fits."""
     own = model.state_dict(keep_vars=True)
-    given = {id(own[key]) for key in state if key in own}
+    loaded = {id(own[key]) for key in state if key in own}
     missing = [
         key
         for key, entry in own.items()
         # A tied weight arrives under its other name; old files lack BatchNorm's batch counter.
-        if key not in state and id(entry) not in given and not key.endswith(".num_batches_tracked")
+        if key not in state and id(entry) not in loaded and not key.endswith(".num_batches_tracked")
     ]
     unexpected = sorted(key for key in state if key not in own)
     shapes = [

@@ -1,4 +1,4 @@
-"""Models of timm and torchvision by name, without pretrained weights (nothing is downloaded)."""
+"""Models of timm and torchvision by name, without pretrained weights: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def torchvision_model(name: str) -> tuple[nn.Module, str | None]:
 def _create(zoo: str, name: str, create: Any) -> nn.Module:
     try:
         with warnings.catch_warnings():
-            # Deprecations inside the zoo's constructors are not the user's to act on.
+            # The user cannot act on deprecations inside the zoo's constructors.
             warnings.simplefilter("ignore")
             model = create()
     except Exception as error:
@@ -66,11 +66,11 @@ def _import(zoo: str) -> ModuleType:
         ) from error
 
 
-def _unknown(zoo: str, name: str, known: Sequence[str]) -> SourceError:
-    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+def _unknown(zoo: str, name: str, names: Sequence[str]) -> SourceError:
+    close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
     return SourceError(
         f"{zoo} has no model {name!r}",
-        why=f"it has {len(known)} models" + (f", among them {', '.join(close)}" if close else ""),
+        why=f"it has {len(names)} models" + (f", among them {', '.join(close)}" if close else ""),
         hint=f"{zoo}:{close[0] if close else 'resnet50'}",
     )
 

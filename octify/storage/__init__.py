@@ -1,1 +1,1 @@
-"""Replacing folders whole, and holding signals back while that is done."""
+"""Atomic replacement of folders, with signals held back meanwhile."""

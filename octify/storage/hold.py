@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Terminated(SystemExit):
-    """What a request to end (SIGTERM, SIGHUP) raises: told apart from a model's own ``sys.exit``."""
+    """Exception raised on SIGTERM and SIGHUP, distinct from a model's own ``sys.exit``."""
 
 
 _SIGNALS = tuple(
@@ -20,7 +20,7 @@ _SIGNALS = tuple(
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Let Ctrl-C, and what asks a program to end, take effect after the block, as it would have before.
+    """Delay Ctrl-C, SIGTERM and SIGHUP until the end of the block.
 
     Python handles signals in the main thread: elsewhere nothing is held.
     """

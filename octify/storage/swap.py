@@ -1,4 +1,4 @@
-"""One folder for another at one instant: whoever looks sees the old one or the new one, whole.
+"""Atomic exchange of two folders: at every moment the path is the old one or the new one, whole.
 
 Linux exchanges two names in one system call (``renameat2`` with ``RENAME_EXCHANGE``), which no signal can
 cut in two. Elsewhere the old folder is renamed aside and the new one takes its name; a run that is killed
@@ -20,14 +20,14 @@ from octify.storage.hold import signals_held
 _AT_FDCWD = -100
 _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 _PREVIOUS = ".previous"
-_MOST = 10_000  # entries that are taken over: more are not octify's
+_MOST = 10_000  # largest number of entries to keep: octify's folders have fewer
 
 
 def replaced(folder: Path, new: Path) -> bool:
-    """Put ``new`` in the place of the folder ``folder`` beside it; what only the old one holds is kept.
+    """Replace ``folder`` by the folder ``new`` beside it; files that only the old one holds are kept.
 
-    Afterwards the old folder is what ``new`` names. False, and nothing has happened to ``folder``, where the
-    system or the file system cannot do that.
+    Afterwards ``new`` names the old folder. Returns False, with ``folder`` unchanged, where the system or the
+    file system does not support it.
     """
     try:
         if not _takes_over(folder, new):
@@ -38,7 +38,7 @@ def replaced(folder: Path, new: Path) -> bool:
     with signals_held():
         if not _exchanged(folder, new) and not _renamed(folder, new):
             return False
-        # What somebody wrote into the old folder meanwhile.
+        # Files written into the old folder meanwhile.
         for entry in sorted(new.iterdir()) if new.is_dir() else ():
             if not os.path.lexists(folder / entry.name):
                 entry.rename(folder / entry.name)
@@ -46,7 +46,7 @@ def replaced(folder: Path, new: Path) -> bool:
 
 
 def recover(folder: Path) -> None:
-    """Give ``folder`` its name back where a run was killed while it replaced it."""
+    """Restore the name of ``folder`` after a run was killed while it replaced it."""
     if os.path.lexists(folder) or not folder.parent.is_dir():
         return
     pattern = f".{glob.escape(folder.name)}.*{_PREVIOUS}"
@@ -56,9 +56,9 @@ def recover(folder: Path) -> None:
 
 
 def _takes_over(old: Path, new: Path) -> bool:
-    """Link (or copy) into ``new`` what only ``old`` holds; whether all of it could be."""
+    """Link (or copy) the files that only ``old`` holds into ``new``; return whether all were."""
     entries = [entry for entry in old.iterdir() if not os.path.lexists(new / entry.name)]
-    # A staging folder of another run is not for keeping.
+    # Staging folders of other runs are not kept.
     entries = [entry for entry in entries if not entry.name.endswith(".partial")]
     count = 0
     for entry in entries:
@@ -75,7 +75,7 @@ def _takes_over(old: Path, new: Path) -> bool:
 
 
 def _linked(source: str, target: str) -> None:
-    """The same file under a second name; a copy where links cannot be had. OSError for what is no file."""
+    """Link a file under a second name, or copy it where links are not supported. Raises OSError."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:
@@ -85,7 +85,7 @@ def _linked(source: str, target: str) -> None:
 
 
 def _exchanged(a: Path, b: Path) -> bool:
-    """Exchange two names in one step; False where that cannot be had."""
+    """Exchange two names in one system call; False where that is not supported."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -96,7 +96,7 @@ def _exchanged(a: Path, b: Path) -> bool:
 
 
 def _renamed(old: Path, new: Path) -> bool:
-    """Two renames in place of an exchange; ``old`` is then what ``new`` names."""
+    """Rename twice in place of an exchange; ``new`` names the old folder afterwards."""
     aside = old.with_name(f".{old.name}.{os.urandom(4).hex()}{_PREVIOUS}")
     try:
         old.rename(aside)

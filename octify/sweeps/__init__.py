@@ -1,1 +1,1 @@
-"""A model at several alphas: its points, and their plot."""
+"""Sweeps of a model over several alphas: points and plot."""

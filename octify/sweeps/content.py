@@ -1,4 +1,4 @@
-"""What a sweep's point depends on, by content: files can change under the same name."""
+"""Digests of the content that a sweep's point depends on: files can change under the same name."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 from octify.planning.ruleset import load_rules
 from octify.storage.digests import add_file, digest_of_text
 
-_ITEMS = 1024  # of a loader or a folder: calibration takes at most 512 inputs, and may leave some out
-_BYTES = 2**32  # of a loader: calibration holds at most 2 GiB
+_ITEMS = 1024  # inputs of a loader or a folder: calibration takes at most 512, and may skip some
+_BYTES = 2**32  # bytes of a loader: calibration holds at most 2 GiB
 
 
 def rules_content(rules: str) -> str:
-    """What the rule set ``rules`` says, wherever its file lies."""
+    """Content of the rule set ``rules``, independent of its file's path."""
     return repr(replace(load_rules(rules), path=Path()))
 
 
 def rules_digest(rules: str) -> str:
-    """Eight digits that tell rule files of one name apart; none for a built-in rule set."""
+    """Eight digits that distinguish rule files of one name; empty for a built-in rule set."""
     if not (rules.endswith(".toml") or "/" in rules):
         return ""
     return digest_of_text(rules_content(rules))[:8]
 
 
 def data_digest(data: str | None) -> str:
-    """A digest of the calibration inputs that ``data`` names: of all that calibration may look at."""
+    """Digest of the calibration inputs that ``data`` names: of all that calibration may read."""
     if data is None or data == "synthetic":
         return str(data)
     digest = hashlib.sha256()
@@ -61,7 +61,7 @@ def items_digest(data: Iterable[Any] | str | None) -> str:
 
 
 def _add_items(digest: Any, place: str, name: str) -> None:
-    """Add the values of a loader's first items: where they differ every time, so do the points."""
+    """Add the values of a loader's first items: if they differ between runs, so do the points."""
     from octify.data.files import items
 
     _add_values(digest, items(place, name))

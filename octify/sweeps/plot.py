@@ -1,4 +1,4 @@
-"""The plot of a sweep: cost, error and speed against alpha (Chen et al. 2019, figure 4, for any model)."""
+"""Plot of a sweep: cost, error and speed against alpha (Chen et al. 2019, figure 4, for any model)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STYLES: tuple[dict[str, Any], ...] = (
 
 
 def check_plot(path: Path) -> None:
-    """Refuse, before any long work, a file that no plot can be written to."""
+    """Check, before any long work, that a plot can be written to the file."""
     if path.suffix.lower() not in FORMATS:
         raise OctifyError(
             f"{path} is not a plot's name",
@@ -78,9 +78,9 @@ def _errors(axes: Axes, points: Sequence[Point], rules: str, style: dict[str, An
         ("calibrated", "tab:purple", [point.error for point in points]),
     ):
         shown = [(point.macs_ratio, value) for point, value in zip(points, values, strict=True)]
-        known = [(ratio, value) for ratio, value in shown if value is not None]
-        if known:
-            axes.plot(*zip(*known, strict=True), color=colour, label=f"{label} ({rules})", **style)
+        measured = [(ratio, value) for ratio, value in shown if value is not None]
+        if measured:
+            axes.plot(*zip(*measured, strict=True), color=colour, label=f"{label} ({rules})", **style)
 
 
 def _finish(axes: Axes, title: str, x: str, y: str) -> None:

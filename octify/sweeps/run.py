@@ -1,7 +1,7 @@
 """One model under several rule sets at several alphas.
 
-``sweep`` is the library's; the command adds where models and data come from. A point that an earlier run left
-in its folder under the same key is not converted again.
+``sweep`` is the library's function; the command adds the sources of models and data. A point that an earlier
+run left in its folder under the same key is not converted again.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PointMaker:
-    """How a sweep's points are made and kept.
+    """Maker of a sweep's points.
 
     convert:
-        The conversion under rules at an alpha; the third argument is told of every phase.
+        Function that converts under rules at an alpha; its third argument receives every phase.
     folder:
-        Where every point gets a folder of its own; None to keep nothing.
+        Folder that gets one folder for each point; None writes nothing.
     key:
-        A digest of everything that the point under rules at an alpha depends on.
+        Function that returns a digest of everything the point under rules at an alpha depends on.
     also_write:
-        Called with a point's unfinished and its final folder, to add files.
+        Callback that adds files; it receives a point's staging folder and its final folder.
     """
 
     convert: Callable[[str, float, Tell], Result]
@@ -49,7 +49,7 @@ class PointMaker:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The points of a sweep, by rule set and then alpha, and their models unless they are in ``folder``."""
+    """Points of a sweep, by rule set and then alpha, and their models unless they are in ``folder``."""
 
     points: tuple[Point, ...]
     models: tuple[nn.Module, ...] = ()
@@ -66,12 +66,12 @@ class SweepResult:
 
 
 def place_of(rules: str, alpha: float) -> str:
-    """The name of a point's folder."""
+    """Name of a point's folder."""
     return point_name(rules, rules_digest(rules), alpha)
 
 
 def convert_point(maker: PointMaker, rules: str, alpha: float, progress: Tell) -> tuple[Point, Result | None]:
-    """Convert at one point and keep it, or take what an earlier run kept (without its model)."""
+    """Convert at one point and write it, or read what an earlier run wrote (without its model)."""
     name = place_of(rules, alpha)
     place = None if maker.folder is None else maker.folder / name
     key = "" if place is None else maker.key(rules, alpha)
@@ -85,7 +85,7 @@ def convert_point(maker: PointMaker, rules: str, alpha: float, progress: Tell) -
         with staged_directory(place) as staged:
             result.save(staged)
             maker.also_write(staged, place)
-            # With the rest: an older one beside newer weights would be taken for theirs.
+            # Written with the rest: an older file beside newer weights would be taken for theirs.
             write_point(staged, key, point)
     return point, result
 
@@ -106,16 +106,16 @@ def sweep(
     Parameters
     ----------
     model, example_inputs:
-        As of ``octify.convert``.
+        See ``octify.convert``.
     alphas, rules:
         Every pair of them is a point.
     calibration:
-        As of ``octify.convert``. An iterator is read once and kept for all points.
+        See ``octify.convert``. An iterator is read once and kept for all points.
     directory:
         A folder that gets one converted folder for each point (``RULES-ALPHA``). None keeps the models in
         memory, as ``SweepResult.models``.
     progress:
-        Called with the name of every phase as it begins.
+        Callback that receives the name of every phase as it begins.
     options:
         Further arguments of ``octify.convert``, such as ``kernels``, ``effort`` or ``exclude``.
 
@@ -128,9 +128,9 @@ def sweep(
 
     data = calibration if calibration is None or isinstance(calibration, str) else list(calibration)
 
-    def converted(name: str, alpha: float, told: Tell) -> Result:
+    def converted(name: str, alpha: float, report: Tell) -> Result:
         return convert(
-            model, example_inputs, alpha=alpha, rules=name, calibration=data, progress=told, **options
+            model, example_inputs, alpha=alpha, rules=name, calibration=data, progress=report, **options
         )
 
     def key(name: str, alpha: float) -> str:
@@ -160,7 +160,7 @@ def timed(
     threads: int = 1,
     progress: Tell = lambda phase: None,
 ) -> list[Point]:
-    """``points`` with latencies: ``model`` and all ``models`` (by name of their point) measured in turn."""
+    """Copy of ``points`` with latencies: ``model`` and all ``models`` (by point's name) timed in turn."""
     from octify.latency.bench import bench
 
     together = {"original": model, **models}
@@ -173,7 +173,7 @@ def timed(
 
 
 def point_of(report: Report, rules: str, rules_digest: str = "") -> Point:
-    """The point of a conversion under the rules named ``rules``."""
+    """Build the point of a conversion under the rules named ``rules``."""
     totals, calibration = report.totals, report.calibration
     assert report.alpha is not None
     return Point(
@@ -194,23 +194,23 @@ def point_of(report: Report, rules: str, rules_digest: str = "") -> Point:
     )
 
 
-def fingerprint(asked: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    """A digest of everything that a point depends on: what was asked, and the original's weights."""
-    return digest_of_state(dict(sorted(state.items())), json.dumps(asked, sort_keys=True))
+def fingerprint(request: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    """Digest of everything that a point depends on: the request, and the original's weights."""
+    return digest_of_state(dict(sorted(state.items())), json.dumps(request, sort_keys=True))
 
 
 def finished(folder: Path, key: str) -> Point | None:
-    """The point that an earlier run left in ``folder`` under the same key; None if there is none."""
+    """Read the point that an earlier run left in ``folder`` under the same key; None if there is none."""
     try:
         document = parse_json(read_text(folder / POINT))
         if document["key"] != key:
             return None
-        known = {field.name for field in fields(Point)}
-        return Point(**{name: value for name, value in document["point"].items() if name in known})
+        names = {field.name for field in fields(Point)}
+        return Point(**{name: value for name, value in document["point"].items() if name in names})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def write_point(folder: Path, key: str, point: Point) -> None:
-    """Say that the conversion in ``folder`` is complete."""
+    """Mark the conversion in ``folder`` as complete."""
     write_text(folder / POINT, json.dumps({"key": key, "point": point.to_dict()}, indent=1) + "\n")

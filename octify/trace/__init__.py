@@ -1,4 +1,4 @@
-"""From a module to an FX graph whose nodes know their shapes and costs."""
+"""Tracing of a module to an FX graph whose nodes know their shapes and costs."""
 
 from octify.trace.facts import Facts, InputSpec
 from octify.trace.model import Opaque, Part, Parts, Traced

@@ -1,4 +1,4 @@
-"""How a module is called: tensors anywhere in its arguments, and plain constants."""
+"""Arguments of a module's call: tensors anywhere in them, and plain constants."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Arguments:
 
     @classmethod
     def of(cls, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
-        """Those of ``module(*args, **kwargs)``.
+        """Arguments of ``module(*args, **kwargs)``.
 
         Raises TypeError when ``forward`` does not take them, NotPlainError for other objects among them.
         """
@@ -59,7 +59,7 @@ class Arguments:
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """What two calls must share to be calls of one graph: everything but the tensors' sizes."""
+        """Key that two calls of one graph share: everything but the tensors' sizes."""
         return self.structure, tuple(None if isinstance(leaf, InputSpec) else leaf for leaf in self.leaves)
 
     def filled(self, module: nn.Module, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

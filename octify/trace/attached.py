@@ -16,7 +16,7 @@ from octify.compat import LAYER_METHODS, ConvNd, backward_hooks, forward_hooks, 
 
 
 def attached(module: nn.Module) -> str | None:
-    """What is attached to ``module``, as a reason; None if it is what its class says."""
+    """Describe what is attached to ``module``, as a reason; None if it is as its class defines it."""
     if forward_hooks(module) or not all(_makes_weight(module, h) for h in forward_pre_hooks(module).values()):
         return "it has forward hooks, which a rewritten layer would lose"
     if backward_hooks(module):

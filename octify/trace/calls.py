@@ -30,7 +30,7 @@ class Call:
     within:
         Paths of the modules that were running, the outermost first.
     macs:
-        Of everything the call ran; of a call that failed, until then.
+        MACs of everything the call ran, up to the failure if it failed.
     """
 
     path: str
@@ -89,7 +89,7 @@ class _Log:
                 module.register_forward_hook(self._after, with_kwargs=True, always_call=True)
 
     def calls(self) -> tuple[Call, ...]:
-        """What was noted."""
+        """Recorded calls."""
         now = self._counter.get_total_flops()
         return tuple(
             Call(path, arguments, within, (self._ended.get(i, now) - flops) // 2)

@@ -12,7 +12,7 @@ from octify.trace import Facts
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one module (or function) costs over all its calls.
+    """Cost of one module (or function) over all its calls.
 
     macs:
         Multiply-accumulates of convolutions and matrix products.

@@ -83,7 +83,7 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
 
 
 def _in_copy(cell: CellType, memo: dict[int, Any]) -> tuple[Any, Any]:
-    """What a cell's copy holds, and what the cell holds."""
+    """Contents of a cell's copy and of the cell."""
     try:
         held = cell.cell_contents
     except ValueError:  # not yet assigned

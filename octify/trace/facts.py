@@ -45,10 +45,10 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one node.
+    """Facts about one node.
 
     shape:
-        Of its tensor, or None when it yields no single tensor.
+        Shape of its tensor, or None when it yields no single tensor.
     macs:
         Multiply-accumulates of convolutions and matrix products it runs.
     new_bytes:

@@ -1,4 +1,4 @@
-"""What tracing found: the data of the "trace" arrow."""
+"""Result of tracing: the data of the "trace" arrow."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Part:
     """A module of a model that cannot be traced as a whole, with a graph of its own.
 
     arguments:
-        How it is called, at its largest input.
+        Arguments of its call with the largest input.
     output:
         The form of its result; the graph's own result is the flat tuple of leaves.
     calls:
-        How often it is called at which input sizes in one run of the model.
+        Number of calls by input sizes in one run of the model.
     inside:
         Path inside the part of every module and parameter its graph uses, by path in the model.
     alone:
@@ -91,7 +91,7 @@ class Traced:
     inputs:
         The model's example inputs.
     facts:
-        By node name; MACs and bytes of a part are those of all its calls.
+        Facts by node name; MACs and bytes of a part are those of all its calls.
     opaque:
         Submodules that are run as they are.
     fixed_sizes:
@@ -101,7 +101,7 @@ class Traced:
     modes:
         The training mode of every module, by path.
     remarks:
-        What the user must be told of the tracing, in sentences.
+        Warnings about the tracing, in sentences.
     results:
         Path and names of the resulting nodes of every call of a module, in the order of their ends.
     leaves:

@@ -1,4 +1,4 @@
-"""How far apart two results of the same computation may be: by the noise of the model's own arithmetic.
+"""Tolerance between two results of the same computation, from the noise of the model's arithmetic.
 
 The graph runs the model's own operations in the model's order, so that nearly always both are equal to the
 last bit. Where they are not, the noise is the difference between the model's result and the one in float64.

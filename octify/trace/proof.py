@@ -159,7 +159,7 @@ class _Comparison:
         return one.error is None and difference(one.result, two.result, Nearness.exact) is not None
 
     def _buffers(self) -> str | None:
-        """What one of both has written to its buffers and the other has not."""
+        """Differences between the buffers of both models."""
         own = dict(self._graph.named_buffers())
         for name, value in self._original.named_buffers():
             if name in own and not same(value, own[name]):
@@ -168,7 +168,7 @@ class _Comparison:
 
 
 def runnable(traced: Traced) -> Any:
-    """What a user would get if nothing were rewritten: a copy with buffers of its own."""
+    """Copy with buffers of its own: the user's model if nothing were rewritten."""
     return sharing_tensors(_as_it_is(traced), buffers=False)
 
 

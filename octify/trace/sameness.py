@@ -58,7 +58,7 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 def _entries(value: Any) -> Mapping[Any, Any] | None:
-    """What a container holds, by key; None for anything else."""
+    """Contents of a container, by key; None for anything else."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (list, tuple)):

@@ -103,7 +103,7 @@ class _Tracer(SizedTracer):
         return module_qualified_name in self.treatment.opaque or is_kept_whole(m)
 
     def create_arg(self, a: Any) -> Any:
-        """As FX does, which would however turn an OrderedDict into a dict."""
+        """Create an argument as FX does, but keep an OrderedDict one."""
         kind: Any = type(a)
         if issubclass(kind, OrderedDict) and dataclasses.is_dataclass(kind):
             # It is made of its fields, less those of None.
@@ -160,7 +160,7 @@ class _Tracer(SizedTracer):
 
 
 def _names(result: Any) -> tuple[str, ...]:
-    """Of the nodes of a result's leaves."""
+    """Names of the nodes of a result's leaves."""
     return tuple(leaf.node.name for leaf in tree_leaves(result) if issubclass(type(leaf), fx.Proxy))
 
 
@@ -255,7 +255,7 @@ def symbolic_trace(
     leaves:
         Modules that are run as they are, whether or not they can be traced.
     sizes:
-        Where control flow may be decided by the arguments' sizes: ``"anywhere"``, or ``"nowhere"`` (they
+        Places where the arguments' sizes may decide control flow: ``"anywhere"``, or ``"nowhere"`` (they
         are not real ones).
 
     Raises

@@ -19,7 +19,7 @@ _STEP = 32  # sizes that networks halve five times stay such sizes
 
 @dataclass(frozen=True)
 class Trial:
-    """What a run gave, or the exception that ended it."""
+    """Result of a run, or the exception that ended it."""
 
     result: Any
     error: Exception | None = None

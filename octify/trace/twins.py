@@ -1,4 +1,4 @@
-"""What stays the same at another batch and another size, and who asked for what does not.
+"""Comparison with runs at another batch and another size: constant dimensions, and readers of the others.
 
 The graph so far is run again on fake inputs of another batch, and of another height and width. A dimension
 that is the same there is the model's own: a number of channels. Where a twin cannot be run, nothing is known
@@ -33,7 +33,7 @@ class Question:
     """A question about sizes that the model's code decided by.
 
     path:
-        Of the module whose code it is.
+        Path of the module whose code it is.
     text, where:
         The line, and its ``file:line``.
     fixes:

@@ -1,4 +1,4 @@
-"""Images shifted and flipped at random, and label maps with them."""
+"""Random shifts and flips of images, together with their label maps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Augment = Literal["none", "shift", "flip"]
 
 
 def augmented(batch: Batch, kind: Augment, seed: int, part: slice, size: int) -> Batch:
-    """``batch``, which is the rows ``part`` of a batch of ``size`` rows, moved.
+    """Augment ``batch``, which is the rows ``part`` of a batch of ``size`` rows.
 
     Parameters
     ----------
@@ -22,9 +22,9 @@ def augmented(batch: Batch, kind: Augment, seed: int, part: slice, size: int) ->
         ``"shift"``: each image by up to an eighth of its size, its border reflected. ``"flip"``: also half
         of them left to right.
     seed:
-        The moves of the whole batch are drawn from it: they do not depend on how it is cut into parts.
+        Seed of the moves of the whole batch: they do not depend on how it is split into parts.
 
-    What has no two spatial dimensions, or others than the first input, is left as it is.
+    Tensors without two spatial dimensions, or of another size than the first input, are left as they are.
     """
     first = batch.inputs[0]
     if kind == "none" or first.ndim != 4:

@@ -1,4 +1,4 @@
-"""A run in the middle: one safetensors file, its header the JSON, so that one rename writes all of it."""
+"""Checkpoints: one safetensors file with the JSON in its header, so that one rename writes all of it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Checkpoint:
     """The state after ``step`` steps. Data order, learning rate and random numbers follow from it.
 
     identity:
-        What must be the same for a run to be this one: model, data and options, JSON scalars by name.
+        Model, data and options that identify the run, as JSON scalars by name.
     record:
-        What else the end of the run wants to tell.
+        Further entries for the report at the end of the run.
     """
 
     step: int
@@ -48,7 +48,7 @@ def capture(
     identity: Identity,
     record: Mapping[str, Any],
 ) -> Checkpoint:
-    """The state of a run."""
+    """Capture the state of a run."""
     # Copies: safetensors refuses tensors that share memory.
     tensors = {f"{_MODEL}{k}": v.detach().cpu().clone() for k, v in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
@@ -57,12 +57,12 @@ def capture(
     return Checkpoint(step, identity, record, tensors, scaler)
 
 
-def restore(found: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
-    """Put the state into a model and an optimizer built as they were when the run began."""
-    parts = {k.removeprefix(_MODEL): v for k, v in found.tensors.items() if k.startswith(_MODEL)}
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+    """Restore the state into a model and an optimizer built as at the beginning of the run."""
+    parts = {k.removeprefix(_MODEL): v for k, v in checkpoint.tensors.items() if k.startswith(_MODEL)}
     model.load_state_dict(parts)
     state: dict[int, dict[str, Tensor]] = {}
-    for k, v in found.tensors.items():
+    for k, v in checkpoint.tensors.items():
         if k.startswith(_OPTIMIZER):
             number, name = k.removeprefix(_OPTIMIZER).split("/")
             state.setdefault(int(number), {})[name] = v
@@ -70,7 +70,7 @@ def restore(found: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write ``path``, whole or not at all."""
+    """Write ``path`` atomically."""
     header = {
         "format": _FORMAT,
         "step": checkpoint.step,
@@ -83,7 +83,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def identity_of(path: Path) -> Identity | None:
-    """Which run the checkpoint ``path`` is of; None where there is none that can be read."""
+    """Identity of the run of the checkpoint ``path``; None where none can be read."""
     if not path.is_file():
         return None
     try:
@@ -107,7 +107,7 @@ def load(path: Path, identity: Identity) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         if header["format"] != _FORMAT:
             raise ValueError(f"format {header['format']}")
-        found = Checkpoint(
+        checkpoint = Checkpoint(
             int(header["step"]),
             dict(header["identity"]),
             dict(header["record"]),
@@ -120,8 +120,8 @@ def load(path: Path, identity: Identity) -> Checkpoint:
             why=f"{type(error).__name__}: {error}",
             hint="delete it and start anew without --resume",
         ) from error
-    _require_identity(path, found.identity, json.loads(json.dumps(dict(identity))))
-    return found
+    _require_identity(path, checkpoint.identity, json.loads(json.dumps(dict(identity))))
+    return checkpoint
 
 
 def _require_identity(path: Path, had: Identity, have: Identity) -> None:

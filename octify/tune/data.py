@@ -1,4 +1,4 @@
-"""Training data that can be had by number: held in memory, or read from files or a dataset as needed."""
+"""Training data with random access: held in memory, or read from files or a dataset on demand."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class Samples:
     """Training data.
 
     read:
-        The batch of the given numbers. The second argument gives a seed for each, for data with random
-        transforms of its own.
+        Function that returns the batch of some indices. Its second argument is a seed for each, for data
+        with random transforms of its own.
     classes:
         Names of the classes, where folders name them.
     own_transforms:
-        The data brings its augmentation along.
+        Whether the data applies transforms of its own.
     digest:
-        Differs for other data, as far as that can be told without reading all of it.
+        Digest that identifies the data, as far as possible without reading all of it.
     skipped:
-        Fills as files are read: those that could not be, with reasons; a neighbour stands in for each.
+        Files that could not be read, with reasons; grows while files are read. A neighbour replaces each.
     """
 
     count: int
@@ -62,7 +62,7 @@ class Samples:
 
 
 def open_samples(text: str, specs: Sequence[InputSpec], form: ImageFormat | None) -> Samples:
-    """The training data that ``text`` names.
+    """Open the training data that ``text`` names.
 
     A folder of images (``form`` says how they become inputs), with class folders in it as labels; a .npz,
     .safetensors or .pt file with a tensor called ``labels``; or ``file.py:loader``: a dataset with
@@ -74,10 +74,10 @@ def open_samples(text: str, specs: Sequence[InputSpec], form: ImageFormat | None
     check_data(text, "training data")
     place, colon, name = text.rpartition(":")
     if colon and place.endswith(".py"):
-        found = files.loader(place, name)
-        if files.is_dataset(found) and not isinstance(found, (list, tuple)):
-            return _dataset(found, specs, text)
-        return hold(found, specs)
+        source = files.loader(place, name)
+        if files.is_dataset(source) and not isinstance(source, (list, tuple)):
+            return _dataset(source, specs, text)
+        return hold(source, specs)
     path = Path(text)
     if path.is_dir():
         assert form is not None
@@ -88,7 +88,7 @@ def open_samples(text: str, specs: Sequence[InputSpec], form: ImageFormat | None
 
 
 def hold(items: Iterable[Any], specs: Sequence[InputSpec]) -> Samples:
-    """The rows of all ``items`` in memory, up to 4 GiB of them."""
+    """Hold the rows of all ``items`` in memory, up to 4 GiB."""
     rows: list[Row] = []
     size = 0
     warnings: list[str] = []
@@ -107,15 +107,15 @@ def hold(items: Iterable[Any], specs: Sequence[InputSpec]) -> Samples:
     if not rows:
         raise OctifyError("there is no training data", why="the data yielded nothing")
     inputs = tuple(torch.cat(parts) for parts in zip(*(row.inputs for row in rows), strict=True))
-    given = [row.labels for row in rows if row.labels is not None]
-    labels = torch.cat(given) if given else None
+    labelled = [row.labels for row in rows if row.labels is not None]
+    labels = torch.cat(labelled) if labelled else None
 
     def read(numbers: Sequence[int], seeds: Sequence[int]) -> Batch:
         picked = torch.tensor(numbers)
         return Batch(tuple(x[picked] for x in inputs), None if labels is None else labels[picked])
 
     digest = hashlib.sha256()
-    for x in (*inputs, *given):
+    for x in (*inputs, *labelled):
         digest.update(x.contiguous().view(torch.uint8).numpy().data)
     return Samples(
         len(inputs[0]),
@@ -128,7 +128,7 @@ def hold(items: Iterable[Any], specs: Sequence[InputSpec]) -> Samples:
 
 
 def _require_same(first: Row, row: Row, number: int) -> None:
-    """Rows go into one batch: their sizes must agree, and all or none have labels."""
+    """Require equal sizes, and labels in all rows or in none: rows are stacked to batches."""
     for a, b in zip(first.inputs, row.inputs, strict=True):
         if a.shape[1:] != b.shape[1:]:
             raise OctifyError(
@@ -149,7 +149,7 @@ def _sizes(x: Tensor) -> str:
 
 
 def _watched(items: Iterable[Any]) -> Iterable[Any]:
-    """``items``; a failure of the user's own code is told as one."""
+    """Iterate ``items``; a failure of the user's code becomes a SourceError."""
     try:
         yield from items
     except OctifyError:
@@ -173,17 +173,17 @@ def _images(path: Path, form: ImageFormat) -> Samples:
             try:
                 return folder.read_image(paths[place], form), place
             except folder.UNREADABLE as error:
-                told = folder.told(paths[place], error)
-                if told not in skipped:
-                    skipped.append(told)
+                failure = folder.failure(paths[place], error)
+                if failure not in skipped:
+                    skipped.append(failure)
         raise OctifyError(f"no image in {path} can be read", why=skipped[0])
 
     pool = ThreadPoolExecutor(_READERS)
 
     def read(numbers: Sequence[int], seeds: Sequence[int]) -> Batch:
-        found = list(pool.map(one, numbers))
-        labels = None if classes is None else torch.tensor([classes[1][place] for _, place in found])
-        return Batch((torch.stack([image for image, _ in found]),), labels)
+        images = list(pool.map(one, numbers))
+        labels = None if classes is None else torch.tensor([classes[1][place] for _, place in images])
+        return Batch((torch.stack([image for image, _ in images]),), labels)
 
     names = "\n".join(f"{p.relative_to(path).as_posix()} {p.stat().st_size}" for p in paths)
     return Samples(

@@ -1,4 +1,4 @@
-"""Whether a run is at its end already: it was stopped after its result was written, not before."""
+"""Detection of finished runs: a run that was stopped after its result was written is finished."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _WEIGHTS = "weights"
 
 
 def run_digest(identity: Mapping[str, str], data: str, options: Options) -> str:
-    """A digest of all that a run's result follows from: folder and original, data, options."""
-    asked = asdict(options)
-    del asked["checkpoint_every"]
-    return digest_of_text(json.dumps([dict(identity), data, asked], sort_keys=True))
+    """Digest of all that determines a run's result: folder and original, data, options."""
+    settings = asdict(options)
+    del settings["checkpoint_every"]
+    return digest_of_text(json.dumps([dict(identity), data, settings], sort_keys=True))
 
 
 def finished_row(
     report: Mapping[str, Any], identity: Mapping[str, str], data: str, options: Options, checkpoint: Path
 ) -> TuningRow | None:
-    """The row of this very run in ``report``, that of the folder the run writes; None if it is not done.
+    """Row of this run in ``report``, the report of the run's destination; None if it is not finished.
 
     A run that writes into the folder it reads has changed the weights it began with: they are what the row
     says. A checkpoint that began with other weights is of a later run.

@@ -1,4 +1,4 @@
-"""Whether the labels that the data has are those of the model's output."""
+"""Check whether the labels of the data fit the model's output."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from octify.tune.options import Labels
 
 
 def use_labels(
-    samples: Samples, labels: Tensor | None, outputs: Sequence[Tensor], wanted: Labels
+    samples: Samples, labels: Tensor | None, outputs: Sequence[Tensor], request: Labels
 ) -> tuple[bool, str | None]:
-    """Whether to train with labels, and why not with those that there are.
+    """Decide whether to train with labels; return the reason if those of the data are not used.
 
     ``labels`` and ``outputs`` are those of a first batch. Raises OctifyError when labels are required and
     cannot be had.
     """
-    if wanted == "none":
+    if request == "none":
         return False, None
     refusal = None if labels is None else _refusal(samples, labels, outputs)
     if labels is not None and refusal is None:
         return True, None
-    if wanted == "required":
+    if request == "required":
         raise OctifyError(
             "there are no labels to train with",
             why=refusal or "the data has none",

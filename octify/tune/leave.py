@@ -1,4 +1,4 @@
-"""The end of a run of several processes."""
+"""Shutdown of a run on several processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch.distributed
 
 
 def leave_together() -> None:
-    """Wait for the other processes, and leave their group; nothing where there is none.
+    """Wait for the other processes and leave their group; no-op without a group.
 
     A process that ends while its group's threads are still at work is aborted by the C++ runtime.
     """

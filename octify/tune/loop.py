@@ -23,21 +23,21 @@ from octify.tune.options import Options
 from octify.tune.run import Run
 from octify.tune.stop import stops
 
-_SKIPS = 25  # steps in a row that fp16's loss scaler may find too large
+_SKIPS = 25  # consecutive steps that fp16's loss scaler may skip
 _TOLD_EVERY = 0.5  # seconds
-_OFTEN = 100  # times that every input is seen
+_OFTEN = 100  # epochs
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a run did.
+    """Result of a run.
 
     images:
-        Inputs trained on.
+        Number of training inputs.
     seconds:
-        Of the run that it resumed, too.
+        Duration, including that of the run it resumed.
     resumed_at:
-        Steps that were done by that run.
+        Number of steps of that run.
     main_process:
         Whether this process is the one that writes.
     """
@@ -72,20 +72,20 @@ def tune(
     progress: Tell = lambda what: None,
     warn: Tell = lambda what: None,
 ) -> Tuned:
-    """Train ``student`` in place to do what ``teacher``, its original, does, or what the labels say, or both.
+    """Train ``student`` in place on the outputs of ``teacher``, its original, on labels, or on both.
 
     Parameters
     ----------
     checkpoint:
-        File that the state is written to every ``options.checkpoint_every`` steps, after the last one and
+        File for the state, written every ``options.checkpoint_every`` steps, after the last one and
         on Ctrl-C or SIGTERM, which end the run after the step at hand. It is left there.
     resume:
-        Go on from ``checkpoint``: on a CPU, and as many processes, the result is that of a run that was
-        never stopped, bit for bit.
+        Continue from ``checkpoint``: on a CPU, and with as many processes, the result is bit for bit that of
+        a run that was never stopped.
     identity:
-        Further words that tell this run from others, beside data and options.
+        Further entries that identify this run, beside data and options.
     warn:
-        Told of what looks wrong, as soon as it is known.
+        Callback for warnings, called as soon as they arise.
 
     Every random choice is made from the seed and the number of the step; the batch is cut among the
     processes, so their number changes the result by rounding only (except for ``norm="batch"``).
@@ -159,7 +159,7 @@ def _begun(run: Run, progress: Tell) -> Measured:
 def _steps(run: Run, start: int, keep: Callable[[int], None], progress: Tell) -> None:
     """All steps from ``start`` on; a signal is raised again once the state is safe."""
     options = run.options
-    clock = told = time.perf_counter()
+    clock = shown = time.perf_counter()
     bad = stop = 0
     with stops() as noted:
         for step in range(start, options.steps):
@@ -168,8 +168,8 @@ def _steps(run: Run, start: int, keep: Callable[[int], None], progress: Tell) ->
             if bad > (_SKIPS if run.precision == "fp16" else 0):
                 raise _diverged(step, options.lr)
             now, done = time.perf_counter(), step + 1
-            if now - told > _TOLD_EVERY:
-                told = now
+            if now - shown > _TOLD_EVERY:
+                shown = now
                 left = (now - clock) / (done - start) * (options.steps - done)
                 progress(f"tuning: step {done} of {options.steps}, loss {loss:.4g}, about {left:.0f} s left")
             stop = run.agreed(noted)
@@ -221,19 +221,19 @@ def _warn_late(run: Run, before: Measured, after: Measured) -> None:
 
 
 def _identity(run: Run, samples: Samples, words: dict[str, str]) -> dict[str, Any]:
-    asked = asdict(run.options)
-    del asked["checkpoint_every"]
+    settings = asdict(run.options)
+    del settings["checkpoint_every"]
     resolved = {
         "precision": run.precision,
         "labels": run.labelled,
         "distill_weight": run.weight,
         "augment": run.augment,
     }
-    return words | {"data": samples.digest} | asked | resolved
+    return words | {"data": samples.digest} | settings | resolved
 
 
 def tuning_row(tuned: Tuned, options: Options) -> TuningRow:
-    """The report's row for a run."""
+    """Build the report's row for a run."""
     return TuningRow(
         labels=tuned.labelled,
         distill_weight=tuned.distill_weight,

@@ -1,4 +1,4 @@
-"""How far a model is from the original, and how often right, added up batch by batch over all processes."""
+"""Distance from the original and accuracy, accumulated batch by batch over all processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Measured:
 def measure(
     student: nn.Module, teacher: nn.Module, batches: Iterable[Batch], total: Total, context: Callable[[], Any]
 ) -> Measured:
-    """Both models in the mode they are in; ``batches`` are those of this process, in ``context``."""
+    """Measure both models in their current mode on the ``batches`` of this process, in ``context``."""
     sums: dict[str, Tensor] = {}
 
     def add(name: str, value: Tensor) -> None:
@@ -59,7 +59,7 @@ def measure(
     sums = {name: total(value) for name, value in sums.items()}
     count = float(sums["count"])
     means = sum(float(s.square().sum()) / count for name, s in sums.items() if name.startswith("sum "))
-    # Of one input there is no mean to take away.
+    # The mean of a single input is the input itself: nothing is subtracted then.
     spread = float(sums["square"]) - (means if count > 1 else 0.0)
     return Measured(
         (float(sums["error"]) / max(spread, 1e-30)) ** 0.5,

@@ -1,4 +1,4 @@
-"""What a tuning run is asked for."""
+"""Options of a tuning run."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _MOST = 2**31
 class Options:
     """
     batch:
-        Inputs of a step, over all processes together.
+        Batch size of a step, summed over all processes.
     lr:
         Largest learning rate of AdamW, reached after ``warmup`` steps (None: a twentieth of all); a cosine
         then takes it to 0.
     weight_decay:
-        Of weights; biases and norms have none.
+        Weight decay of weights; biases and norms have none.
     precision:
-        None: what Accelerate was started with, else ``"no"`` (float32).
+        Mixed precision; None: that of ``accelerate launch``, else ``"no"`` (float32).
     held_out:
-        Share of the inputs kept aside, to measure on.
+        Share of the inputs held out to measure on.
     labels:
-        ``"auto"``: used if the data has them and the model's output is (N, classes, ...).
+        ``"auto"``: use labels if the data has them and the model's output is (N, classes, ...).
     distill_weight:
-        Share of the distillation loss beside the labels' loss; None: .5 with labels. 1 without.
+        Weight of the distillation loss beside the labels' loss; None: .5 with labels. 1 without labels.
     augment:
         ``"auto"``: shift with labels, flip (and shift) without, none for data with its own transforms.
     norm:
-        BatchNorm statistics: ``"frozen"`` as they came, ``"reestimated"`` on the data before the first step
+        BatchNorm statistics: ``"frozen"`` unchanged, ``"reestimated"`` on the data before the first step
         and then frozen, or ``"batch"``: each batch's own, averaged as in training.
     """
 
@@ -54,7 +54,7 @@ class Options:
     checkpoint_every: int = 200
 
     def check(self) -> None:
-        """OctifyError for a value that cannot be right."""
+        """Validate the values. Raises OctifyError."""
         _require("--steps", self.steps, 1 <= self.steps < _MOST, "at least 1, and below 2^31")
         _require("--batch", self.batch, 1 <= self.batch < _MOST, "at least 1, and below 2^31")
         _require("--lr", self.lr, 0 < self.lr < math.inf, "above 0")
@@ -73,7 +73,7 @@ class Options:
                 )
 
     def rate(self, step: int) -> float:
-        """The learning rate of ``step``, counted from 0."""
+        """Learning rate of ``step``, counted from 0."""
         warm = max(1, self.steps // 20) if self.warmup is None else self.warmup
         rising = min(1.0, (step + 1) / warm) if warm else 1.0
         return self.lr * rising * 0.5 * (1 + math.cos(math.pi * step / self.steps))

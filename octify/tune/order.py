@@ -1,4 +1,4 @@
-"""Which data comes when: a function of seed and step, so that a resumed run goes on as it would have."""
+"""Order of the data: a function of seed and step, so that a resumed run continues the same sequence."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 
 from octify.errors import OctifyError
 
-LEAST = 16  # inputs below which there is nothing to learn from
+LEAST = 16  # smallest number of inputs to train on
 HELD_OUT_MOST = 2000
 
 
 @dataclass(frozen=True)
 class Split:
-    """Numbers of the inputs to train on and of those kept aside, both ascending."""
+    """Indices of the training inputs and of the held-out ones, both ascending."""
 
     train: tuple[int, ...]
     held_out: tuple[int, ...]
 
 
 def split(count: int, share: float, seed: int) -> Split:
-    """A random ``share`` of ``count`` inputs, at most 2000, is kept aside. OctifyError for fewer than 16."""
+    """Hold out a random ``share`` of ``count`` inputs, at most 2000. Raises OctifyError below 16 inputs."""
     if count < LEAST:
         raise OctifyError(
             f"{count} input(s) are too few to tune with",
@@ -37,12 +37,12 @@ def split(count: int, share: float, seed: int) -> Split:
 
 
 def picked(rows: Sequence[int], batch: int, step: int, seed: int) -> list[int]:
-    """The ``batch`` rows of ``step``: all rows in random order, then in another, without a gap between."""
-    found = []
+    """Select the ``batch`` rows of ``step`` from an endless sequence of random permutations of all rows."""
+    pieces = []
     for position in range(step * batch, (step + 1) * batch):
         epoch, place = divmod(position, len(rows))
-        found.append(rows[_permutation(len(rows), derived(seed, "epoch", epoch))[place]])
-    return found
+        pieces.append(rows[_permutation(len(rows), derived(seed, "epoch", epoch))[place]])
+    return pieces
 
 
 @functools.lru_cache(maxsize=2)
@@ -52,10 +52,10 @@ def _permutation(count: int, seed: int) -> list[int]:
 
 
 def derived(*parts: object) -> int:
-    """A seed of 32 bits for these words and numbers, unlike that for any others."""
+    """Derive a seed of 32 bits from words and numbers."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
 def share_of(count: int, process: int, processes: int) -> slice:
-    """The part of ``count`` rows that one of several processes takes; sizes differ by at most one."""
+    """Part of ``count`` rows for one of several processes; sizes differ by at most one."""
     return slice(count * process // processes, count * (process + 1) // processes)

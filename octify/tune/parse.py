@@ -1,4 +1,4 @@
-"""One item of the training data as rows (``octify.data.items`` says what an item is), and their checks."""
+"""Parsing of training items into rows (``octify.data.items`` defines an item), and checks of the rows."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["IGNORED", "Row", "parse_item", "require_finite", "require_range"]
 
 
 def parse_item(item: Any, specs: Sequence[InputSpec], number: int) -> Row:
-    """``item``, the ``number``-th of the data. Raises OctifyError when it is not what the model takes."""
+    """Parse ``item``, the ``number``-th of the data. Raises OctifyError if the model does not take it."""
     return items.parse_item(item, specs, f"item {number} of the data")
 
 
 def require_finite(inputs: Sequence[Tensor], where: str) -> None:
-    """OctifyError when an input holds NaN, infinite values, or such as cannot be squared and added up."""
+    """Raise OctifyError when an input holds NaN, infinities, or values too large to be squared and summed."""
     for x in inputs:
         if not items.usable(x):
             bad = ~(torch.isfinite(x) & (x.abs() <= items.LARGEST)).flatten(1).all(1)
@@ -36,7 +36,7 @@ def require_finite(inputs: Sequence[Tensor], where: str) -> None:
 
 
 def require_range(labels: Tensor, classes: int) -> None:
-    """OctifyError when a label is neither a class of the model nor -100, which does not count."""
+    """Raise OctifyError when a label is neither a class of the model nor -100, which is ignored."""
     wrong = ((labels < 0) | (labels >= classes)) & (labels != IGNORED)
     if bool(wrong.any()):
         raise OctifyError(

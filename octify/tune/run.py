@@ -1,4 +1,4 @@
-"""A run's parts, set up on whatever Accelerate was started on: one step, and one measurement."""
+"""Parts of a run on the devices of Accelerate: one training step, and one measurement."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from octify.tune.options import Options
 from octify.tune.order import HELD_OUT_MOST, derived, picked, share_of, split
 from octify.tune.parse import require_range
 
-CLIP = 5.0  # norm of the gradient
+CLIP = 5.0  # largest norm of the gradient
 _REESTIMATED_ON = 512  # inputs
 
 
@@ -61,13 +61,13 @@ class Run:
         self.model, self._optimizer = self.accelerator.prepare(self.student, self.optimizer)
 
     def warn(self, *messages: str) -> None:
-        """Tell of something at once, and keep it for the report."""
+        """Emit a warning, and keep it for the report."""
         for message in messages:
             self.warnings.append(message)
             self._tell(message)
 
     def step(self, step: int) -> float:
-        """One step of training; the loss of the joint batch before it."""
+        """Take one training step; return the loss of the joint batch before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.rate(step)
         loss = self.backward(step)
@@ -77,39 +77,39 @@ class Run:
         return loss
 
     def backward(self, step: int) -> float:
-        """Set every parameter's gradient to that of the joint batch; its loss."""
+        """Set every parameter's gradient to that of the joint batch; return its loss."""
         batch = self._batch(step)
         seed_all(derived(self.options.seed, "layers", step, self.accelerator.process_index))
         with self.accelerator.autocast():
-            given = _widened(tensors_of(self.model(*batch.inputs)))
-        share = self._loss(batch, given)
+            outputs = _widened(tensors_of(self.model(*batch.inputs)))
+        share = self._loss(batch, outputs)
         # The gradients of the processes are averaged, but the loss is the sum of their shares; and
         # Accelerate divides by the steps it believes to accumulate.
         self.accelerator.backward(share * self.processes * self.accelerator.gradient_accumulation_steps)
         return float(self.total(share.detach()))
 
-    def _loss(self, batch: Batch, given: Sequence[Tensor]) -> Tensor:
+    def _loss(self, batch: Batch, outputs: Sequence[Tensor]) -> Tensor:
         shares = []
         if self.weight > 0:
             with torch.no_grad(), self.accelerator.autocast():
-                wanted = _widened(tensors_of(self.teacher(*batch.inputs)))
-            shares.append(self.weight * output_loss(given, wanted, self.total))
+                targets = _widened(tensors_of(self.teacher(*batch.inputs)))
+            shares.append(self.weight * output_loss(outputs, targets, self.total))
         if self.weight < 1 and batch.labels is not None:
-            shares.append((1 - self.weight) * label_loss(given[0], batch.labels, self.total))
+            shares.append((1 - self.weight) * label_loss(outputs[0], batch.labels, self.total))
         return torch.stack(shares).sum()
 
     def measure(self) -> Measured:
-        """Student against teacher on the inputs kept aside, or else on those trained on."""
+        """Measure student against teacher on the held-out inputs or, without any, on the training inputs."""
         mine = self.measured[share_of(len(self.measured), self.accelerator.process_index, self.processes)]
         size = max(1, self.options.batch // self.processes)
         self.student.eval()
         batches = (self._read(mine[i : i + size], "measure") for i in range(0, len(mine), size))
-        found = measure(self.student, self.teacher, batches, self.total, self.accelerator.autocast)
+        result = measure(self.student, self.teacher, batches, self.total, self.accelerator.autocast)
         self._train_mode()
-        return found
+        return result
 
     def reestimate(self) -> None:
-        """BatchNorm statistics of the data as it will be trained on, the same on every process."""
+        """Re-estimate BatchNorm statistics on the training data, identically on every process."""
         numbers = picked(self.rows.train, min(_REESTIMATED_ON, len(self.rows.train)), 0, self.options.seed)
         chunks = [
             self._read(numbers[i : i + self.batch_size], "norm").inputs
@@ -119,19 +119,19 @@ class Run:
         self._train_mode()
 
     def total(self, value: Tensor) -> Tensor:
-        """``value`` added up over all processes."""
+        """Sum ``value`` over all processes."""
         return value if self.processes == 1 else self.accelerator.reduce(value, "sum")
 
     def agreed(self, noted: Sequence[int]) -> int:
-        """The signal, if any, that some process has received; all processes answer alike."""
+        """Signal that some process has received, if any; the same on all processes."""
         if self.processes == 1:
             return noted[0] if noted else 0
-        counts = [sum(n == wanted for n in noted) for wanted in (signal.SIGTERM, signal.SIGINT)]
+        counts = [sum(n == code for n in noted) for code in (signal.SIGTERM, signal.SIGINT)]
         terminated, interrupted = self.total(torch.tensor(counts, device=self.accelerator.device)).tolist()
         return signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
 
     def unwrap(self) -> None:
-        """Take Accelerate's wrappers off the student and move it to the CPU."""
+        """Remove Accelerate's wrappers from the student and move it to the CPU."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.student.cpu().eval()
 
@@ -160,7 +160,7 @@ class Run:
         return Batch(tuple(x.to(device) for x in batch.inputs), labels)
 
     def _train_mode(self) -> None:
-        """Everything as in use, dropout off: the loss is of the function that is deployed."""
+        """Set eval mode, without dropout: the loss is that of the deployed function."""
         self.student.eval()
         if self.options.norm == "batch":
             for module in self.student.modules():
@@ -177,14 +177,14 @@ class Run:
         self.classes = outputs[0].shape[1] if self.labelled else 0
         if self.labelled and self.samples.labels is not None:
             require_range(self.samples.labels, self.classes)
-        given = self.options.distill_weight
-        if given is not None and given < 1 and not self.labelled:
+        weight = self.options.distill_weight
+        if weight is not None and weight < 1 and not self.labelled:
             raise OctifyError(
-                f"--distill-weight {given:g} needs labels",
+                f"--distill-weight {weight:g} needs labels",
                 why=refusal or "the data has none",
                 hint="leave it out",
             )
-        self.weight = (0.5 if given is None else given) if self.labelled else 1.0
+        self.weight = (0.5 if weight is None else weight) if self.labelled else 1.0
         self.augment: Augment = "flip" if self.weight == 1 else "shift"
         if self.options.augment != "auto":
             self.augment = self.options.augment
@@ -223,7 +223,7 @@ def _accelerator(options: Options) -> Accelerator:
     if precision not in ("no", "bf16", "fp16"):
         raise _no_precision(precision, "it is not one that octify trains in")
     if precision == "fp16" and accelerator.device.type == "cpu":
-        # Accelerate takes it, and computes in float32.
+        # Accelerate accepts it, but computes in float32.
         raise _no_precision(precision, "a CPU has no fp16 training")
     return accelerator
 
@@ -246,5 +246,5 @@ def _optimizer(student: nn.Module, options: Options) -> torch.optim.Optimizer:
 
 
 def _widened(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Half precision outputs as float32: a loss adds up too much for them."""
+    """Cast half precision outputs to float32, in which the loss is summed."""
     return [x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in outputs]

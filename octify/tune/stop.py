@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between two steps, never within one."""
+"""Handling of Ctrl-C and SIGTERM between two steps, never within one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def stops() -> Iterator[list[int]]:
-    """Yield a list that a first Ctrl-C or SIGTERM is noted in; a second one acts as ever.
+    """Yield a list that receives the first Ctrl-C or SIGTERM; a second one has its usual effect.
 
     Only the main thread receives signals: elsewhere the list stays empty.
     """

@@ -1,4 +1,4 @@
-"""How many channels of every group of alternatives are low, and a plan with other ones."""
+"""Choices of low channels among groups of alternatives, and plans with other choices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def choices(layout: Layout) -> list[list[Ids]]:
 
 
 def chosen(layout: Layout, low: Mask, cost: np.ndarray) -> Mask:
-    """As many low channels of every choice as in ``low``: those of the lowest ``cost`` (by class)."""
+    """Choose as many low channels of every choice as ``low`` has: those of the lowest ``cost`` (by class)."""
     result = np.zeros_like(low)
     for members in choices(layout):
         for cell in members:

@@ -24,6 +24,6 @@ def convolution(traced: Traced, conv: ConvNode) -> Conv | None:
 
 
 def channels_second(traced: Traced, conv: ConvNode, *values: Tensor) -> tuple[Tensor, ...]:
-    """What a node reads and makes, (N, C, *size): a linear layer has its channels last."""
+    """Input and output of a node as (N, C, *size): a linear layer has its channels last."""
     last = isinstance(traced.module.get_submodule(conv.path), nn.Linear)
     return tuple(value.movedim(-1, 1) for value in values) if last else values

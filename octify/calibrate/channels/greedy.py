@@ -83,7 +83,7 @@ class Choice:
             self.low[free[np.argsort(cost[free], kind="stable")[:count]]] = True
 
     def errors(self) -> list[float]:
-        """What refitting leaves of the outputs' (weighted) variance, for each of ``readers``."""
+        """Residual (weighted) variance of the outputs after refitting, for each of ``readers``."""
         self._catch_up()
         return [sweep.error() for _, sweep in self._sweeps]
 

@@ -1,4 +1,4 @@
-"""How well a channel can be made at half resolution.
+"""Error of computing a channel at half resolution.
 
 A low channel is not ``P`` of the original's channel but what a convolution and its activation make
 of pooled inputs: rectified textures have a mean that pooled inputs do not tell. The share of
@@ -41,9 +41,9 @@ class _Producer:
     and t = ``P act(z)``, one e and t for each output.
 
     gram, cross:
-        Of ``k k'`` and ``k [e, t]'``.
+        Sums of ``k k'`` and ``k [e, t]'``.
     squares, own:
-        Of the squares of ``[e, t]``, and of ``e t``.
+        Sums of the squares of ``[e, t]``, and of ``e t``.
     """
 
     classes: Ids
@@ -68,7 +68,7 @@ class _Producer:
         self.rows += taps.shape[1]
 
     def variances(self) -> tuple[Tensor, Tensor]:
-        """Of every t: unexplained, and in total, (O,) each."""
+        """Unexplained and total variance of every t, (O,) each."""
         gram, cross, squares, own = (x / self.rows for x in (self.gram, self.cross, self.squares, self.own))
         mean, made = gram[:, :-1, -1], cross[:, -1]
         cov = gram[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :]
@@ -111,7 +111,7 @@ def noise(traced: Traced, layout: Layout, chunks: Chunks, *, rows: int = _ROWS, 
 
 
 def _passes(traced: Traced, layout: Layout) -> Iterator[list[tuple[ConvNode, Conv]]]:
-    """As many convolutions at a time as have sums that fit in memory."""
+    """Group the convolutions so that the sums of each group fit in memory."""
     some: list[tuple[ConvNode, Conv]] = []
     taken = 0
     for conv in layout.convs:
@@ -130,7 +130,7 @@ def _passes(traced: Traced, layout: Layout) -> Iterator[list[tuple[ConvNode, Con
 
 
 def _sizes(module: Conv) -> tuple[int, int]:
-    """Of a group: its taps and 1, and what is made of them."""
+    """Sizes of a group: its taps and 1, and its outputs."""
     return module.weight[0].numel() + 1, 2 * (module.out_channels // module.groups)
 
 
@@ -146,7 +146,7 @@ def _producer(conv: ConvNode, module: Conv) -> _Producer:
 
 
 def _maker(traced: Traced, node: fx.Node) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """From a convolution's output y to ``act(P z)`` and ``P act(z)``: BatchNorm and activation, if alone."""
+    """Map a convolution's output y to ``act(P z)`` and ``P act(z)``: BatchNorm and activation, if alone."""
     norm = None
     act: Callable[[Tensor], Tensor] | None = None
     follower = only_user(node)

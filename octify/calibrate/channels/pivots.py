@@ -61,18 +61,18 @@ class Sweep:
     high, low:
         (candidates, taps): where the taps of x, and of Pi x, of each channel that may become low are.
     outputs:
-        How many features Y has, the last ones.
+        Number of features of Y, which are the last ones.
     """
 
     def __init__(self, matrix: Tensor, high: Tensor, low: Tensor, outputs: int) -> None:
         self.matrix, self.high, self.low, self.outputs = matrix, high, low, outputs
 
     def error(self) -> float:
-        """What refitting leaves of the outputs' variance."""
+        """Residual variance of the outputs after refitting."""
         return float(self.matrix.diagonal()[-self.outputs :].sum())
 
     def costs(self) -> tuple[Tensor, Tensor]:
-        """By how much making each candidate low raises and lowers ``error``, (candidates,) each.
+        """Rise and fall of ``error`` when each candidate becomes low, (candidates,) each.
 
         lost    tr(S_H' Q_HH^-1 S_H)
         regained tr(r' M^-1 r),   r = T_LY + B_H Q_HH^-1 S_H,   M = T_LL + B_H Q_HH^-1 B_H'

@@ -1,4 +1,4 @@
-"""What convolutions read: the second moments that the choice of channels asks for.
+"""Second moments of the inputs of convolutions, for the choice of channels.
 
 For every convolution that reads coupled channels, and every group of its outputs, those of
 ``[taps of x, taps of Pi x, y]`` over sampled positions of the original's values. Outputs are weighted by
@@ -48,7 +48,7 @@ class Reader:
         Sums over ``rows`` of ``f f'`` (above the diagonal) and of f, for the features f =
         ``[taps of x (channel-major), taps of Pi x, y]``.
     importance:
-        Of each output, (O,).
+        Importance of each output, (O,).
     """
 
     classes: Ids
@@ -130,7 +130,7 @@ def collected(
 def _passes(
     traced: Traced, sets: Sequence[Sequence[Ids]], convs: Mapping[str, ConvNode]
 ) -> Iterator[tuple[list[Sequence[Ids]], dict[str, ConvNode]]]:
-    """As many sets at a time as have covariances that fit in memory, and the convolutions that read them."""
+    """Group the sets, with the convolutions that read them, so that a group's covariances fit in memory."""
     some: list[Sequence[Ids]] = []
     touched: dict[str, ConvNode] = {}
     for members in sets:
@@ -150,7 +150,7 @@ def _reading(members: Sequence[Ids], convs: Mapping[str, ConvNode]) -> dict[str,
 
 
 def _work(traced: Traced, convs: Mapping[str, ConvNode], rows: int) -> tuple[int, int]:
-    """Of adding up all moments, and of choosing by them."""
+    """Work of summing all moments, and of choosing by them."""
     moments = choosing = 0
     for conv in convs.values():
         module = _convolution(traced, conv)
@@ -205,12 +205,12 @@ def _convolution(traced: Traced, conv: ConvNode) -> Conv:
 
 
 def _features(module: Conv) -> int:
-    """How many features each group of a convolution's outputs has."""
+    """Number of features of each group of a convolution's outputs."""
     return (2 * math.prod(module.kernel_size) * module.in_channels + module.out_channels) // module.groups
 
 
 def _bytes(traced: Traced, conv: ConvNode) -> int:
-    """Of the second moments of a convolution's readers."""
+    """Memory of the second moments of a convolution's readers, in bytes."""
     module = _convolution(traced, conv)
     return int(4 * module.groups * _features(module) ** 2)
 
@@ -255,10 +255,10 @@ def _adder(traced: Traced, conv: ConvNode, readers: Sequence[Reader], per_image:
 
 
 def of_moments(rows: int, features: int) -> int:
-    """Of adding up the second moments of ``features`` features."""
+    """Work of summing the second moments of ``features`` features."""
     return rows * features * (features // 2 + PER_NUMBER)
 
 
 def of_choice(features: int) -> int:
-    """Of choosing half the channels that a convolution reads ``features`` numbers of."""
+    """Work of choosing half the channels of which a convolution reads ``features`` numbers."""
     return 6 * DOUBLE * features**3

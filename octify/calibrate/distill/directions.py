@@ -1,4 +1,4 @@
-"""What distillation trains: the fitted branches, in coordinates in which steps change outputs alike.
+"""Parameters of distillation: the fitted branches, in coordinates in which steps change outputs alike.
 
 Each fitted branch keeps the covariance of what it reads, ``G = U L U'``, and is written as
 ``W = W0 + U (L + l)^-1/2 V S``, l the mean of L and S the root mean squares of its outputs. A step of
@@ -30,7 +30,7 @@ class Directions:
     """A block's weights as a function of V (groups, D, O) and a bias offset (groups * O,).
 
     names:
-        Of the weight of each slice; ``bias`` names the parameter that holds the biases, and the block's
+        Weight names of the slices; ``bias`` names the parameter that holds the biases, and the block's
         place in it.
     """
 
@@ -60,7 +60,7 @@ class Directions:
 
 
 def directions(student: nn.Module, sites: Sequence[Site], fits: Fits) -> list[Directions]:
-    """Those of every block that was fitted."""
+    """Directions of every block that was fitted."""
     names = {id(p): name for name, p in student.named_parameters()}
     return [
         _of_block(site, branch, block, fit, names)

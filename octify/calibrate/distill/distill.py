@@ -199,7 +199,7 @@ class Training:
         self.optimizer.step()
 
     def _add_gradients(self, batch: Sequence[Tensor], changed: Mapping[str, Tensor], share: float) -> float:
-        """Those of a part of the step's batch; the mean loss of its outputs, times its ``share``."""
+        """Add the gradients of a part of the step's batch; return its mean loss times its ``share``."""
         with torch.no_grad():
             result, maps = self.models.teacher(*batch)
         given, made = functional_call(self.models.student, {**self.held, **changed}, tuple(batch))

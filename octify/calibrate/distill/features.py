@@ -1,4 +1,4 @@
-"""What distillation compares inside the networks: the maps that converted convolutions read.
+"""Features for distillation inside the networks: the inputs of converted convolutions.
 
 A few hundred images hold few outputs but many maps. Of an octave map the high channels should be the
 original's, the low ones its 2x2 means.

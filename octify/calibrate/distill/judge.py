@@ -18,7 +18,7 @@ _WRONG = 2.0  # times the squared error before
 
 @dataclass(frozen=True)
 class Distilled:
-    """What became of a distillation.
+    """Outcome of a distillation.
 
     steps, planned:
         Taken, and how many there were to be: 0 where too few were affordable.

@@ -1,4 +1,4 @@
-"""What calibration needs to know of an activation function: its inverse, and where it is flat."""
+"""Facts about an activation function for calibration: its inverse, and where it is flat."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Slopes:
         return torch.where(x > 0, x, slopes * x)
 
     def inverse(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``Activation.inverse``, for ``p`` (R, C). A slope of 0 or less has none below 0."""
+        """Like ``Activation.inverse``, for ``p`` (R, C). A slope of 0 or less has none below 0."""
         slopes = self.slopes.to(p)
         found = torch.where(p > 0, p, p / torch.where(slopes > 0, slopes, torch.ones_like(slopes)))
         return found, (p > 0) | (slopes > 0)

@@ -76,7 +76,7 @@ def _tensor(module: nn.Module, name: str) -> Tensor | None:
 
 
 def unscaling(norm: nn.Module | None, channels: int, like: Tensor) -> Tensor:
-    """What fitted (folded) weights are multiplied with before they go into the convolution, (channels,)."""
+    """Factors of fitted (folded) weights before they go into the convolution, (channels,)."""
     if norm is None:
         return like.new_ones(channels)
     if _tensor(norm, "weight") is None:
@@ -93,7 +93,7 @@ def write_norm(norm: nn.Module, factor: Tensor, mean: Tensor, variance: Tensor, 
     """Give ``norm`` the statistics of its new input, and the output ``x / factor + bias``.
 
     mean, variance:
-        Of the new convolution's output, after multiplication with ``factor``.
+        Statistics of the new convolution's output, after multiplication with ``factor``.
     """
     running_mean, running_var = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     weight, offset = getattr(norm, "weight", None), getattr(norm, "bias", None)

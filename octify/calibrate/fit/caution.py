@@ -1,4 +1,4 @@
-"""How far a fit may move: decided on images that it does not see.
+"""Ridge of a fit, chosen on images that it does not see.
 
 Least squares learns its rows by heart, and gives nonsense for other images. Rows in plenty do not help:
 neighbouring positions are alike, and so are neighbouring images (crops of one photograph, frames of one
@@ -72,7 +72,7 @@ Error = Callable[[float], float]
 
 
 def _penalties(diagonal: Tensor, ridge: float, rows: int) -> Tensor:
-    """As in ``solve``: the ridge of every weight, and that of the bias, (groups, 2)."""
+    """Ridge of every weight and of the bias, as in ``solve``, (groups, 2)."""
     mean = (ridge * diagonal).clamp_min(LEAST * rows)
     return torch.stack([mean, torch.full_like(mean, LEAST * rows)], 1)
 

@@ -1,4 +1,4 @@
-"""What follows a convolution before information is lost.
+"""Layers that follow a convolution before information is lost.
 
     act(scale * norm(conv(x)) + shift + skips)
 
@@ -46,7 +46,7 @@ class Skip:
 
 @dataclass(frozen=True)
 class Following:
-    """What follows one call of a convolution.
+    """Layers that follow one call of a convolution.
 
     end:
         The original's node whose value comes before the activation; ``lift`` is what that value still
@@ -55,7 +55,7 @@ class Following:
         The original's BatchNorm, ``norm_high`` and ``norm_low`` the converted ones; None if there is
         none, or if it is not this convolution's alone.
     fixed:
-        What stays as it is behind the norm.
+        Layers behind the norm that stay as they are.
     max_pool:
         The max pool that alone reads the activation, or None.
     """
@@ -77,7 +77,7 @@ class Walk:
     Parameters
     ----------
     place:
-        Of every original node in the order of repair.
+        Place of every original node in the order of repair.
     now:
         The place at which the convolution is fitted: a skip must be known before.
     """
@@ -87,7 +87,7 @@ class Walk:
         self.place, self.now = place, now
 
     def follow(self, node: fx.Node, calls: int) -> Following:
-        """What follows ``node``. A BatchNorm that is called more than ``calls`` times is fixed."""
+        """Layers that follow ``node``. A BatchNorm that is called more than ``calls`` times is fixed."""
         end, skips = node, list[Skip]()
         norm: nn.Module | None = None
         parts: tuple[nn.Module | None, nn.Module | None] = (None, None)

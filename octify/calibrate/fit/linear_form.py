@@ -88,7 +88,7 @@ class Block:
     """Groups of a branch's outputs that have equally many inputs from each path.
 
     slices:
-        What each path contributes, the path at the branch's own resolution first.
+        Contributions of the paths, the one at the branch's own resolution first.
     first, outputs:
         Place in the branch of the first output channel; outputs of each group.
     """
@@ -186,7 +186,7 @@ def _leading(
 
 
 class Reading:
-    """What the paths of ``conv`` read, for an input of spatial ``size`` (of its high-frequency branch).
+    """Inputs of the paths of ``conv``, for an input of spatial ``size`` (of its high-frequency branch).
 
     need:
         Spatial size of the branch that is written.
@@ -197,7 +197,7 @@ class Reading:
         self._places: dict[PathName, Tensor] = {}
 
     def rows(self, block: Block, branches: Branches, where: Positions) -> Tensor:
-        """What the block multiplies its weights with at the positions ``where``: (groups, R, unknowns)."""
+        """Factors of the block's weights at the positions ``where``: (groups, R, unknowns)."""
         return torch.cat([self._part(part, branches, where) for part in block.slices], dim=2)
 
     def _part(self, part: Slice, branches: Branches, where: Positions) -> Tensor:

@@ -58,7 +58,7 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Repaired:
-    """What sequential reconstruction did; the weights are in the model already.
+    """Result of sequential reconstruction; the weights are in the model already.
 
     ``fits`` holds, for whitened distillation, the Gram matrix of each block of each fitted branch.
     """
@@ -192,7 +192,7 @@ class _Errors:
 
 
 def of_fit(traced: Traced, site: Site, images: int, most_rows: int, refits: int) -> int:
-    """Of fitting both branches of a convolution, and of running both models up to it."""
+    """Work of fitting both branches of a convolution, and of running both models up to it."""
     conv = site.conv
     weights, groups = sum(p.numel() for p in conv.parameters() if p.ndim > 1), int(conv.groups)
     values = total = 0

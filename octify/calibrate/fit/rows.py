@@ -47,7 +47,7 @@ def sample(
 
 
 def rows_wanted(unknowns: int, groups: int, most: int) -> int:
-    """How many rows to take: ``most``, or fewer where they would not fit in memory."""
+    """Number of rows to take: ``most``, or fewer where they would not fit in memory."""
     return max(256, min(most, _MOST_NUMBERS // max(1, unknowns * groups)))
 
 

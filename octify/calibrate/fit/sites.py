@@ -1,4 +1,4 @@
-"""Where calibration works: every converted convolution, at each of its calls, with what follows it.
+"""Sites of calibration: every converted convolution, at each of its calls, with what follows it.
 
 A convolution whose weight is used at several calls is one site: its rows come from all of them.
 """
@@ -58,7 +58,7 @@ class Site:
     alike:
         Whether the same follows at every call. If not, only ``norm`` is taken into account.
     activation:
-        What follows at every call; None if there is none, or another one elsewhere.
+        Activation that follows at every call; None if there is none, or calls differ.
     """
 
     path: str
@@ -112,7 +112,7 @@ def _calls(rewritten: Rewritten) -> dict[str, list[fx.Node]]:
 
 
 def _path(node: fx.Node) -> str:
-    """Where the converted form of ``node`` is (``octify.ops.conv_function``)."""
+    """Path of the converted form of ``node`` (``octify.ops.conv_function``)."""
     return str(node.target) if node.op == "call_module" else f"octave_{node.name}"
 
 

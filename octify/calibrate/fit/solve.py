@@ -100,7 +100,7 @@ def hinge(target: Tensor, predicted: Tensor, activation: Activation | Slopes) ->
 
 
 def centring(target: Tensor, predicted: Tensor, activation: Activation | Slopes) -> Tensor:
-    """What to add to ``predicted`` for its mean behind the activation to be the target's: (groups, 1, O).
+    """Shift of ``predicted`` that makes its mean behind the activation the target's: (groups, 1, O).
 
     Least squares predicts too little of everything that it cannot predict well, and where the spread is too
     small, a ReLU gives too low a mean (Jensen). Iterates ``shift += what the mean lacks``, which

@@ -83,7 +83,7 @@ class Samples:
     source: Tensor
 
     def rows(self, block: Block) -> Tensor:
-        """What the block reads, with a constant column: (groups, R, unknowns + 1)."""
+        """Inputs of the block, with a constant column: (groups, R, unknowns + 1)."""
         return with_bias(self.reading.rows(block, self.inputs, self.where))
 
 
@@ -120,7 +120,7 @@ class Sampler:
         return System(x, target, joined(skips) if skips else None, act, source)
 
     def _inputs(self, use: Use) -> Iterator[Branches]:
-        """What the call reads, by chunk: the converted model's branches, or the original's value split."""
+        """Inputs of the call, by chunk: the converted model's branches, or the original's value split."""
         if use.repaired:
             given: list[Any] = [*use.call.args, None][:2]
             self.student.reach(*(node for node in given if node is not None))
@@ -187,7 +187,7 @@ class Sampler:
 
 
 def max_pool_gap(max_pool: nn.Module, made: Tensor) -> Tensor | float:
-    """What the low branch lacks for the octave max pool over it to give ``P max_pool(made)``, there.
+    """Difference that the low branch lacks for its octave max pool to give ``P max_pool(made)``, there.
 
     The maximum of block means is not the mean of maxima (of textures it is less). Every sample of a
     window is raised by the same amount, so the maximum stays where it was.

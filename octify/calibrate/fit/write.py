@@ -19,12 +19,12 @@ from octify.calibrate.fit.sites import Site
 
 @dataclass(frozen=True)
 class Unfolded:
-    """What goes into a block's convolutions and norm.
+    """Parameters for a block's convolutions and norm.
 
     weights:
         (groups, unknowns, outputs); without a norm ``bias`` (groups * outputs,) is the convolution's.
     mean, variance:
-        Of the convolution's output without its bias, (groups * outputs,).
+        Statistics of the convolution's output without its bias, (groups * outputs,).
     """
 
     block: Block
@@ -45,7 +45,7 @@ def initial(site: Site, branch: str, block: Block) -> Tensor:
 
 
 def _normed(site: Site, branch: str, block: Block) -> Tensor:
-    """As ``initial``, with nothing but the BatchNorm folded in."""
+    """Like ``initial``, with nothing but the BatchNorm folded in."""
     weights = block.rows()
     scale, shift = _norm_affine(site, branch, block, weights)
     bias = sum((_bias_of(part.conv, part.first, block, weights) for part in block.slices), start=0 * shift)
@@ -78,7 +78,7 @@ def _bias_of(conv: nn.Module, first: int, block: Block, like: Tensor) -> Tensor:
 
 
 def unfolding(site: Site, branch: str, block: Block, like: Tensor) -> Tensor:
-    """What folded weights are multiplied with before they go into the convolution: (groups, 1, outputs).
+    """Factors of folded weights before they go into the convolution: (groups, 1, outputs).
 
     0 for channels that what follows blots out.
     """

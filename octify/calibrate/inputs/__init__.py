@@ -1,1 +1,1 @@
-"""What calibration runs on: the user's inputs, altered copies, synthetic images."""
+"""Inputs of calibration: the user's, altered copies, synthetic images."""

@@ -60,7 +60,7 @@ def augmented(batch: Sequence[Tensor], generator: torch.Generator) -> list[Tenso
 
 
 def alteration(images: Images) -> Alteration:
-    """How copies differ: moved and, where images were made because there are few or none, coloured."""
+    """Alterations of copies: moved and, where images were made because there are few or none, coloured."""
     if not images.made:
         return augmented
     return lambda batch, generator: [with_colours(x, generator) for x in augmented(batch, generator)]

@@ -46,7 +46,7 @@ class Images:
 
     @property
     def given(self) -> int:
-        """Of them, those that are the user's; all, where none is."""
+        """Number of the user's inputs; of all, where none is the user's."""
         return self.count - self.made or self.count
 
 
@@ -180,7 +180,7 @@ def _chunks(rows: Sequence[Row], size: int, device: torch.device) -> tuple[Row, 
 
 
 def _fitting(traced: Traced) -> int:
-    """How many inputs there is room for."""
+    """Number of inputs that fit in memory."""
     batch = batch_of(traced)
     each = sum(math.prod(spec.shape) * getattr(torch, spec.dtype).itemsize for spec in traced.inputs) // batch
     return int(min(INPUTS // max(1, each), VALUES // max(1, 2 * live_bytes(traced))))

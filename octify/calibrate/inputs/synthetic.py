@@ -158,7 +158,7 @@ def _deviation(moments: Tensor) -> Tensor:
 
 
 def _mismatch(moments: Tensor) -> Tensor:
-    """What is to vanish at one BatchNorm: its mean is 0 and its deviation 1 in the units of the moments."""
+    """Mismatch at one BatchNorm, zero when its mean is 0 and its deviation 1 in the units of the moments."""
     return (moments[0].square() + (_deviation(moments) - 1).square()).mean()
 
 

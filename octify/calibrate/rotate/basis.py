@@ -55,7 +55,7 @@ def best_unrotated(readers: Sequence[ReadMoments], count: int) -> list[int]:
 
 
 def best_rotated(readers: Sequence[ReadMoments], matrix: Tensor, count: int) -> list[int]:
-    """As ``best_unrotated``, of the channels of ``R x``."""
+    """Like ``best_unrotated``, for the channels of ``R x``."""
     inverse = torch.linalg.inv(matrix)
     turned = [ReadMoments(inverse.T @ r.weighing @ inverse, matrix @ r.high @ matrix.T) for r in readers]
     return best_unrotated(turned, count)

@@ -42,7 +42,7 @@ def with_rotations(traced: Traced, plan: Plan, chunks: Sequence[tuple[Tensor, ..
 
 
 def _low(plan: Plan, stream: Stream) -> int:
-    """How many channels of a stream are low, 0 for one that must keep its basis."""
+    """Number of low channels of a stream, 0 for one that must keep its basis."""
     planned = [plan.by_path[w.path] for w in stream.writers if w.path in plan.by_path]
     if stream.reason is not None or len(planned) < len(stream.writers):
         return 0
@@ -80,6 +80,6 @@ def _spread(known: Moments, norm: str | None, matrix: Tensor) -> str:
     covariance = known.norms[norm]
     apart = matrix.square() @ covariance.diagonal()
     true = (matrix @ covariance * matrix).sum(1)
-    # Of channels that never change on these inputs nothing is known.
+    # Channels that never change on these inputs carry no information.
     ratio = torch.where(apart > 0, true / apart.clamp_min(torch.finfo(apart.dtype).tiny), 1.0)
     return encoded(ratio.clamp(_SMALLEST, 6e4))

@@ -48,7 +48,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class ReadMoments:
-    """What one reader has to lose.
+    """Moments of what one reader can lose.
 
     weighing:
         ``sum over taps of W' diag(1 / variance of the outputs) W``, (C, C).
@@ -62,7 +62,7 @@ class ReadMoments:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of one stream: for each reader, and for each norm by path the covariance of its output."""
+    """Moments of one stream: for each reader, and for each norm by path the covariance of its output."""
 
     readers: tuple[ReadMoments, ...]
     norms: Mapping[str, Tensor]

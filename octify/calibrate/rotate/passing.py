@@ -24,7 +24,7 @@ from octify.trace.aliases import is_identity
 
 @dataclass(frozen=True)
 class Channels:
-    """Where a value has its channels.
+    """Position of a value's channels.
 
     dim:
         Their dimension.
@@ -37,7 +37,7 @@ class Channels:
 
 
 def passed(traced: Traced, node: fx.Node, source: fx.Node, known: Channels) -> Channels | None:
-    """Where the result of ``node`` has the channels of its operand ``source``; None if they do not pass."""
+    """Position of ``source``'s channels in the result of ``node``, its reader; None if they do not pass."""
     if node.op == "call_module":
         module = traced.submodule(node)
         return known if module is not None and _passes_module(traced, node, module, known) else None

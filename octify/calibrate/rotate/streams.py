@@ -164,7 +164,7 @@ class _Walk:
         return True
 
     def _place(self, term: object, after: Sequence[int]) -> tuple[int, tuple[int, ...]] | None:
-        """Where the channels of a term are in the sum, of shape ``after``; None if it is no such term."""
+        """Position of a term's channels in the sum, of shape ``after``; None if it is no such term."""
         where = self.values.where(term)
         shape = self.traced.shape(term) if isinstance(term, fx.Node) else None
         if where is None or shape is None or len(shape) > len(after):
@@ -219,7 +219,7 @@ class _Walk:
         return Stream(group.channels, writers, tuple(readers.values()), reasons[0] if reasons else None)
 
     def _against(self, group: Group, writers: Sequence[Writer], readers: Mapping[str, Reader]) -> list[str]:
-        """What speaks against rotating a group once all of it is known."""
+        """Reason against rotating a group once it is complete."""
         found = [self.odd[path] for path in (*(w.path for w in writers), *readers) if path in self.odd]
         calls = Counter(path for path, _ in group.writers)
         for path in calls:

@@ -21,7 +21,7 @@ class Group:
 
 
 class Values:
-    """Where values have their channels, and the group that each belongs to."""
+    """Positions of the values' channels, and the group of each."""
 
     def __init__(self, traced: Traced) -> None:
         self._traced = traced
@@ -33,7 +33,7 @@ class Values:
         return node in self._where
 
     def where(self, node: object) -> Channels | None:
-        """Where a value has its channels; None for what is no value with channels."""
+        """Position of a value's channels; None for a value without channels."""
         return self._where.get(node) if isinstance(node, fx.Node) else None
 
     def group(self, node: fx.Node) -> Group:

@@ -52,7 +52,7 @@ class Stream:
     chunks:
         The inputs of every chunk of images.
     store:
-        Where values wait; one may serve several streams.
+        Store of the values; one may serve several streams.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Stream:
         return set(self._values)
 
     def _missing(self, nodes: Sequence[fx.Node]) -> list[fx.Node]:
-        """What has to be computed for ``nodes``, operands first."""
+        """Nodes that must be computed for ``nodes``, operands first."""
         found: dict[fx.Node, None] = {}
         todo = list(nodes)
         while todo:

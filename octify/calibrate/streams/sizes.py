@@ -1,4 +1,4 @@
-"""How many images fit in memory at once, and how much work running them is."""
+"""Number of images that fit in memory at once, and the work of running them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DOUBLE = 2  # for one multiply-accumulate in double precision
 
 
 def of_run(traced: Traced, images: int) -> int:
-    """Of running the original on ``images`` images."""
+    """Work of running the original on ``images`` images."""
     return images * sum(facts.macs for facts in traced.facts.values()) // batch_of(traced)
 
 

@@ -1,4 +1,4 @@
-"""Where the values of graph nodes wait, chunk by chunk: in memory while there is room, else in a file.
+"""Store of graph nodes' values, chunk by chunk: in memory while there is room, else in a file.
 
 The files have no names (or go with the process, on Windows), so that nothing is left behind,
 however a run ends. They lie in the system's folder for temporary files; ``TMPDIR`` names another.

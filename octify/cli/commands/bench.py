@@ -1,4 +1,4 @@
-"""``octify bench``: models, converted folders and ONNX files timed against each other."""
+"""``octify bench``: time models, converted folders and ONNX files against each other."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def bench(
 def _check(
     what: Sequence[str], alpha: float, rules: str, weights: Path | None, inputs: list[str] | None
 ) -> None:
-    """Refuse, before torch is imported, what cannot be right."""
+    """Validate the options before torch is imported."""
     for each in what:
         if each.endswith(".onnx"):
             if not Path(each).is_file():
@@ -151,7 +151,7 @@ def _contestants(
     weights: Path | None,
     shapes: list[str] | None,
 ) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
-    """The models by name, and the inputs of the first that has some."""
+    """Return the models by name, and the inputs of the first one that has inputs."""
     models: dict[str, Any] = {}
     inputs: tuple[Tensor, ...] | None = None
     for each in what:
@@ -191,16 +191,16 @@ def _converted(
 
 
 def _inputs_of_files(files: Sequence[Path], shapes: list[str] | None) -> tuple[Tensor, ...]:
-    """Random inputs for ONNX files alone: as typed, else as the first file declares them."""
+    """Random inputs when only ONNX files are timed: shapes from ``--input``, else from the first file."""
     from octify.latency.runtime import declared_inputs
     from octify.source.inputs import random_inputs
 
-    wanted = shapes or declared_inputs(files[0])
-    return random_inputs([parse_shape(text) for text in wanted], seed=0)
+    texts = shapes or declared_inputs(files[0])
+    return random_inputs([parse_shape(text) for text in texts], seed=0)
 
 
 def _warn_of_load(run: Session, threads: int) -> None:
-    """Tell of other work on this machine, which makes times noise."""
+    """Warn about other work on this machine: it adds noise to the times."""
     try:
         load, cores = os.getloadavg()[0], os.cpu_count() or 1
     except OSError:

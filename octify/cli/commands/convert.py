@@ -1,4 +1,4 @@
-"""``octify convert``: a model in, a checked octave model and an ONNX file out."""
+"""``octify convert``: convert a model, check the result, write a folder and an ONNX file."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ _POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude"
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the results go; nothing anywhere on a dry run."""
+    """Destinations of the results; all None on a dry run."""
 
     folder: Path | None
     onnx: Path | None
@@ -150,7 +150,7 @@ def convert(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Convert a model to its octave form, report what was won, and write it.
+    """Convert a model to its octave form, report the savings, and write the result.
 
     Running a model file runs its code: give only files you trust.
 
@@ -227,16 +227,16 @@ def convert(
 
 
 def _refuse(context: typer.Context, options: Sequence[str], beside: str, why: str) -> None:
-    """An option that would be ignored ``beside`` another is a mistake."""
+    """Raise OctifyError for an option that another one, ``beside`` it, would make ineffective."""
     sources = {name: context.get_parameter_source(name) for name in options}
-    given = [
+    clashes = [
         f"--{name.replace('_', '-')}"
         for name, source in sources.items()
         if source and source.name == "COMMANDLINE"
     ]
-    if given:
+    if clashes:
         raise OctifyError(
-            f"{', '.join(given)} cannot be combined with {beside}",
+            f"{', '.join(clashes)} cannot be combined with {beside}",
             why=why,
             hint="leave one of them out" + (", or edit the plan" if beside == "--plan" else ""),
         )
@@ -252,7 +252,7 @@ def _outputs(
     dry_run: bool,
     force: bool,
 ) -> Outputs:
-    """Decide where to write, and find out now, not after the long work, whether that is possible."""
+    """Choose the destinations and check, before the long work, that they can be written."""
     if dry_run:
         return Outputs(None, None, None)
     if out is None and onnx is None:
@@ -281,7 +281,7 @@ def _write(
     weights: Path | None,
     inputs: list[str] | None,
 ) -> dict[str, Any]:
-    """Write what ``outputs`` asks for; what was written, for JSON."""
+    """Write the results to ``outputs``; return what was written, for JSON."""
     written: dict[str, Any] = {"directory": None, "onnx": None, "html": None}
     if outputs.folder is not None:
         run.progress(f"writing {outputs.folder}")

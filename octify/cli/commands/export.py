@@ -1,4 +1,4 @@
-"""``octify export``: a converted folder, or any model, to a file that was compared with it."""
+"""``octify export``: export a converted folder, or any model, and compare the file with it."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def export(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Export a converted folder, or a model as it is, to ONNX or a PyTorch program; compare the answers.
+    """Export a converted folder, or a model as it is, to ONNX or a PyTorch program; compare the outputs.
 
-    A folder needs its original's code again, which source.json in it names; its weights come from the
+    A folder needs the code of its original, which its source.json names; its weights come from the
     folder itself. Running a model file runs its code: give only files you trust.
 
     \b

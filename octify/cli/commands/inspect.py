@@ -1,4 +1,4 @@
-"""``octify inspect``: what a conversion would do, and what it would leave alone and why."""
+"""``octify inspect``: show what a conversion would do, and what it would leave alone and why."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def inspect(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show what would be converted, what not and why, and the costs; write nothing.
+    """Show what would be converted, what would not and why, and the costs; write nothing.
 
     Running a model file runs its code: give only files you trust.
 

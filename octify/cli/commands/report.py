@@ -1,4 +1,4 @@
-"""``octify report``: what a folder that octify wrote has to say, on the terminal or as an HTML page."""
+"""``octify report``: show the report of a folder that octify wrote, on the terminal or as an HTML page."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def report(
 
 
 def write_page(run: Session, path: Path, page: str) -> None:
-    """Write a page, whole or not at all, and say so."""
+    """Write a page atomically and report it."""
     run.progress(f"writing {path}")
     write_text(path, page)
     run.show(f"wrote {path}: open it in a browser")

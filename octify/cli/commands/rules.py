@@ -1,4 +1,4 @@
-"""``octify rules``: list, show and check the rule sets that decide what is converted. No torch here."""
+"""``octify rules``: list, show and check the rule sets that decide what is converted. Imports no torch."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def show_rules(name: NameArgument, json: JsonOption = False, debug: DebugOption 
         from octify.planning import ruleset
 
         text = ruleset.rules_path(name).read_text(encoding="utf-8")
-        found = ruleset.load_rules(name)
-        run.answer({"name": found.name, "description": found.description, "text": text})
+        rule_set = ruleset.load_rules(name)
+        run.answer({"name": rule_set.name, "description": rule_set.description, "text": text})
         run.show(text.rstrip("\n"))
 
 
 @rules.command("check")
 def check_rules(file: FileArgument, json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Check a rule file; a mistake is told with its file, line and key.
+    """Check a rule file; an error names its file, line and key.
 
     \b
     Example:
@@ -65,6 +65,8 @@ def check_rules(file: FileArgument, json: JsonOption = False, debug: DebugOption
     with session(json=json, quiet=False, verbose=False, debug=debug) as run:
         from octify.planning import ruleset
 
-        found = ruleset.load_rules(file)
-        run.answer({"file": str(file), "name": found.name, "description": found.description, "valid": True})
-        run.show(f"{file}: {found.name!r} is a valid rule set")
+        rule_set = ruleset.load_rules(file)
+        run.answer(
+            {"file": str(file), "name": rule_set.name, "description": rule_set.description, "valid": True}
+        )
+        run.show(f"{file}: {rule_set.name!r} is a valid rule set")

@@ -1,4 +1,4 @@
-"""``octify sweep``: one model at several alphas, as a table and a plot."""
+"""``octify sweep``: convert one model at several alphas; show a table and a plot."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ BenchOption = Annotated[
 
 @dataclass(frozen=True)
 class _Sweep:
-    """What one run was asked, and where its results go; ``data`` is a digest of the calibration inputs."""
+    """Request and destinations of one run; ``data`` is a digest of the calibration inputs."""
 
     source: Source
     calibration: Settings
@@ -103,7 +103,7 @@ class _Sweep:
     data: str
 
     def key(self, rules: str, alpha: float) -> str:
-        """Under which a finished point is known again."""
+        """Key by which a later run recognises a finished point."""
         from octify import __version__
         from octify.sweeps.content import rules_content
         from octify.sweeps.run import fingerprint
@@ -111,7 +111,7 @@ class _Sweep:
         calibration = asdict(self.calibration)
         # A point is the same wherever it is calibrated, and wherever its data lies.
         del calibration["device"], calibration["data"]
-        asked = {
+        request = {
             "version": __version__,
             "rules": rules_content(rules),
             "alpha": repr(alpha),
@@ -123,7 +123,7 @@ class _Sweep:
             "model": repr(self.source.model),
             "code": digest_of_file(self.source.file),
         }
-        return fingerprint(asked, self.source.model.state_dict())
+        return fingerprint(request, self.source.model.state_dict())
 
 
 def sweep(
@@ -157,7 +157,7 @@ def sweep(
 ) -> None:
     """Convert a model at several alphas: MACs, memory, error and latency, as a table and a plot.
 
-    Each point is a converted folder of its own (DIR/RULES-ALPHA), fit for octify export and octify bench.
+    Each point is a converted folder of its own (DIR/RULES-ALPHA) that octify export and octify bench accept.
     Running a model file runs its code: give only files you trust.
 
     \b
@@ -170,15 +170,15 @@ def sweep(
         effort = calib_effort.value
         settings = Settings(calib, effort, order, mean, std, resize, crop, seed, device=device, bgr=bgr)
         settings.check()
-        wanted = [(name, share) for name in _names(rules) for share in _shares(alpha)]
+        requests = [(name, share) for name in _names(rules) for share in _shares(alpha)]
         check_model(model, weights, input)
-        for name, share in wanted:
+        for name, share in requests:
             check_policy(share, name)
         folder = out or Path(f"{parse_target(model).short_name}-sweep")
         reads = used(model, weights, calib, _names(rules))
         from octify.sweeps.run import place_of
 
-        places = [place_of(*each) for each in wanted]
+        places = [place_of(*each) for each in requests]
         drawn = _check_outputs(folder, plot, html, places, reads, force=force)
         source = load(run, model, weights, input)
 
@@ -186,12 +186,14 @@ def sweep(
         from octify.sweeps.run import convert_point
 
         digest = data_digest(calib)
-        asked = _Sweep(source, settings, kernels.value, tuple(exclude or ()), folder, weights, input, digest)
-        maker = _maker(run, asked)
-        points = [convert_point(maker, name, share, run.progress)[0] for name, share in wanted]
+        request = _Sweep(
+            source, settings, kernels.value, tuple(exclude or ()), folder, weights, input, digest
+        )
+        maker = _maker(run, request)
+        points = [convert_point(maker, name, share, run.progress)[0] for name, share in requests]
         if bench:
-            points = _timed(run, asked, points, threads)
-        _finish(run, asked, points, drawn, html)
+            points = _timed(run, request, points, threads)
+        _finish(run, request, points, drawn, html)
 
 
 def _names(text: str) -> list[str]:
@@ -216,7 +218,7 @@ def _shares(text: str) -> list[float]:
 def _check_outputs(
     folder: Path, plot: Path | None, html: Path | None, places: Sequence[str], reads: Used, *, force: bool
 ) -> Path | None:
-    """Where the plot goes; None, where nobody asked for one by name and it cannot be drawn."""
+    """Path of the plot; None where none was requested by name and matplotlib is missing."""
     from octify.sweeps.plot import check_plot
 
     check_directory(folder, artefact.SWEEPS)
@@ -243,26 +245,26 @@ def _check_outputs(
     return chosen
 
 
-def _maker(run: Session, asked: _Sweep) -> PointMaker:
-    """How points are made: calibrated on data that is opened for each, and told where they come from."""
+def _maker(run: Session, request: _Sweep) -> PointMaker:
+    """Maker of the points: opens the calibration data for each, and records the origin of the model."""
     from octify import api
     from octify.sweeps.run import PointMaker
 
     def convert(rules: str, alpha: float, progress: Callable[[str], None]) -> Result:
-        data = asked.calibration.open(run, asked.source)
-        result = asked.calibration.on_device(
-            asked.source,
+        data = request.calibration.open(run, request.source)
+        result = request.calibration.on_device(
+            request.source,
             lambda: api.convert(
-                asked.source.model,
-                asked.source.example_inputs,
+                request.source.model,
+                request.source.example_inputs,
                 alpha=alpha,
                 rules=rules,
-                kernels=asked.kernels,  # type: ignore[arg-type]
-                exclude=asked.exclude,
+                kernels=request.kernels,  # type: ignore[arg-type]
+                exclude=request.exclude,
                 calibration=inputs_of(data),
-                effort=asked.calibration.effort,
-                channel_order=asked.calibration.order,
-                seed=asked.calibration.seed,
+                effort=request.calibration.effort,
+                channel_order=request.calibration.order,
+                seed=request.calibration.seed,
                 progress=progress,
             ),
         )
@@ -273,26 +275,26 @@ def _maker(run: Session, asked: _Sweep) -> PointMaker:
         return with_data(result, data)
 
     def origin(staged: Path, place: Path) -> None:
-        artefact.write_origin(staged, place, asked.source.target, asked.weights, asked.inputs)
+        artefact.write_origin(staged, place, request.source.target, request.weights, request.inputs)
 
-    return PointMaker(convert, asked.folder, asked.key, origin)
+    return PointMaker(convert, request.folder, request.key, origin)
 
 
-def _timed(run: Session, asked: _Sweep, points: Sequence[Point], threads: int) -> list[Point]:
-    """The points with latencies: the original and all of them in turn."""
+def _timed(run: Session, request: _Sweep, points: Sequence[Point], threads: int) -> list[Point]:
+    """Points with latencies: the original and all points, timed in turn."""
     from octify import api
     from octify.sweeps.run import timed
 
     models: dict[str, nn.Module] = {}
     for point in points:
         run.progress(f"loading {point.name}")
-        models[point.name] = api.load(asked.folder / point.name, asked.source.model)
-    model, inputs = asked.source.model, asked.source.example_inputs
+        models[point.name] = api.load(request.folder / point.name, request.source.model)
+    model, inputs = request.source.model, request.source.example_inputs
     return timed(model, inputs, points, models, threads=threads, progress=run.progress)
 
 
 def _finish(
-    run: Session, asked: _Sweep, points: Sequence[Point], plot: Path | None, html: Path | None
+    run: Session, request: _Sweep, points: Sequence[Point], plot: Path | None, html: Path | None
 ) -> None:
     """Show the table, write sweep.json, the plot and the page."""
     from octify.report.html import sweep_page
@@ -300,19 +302,19 @@ def _finish(
     from octify.sweeps.plot import plot as draw
 
     document: dict[str, Any] = {
-        "source": describe(asked.source),
+        "source": describe(request.source),
         "points": [point.to_dict() for point in points],
     }
-    run.show(render_sweep(points, asked.source.name))
-    write_text(asked.folder / SWEEP, json_module.dumps(document, indent=1) + "\n")
-    run.show(f"wrote {asked.folder}: sweep.json and {len(points)} converted folders")
+    run.show(render_sweep(points, request.source.name))
+    write_text(request.folder / SWEEP, json_module.dumps(document, indent=1) + "\n")
+    run.show(f"wrote {request.folder}: sweep.json and {len(points)} converted folders")
     if plot is None:
         run.warn("no plot was drawn: pip install 'octify[plot]'")
     else:
         run.progress(f"drawing {plot}")
-        draw(points, asked.source.name, plot)
+        draw(points, request.source.name, plot)
         run.show(f"wrote {plot}")
     if html is not None:
-        write_page(run, html, sweep_page(points, asked.source.target, document))
-    written = {"directory": str(asked.folder), "plot": plot and str(plot), "html": html and str(html)}
+        write_page(run, html, sweep_page(points, request.source.target, document))
+    written = {"directory": str(request.folder), "plot": plot and str(plot), "html": html and str(html)}
     run.answer(document | {"written": written})

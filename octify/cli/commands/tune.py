@@ -1,4 +1,4 @@
-"""``octify tune``: a converted folder and data in, the same folder trained further out."""
+"""``octify tune``: train the model of a converted folder further on data."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def tune(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Train a converted model further: to answer as its original does, with labels, or both.
+    """Train a converted model further: distil its original, train on labels, or both.
 
     Without labels the original's outputs are the target. One process uses the GPU if there is one; under
-    accelerate launch the batch is cut among all processes. Ctrl-C writes a checkpoint; the same command
-    with --resume goes on from it, to the same result.
+    accelerate launch the batch is split among all processes. Ctrl-C writes a checkpoint; the same command
+    with --resume continues from it, to the same result.
 
     \b
     Examples:
@@ -124,7 +124,7 @@ def tune(
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the result and, until it is there, the checkpoint go."""
+    """Paths of the result and of the checkpoint, which exists until the result is written."""
 
     folder: Path
     checkpoint: Path
@@ -179,7 +179,7 @@ def _require_accelerate() -> None:
 
 
 def _mute_others(run: Session) -> None:
-    """Of several processes the first one speaks; errors are told by whichever has them."""
+    """Silence all processes but the first; every process still reports its own errors."""
     if os.environ.get("RANK", "0") != "0":
         run.quiet, run.verbose, run.json = True, False, False
 
@@ -253,7 +253,7 @@ def _tune(
 
 
 def _say_finished(run: Session, places: _Places, source: Source, row: TuningRow) -> None:
-    """End a run that was stopped after its result was written: its checkpoint is what is left of it."""
+    """Finish a run that stopped after its result was written: remove its checkpoint."""
     if os.environ.get("RANK", "0") == "0":
         places.checkpoint.unlink(missing_ok=True)
     message = f"{places.folder} holds the result of this run already; leave --resume out to train further"

@@ -1,4 +1,4 @@
-"""``octify verify``: is a conversion what the mathematics says, and is its ONNX file what PyTorch says?"""
+"""``octify verify``: compare a conversion with its definition, and its ONNX file with PyTorch."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _exactness(source: Source, exact: Any) -> Iterator[Check]:
     name = "exact kernels = projected reference"
     model, inputs = source.model, source.example_inputs
     wide_model, wide_inputs = in_float64(model, inputs)
-    # Converted anew in float64: casting the float32 result would keep the rounding of its kernels.
+    # A second conversion in float64: casting the float32 result would keep the rounding of its kernels.
     wide = api.convert(wide_model, wide_inputs, plan=exact.plan)
     expected = answers(api.reference(wide_model, exact.plan, wide_inputs), wide_inputs)
     error = distance(answers(wide.model, wide_inputs), expected)
@@ -157,7 +157,7 @@ def _onnx(source: Source, model: Any) -> Check:
 
 
 def _exported(model: Any, source: Source, file: Path) -> Any:
-    """At any batch size; at the example's alone where the model's own code fixes it."""
+    """Export for any batch size, or for the example's alone where the model's own code fixes it."""
     from octify import api
 
     try:

@@ -1,4 +1,4 @@
-"""``--calib`` and what goes with it."""
+"""The option ``--calib`` and those that modify it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMED = 5
 
 
 class Effort(str, enum.Enum):
-    """How much calibration does."""
+    """Calibration effort."""
 
     norm = "norm"
     fast = "fast"
@@ -31,7 +31,7 @@ class Effort(str, enum.Enum):
 
 
 class Order(str, enum.Enum):
-    """How the low channels are chosen."""
+    """Criterion by which the low channels are chosen."""
 
     last = "last"
     energy = "energy"
@@ -43,32 +43,35 @@ CalibOption = Annotated[
     typer.Option(
         "--calib",
         metavar="DATA",
-        help="Repair the converted model with inputs like those it will see, no labels: a folder of images,"
-        " .npy, .npz, .safetensors, .pt, file.py:loader, or the word synthetic (images made from the"
-        " network's BatchNorm statistics).",
+        help="Inputs, without labels, to calibrate the converted model on: a folder of images, .npy, .npz,"
+        " .safetensors, .pt, file.py:loader, or the word synthetic (images generated from the network's"
+        " BatchNorm statistics).",
     ),
 ]
 EffortOption = Annotated[
     Effort,
     typer.Option(
         "--calib-effort",
-        help="norm: BatchNorm statistics only; fast: least squares; standard: and better channels, minutes"
-        " of distillation; thorough: and more of it.",
+        help="norm: BatchNorm statistics only; fast: also least squares; standard: also better channels and"
+        " minutes of distillation; thorough: more distillation.",
     ),
 ]
 OrderOption = Annotated[
     Order | None,
     typer.Option(
         "--channel-order",
-        help="Which channels are low; by default what --calib-effort says. last: the paper's.",
+        help="Criterion for the low channels; last is the paper's. Default: set by --calib-effort.",
     ),
 ]
 MeanOption = Annotated[
     str | None,
-    typer.Option("--mean", metavar="M[,M,M]", help="Of image files' pixels in [0, 1], subtracted."),
+    typer.Option(
+        "--mean", metavar="M[,M,M]", help="Per-channel mean, subtracted from pixels scaled to [0, 1]."
+    ),
 ]
 StdOption = Annotated[
-    str | None, typer.Option("--std", metavar="S[,S,S]", help="Divided into the pixels of image files.")
+    str | None,
+    typer.Option("--std", metavar="S[,S,S]", help="Per-channel standard deviation to divide pixels by."),
 ]
 ResizeOption = Annotated[
     int | None,
@@ -87,18 +90,21 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="What calibration runs on, such as cuda or cuda:1. Default: what the model file puts its model"
-        " on. What is written can be read on any machine.",
+        help="Device for calibration, such as cuda or cuda:1. Default: the device the model file puts its"
+        " model on. The written files load on any machine.",
     ),
 ]
 SeedOption = Annotated[
     int,
-    typer.Option("--seed", metavar="N", min=-(2**63), max=2**63 - 1, help="Of calibration's random choices."),
+    typer.Option(
+        "--seed", metavar="N", min=-(2**63), max=2**63 - 1, help="Seed for calibration's random choices."
+    ),
 ]
 BgrOption = Annotated[
     bool,
     typer.Option(
-        "--bgr", help="The model takes blue first, as OpenCV reads images; --mean and --std are in its order."
+        "--bgr",
+        help="Feed channels in BGR order, as OpenCV reads them; --mean and --std follow that order.",
     ),
 ]
 MaxErrorOption = Annotated[
@@ -106,7 +112,7 @@ MaxErrorOption = Annotated[
     typer.Option(
         "--max-error",
         metavar="X",
-        help="Fail (exit code 1, nothing written) when the relative output error stays larger than this.",
+        help="Largest relative output error to accept; above it, exit with code 1 and write nothing.",
     ),
 ]
 TargetMacsOption = Annotated[
@@ -114,8 +120,8 @@ TargetMacsOption = Annotated[
     typer.Option(
         "--target-macs",
         metavar="RATIO",
-        help="In place of --alpha: at most so much of the original's MACs, such as 0.6; every group of"
-        " coupled layers gets the alpha that costs least, judged on --calib data.",
+        help="Largest share of the original's MACs, such as 0.6, in place of --alpha; each group of coupled"
+        " layers gets the alpha with the smallest error on --calib data.",
     ),
 ]
 TargetErrorOption = Annotated[
@@ -123,8 +129,8 @@ TargetErrorOption = Annotated[
     typer.Option(
         "--target-error",
         metavar="X",
-        help="In place of --alpha: the cheapest model whose relative output error, on --calib inputs kept"
-        " aside, is at most this; calibrates a dozen models.",
+        help="Largest relative output error on held-out --calib inputs, in place of --alpha; searches for the"
+        " cheapest such model and calibrates a dozen of them.",
     ),
 ]
 
@@ -148,7 +154,7 @@ class Settings:
     bgr: bool = False
 
     def check(self) -> None:
-        """Refuse, before torch is imported, options that cannot be right."""
+        """Validate the options before torch is imported. Raises OctifyError."""
         from octify.allocate.target import Target
         from octify.data import check_data
 
@@ -175,7 +181,7 @@ class Settings:
         numbers(self.std, "--std")
 
     def on_device(self, source: Source, convert: Callable[[], Result]) -> Result:
-        """What ``convert`` makes of the model on the device that was asked for; both end on the CPU."""
+        """Return ``convert()`` with the model on ``--device``; model and result end on the CPU."""
         if self.device is None:
             return convert()
         from octify.calibrate.device import device_named
@@ -189,7 +195,7 @@ class Settings:
         return result
 
     def open(self, run: Session, source: Source) -> Data | str | None:
-        """The calibration data of ``source``'s model."""
+        """Open the calibration data for ``source``'s model."""
         if self.data is None or self.data == "synthetic":
             return self.data
         from pathlib import Path
@@ -214,7 +220,7 @@ class Settings:
 
 
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
-    """One number, or several with commas between, as typed behind ``option``."""
+    """Parse the value of ``option``: one number, or several separated by commas."""
     if text is None:
         return None
     try:
@@ -226,12 +232,12 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
 
 
 def inputs_of(data: Data | str | None) -> Any:
-    """What ``octify.convert`` takes as ``calibration``."""
+    """Argument for the parameter ``calibration`` of ``octify.convert``."""
     return data if data is None or isinstance(data, str) else data.inputs
 
 
 def warnings_of(data: Data | str | None) -> tuple[str, ...]:
-    """What in the data was assumed, or left out while it was read."""
+    """Warnings about assumptions on the data and about items that were skipped."""
     if data is None or isinstance(data, str):
         return ()
     if not data.skipped:
@@ -243,13 +249,13 @@ def warnings_of(data: Data | str | None) -> tuple[str, ...]:
 
 
 def with_data(result: Result, data: Data | str | None) -> Result:
-    """``result``, with the data's warnings in its report."""
+    """Copy of ``result`` with the data's warnings in its report."""
     report = replace(result.report, warnings=(*warnings_of(data), *result.report.warnings))
     return replace(result, report=report)
 
 
 def require_error(report: Report, most: float | None) -> None:
-    """CheckFailed when the calibrated model's output error is above ``most``."""
+    """Raise CheckFailed when the calibrated model's output error is above ``most``."""
     if most is None:
         return
     if report.calibration is None:

@@ -1,4 +1,4 @@
-"""The arguments and options that several commands share, each spelled and explained once."""
+"""Arguments and options that several commands share, each defined once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ InputOption = Annotated[
     typer.Option(
         "--input",
         metavar="SHAPE",
-        help="Shape of an input, such as 1x3x224x224 or 1x16:int64; repeat it for several inputs. "
+        help="Shape of an input, such as 1x3x224x224 or 1x16:int64; repeatable for several inputs. "
         "Default: the file's example_inputs, else the size timm names, else 1x3x224x224.",
     ),
 ]
@@ -64,16 +64,17 @@ ExcludeOption = Annotated[
     typer.Option(
         "--exclude",
         metavar="GLOB",
-        help="Leave the layers whose path matches dense, such as 'layer4.*'; repeatable.",
+        help="Path pattern of layers to keep dense, such as 'layer4.*'; repeatable.",
     ),
 ]
 OverwriteOption = Annotated[
     bool,
-    typer.Option("--force", help="Overwrite a file that the run reads, or that is of another kind."),
+    typer.Option("--force", help="Overwrite a file even if the run reads it or it is of another kind."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings, no tables.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Suppress progress, warnings and tables.")]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print each step with its time, and library warnings.")
+    bool,
+    typer.Option("--verbose", "-v", help="Print each step with its time, and library warnings."),
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

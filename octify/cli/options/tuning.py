@@ -1,4 +1,4 @@
-"""The options of ``octify tune``, each spelled and explained once."""
+"""Options of ``octify tune``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Labels(str, enum.Enum):
 
 
 class Precision(str, enum.Enum):
-    """What the models compute in; weights and optimizer are float32."""
+    """Mixed precision of the forward passes; weights and optimizer state are float32."""
 
     no = "no"
     bf16 = "bf16"
@@ -28,7 +28,7 @@ class Precision(str, enum.Enum):
 
 
 class Augment(str, enum.Enum):
-    """How inputs are varied."""
+    """Augmentation of the inputs."""
 
     auto = "auto"
     none = "none"
@@ -37,7 +37,7 @@ class Augment(str, enum.Enum):
 
 
 class Norm(str, enum.Enum):
-    """Which BatchNorm statistics are used in training."""
+    """BatchNorm statistics used in training."""
 
     frozen = "frozen"
     reestimated = "reestimated"
@@ -49,7 +49,7 @@ FolderArgument = Annotated[
     typer.Argument(
         metavar="DIR",
         show_default=False,
-        help=f"A folder that octify convert or octify tune wrote. Its original is built again. {RUNS_CODE}",
+        help=f"Folder written by octify convert or octify tune. Its original is built again. {RUNS_CODE}",
     ),
 ]
 DataOption = Annotated[
@@ -64,7 +64,7 @@ DataOption = Annotated[
     ),
 ]
 StepsOption = Annotated[
-    int, typer.Option("--steps", metavar="N", show_default=False, help="Steps of training in all.")
+    int, typer.Option("--steps", metavar="N", show_default=False, help="Total number of training steps.")
 ]
 OutOption = Annotated[
     Path | None,
@@ -72,74 +72,82 @@ OutOption = Annotated[
         "--out",
         "-o",
         metavar="DIR",
-        help="Folder for the result, which may be DIR. Default: DIR-tuned; DIR stays as it is.",
+        help="Folder for the result, which may be DIR itself. Default: DIR-tuned; DIR stays unchanged.",
     ),
 ]
 LabelsOption = Annotated[
     Labels,
-    typer.Option("--labels", help="auto: used if the data has those of the model's classes; none: distil."),
+    typer.Option("--labels", help="auto: use labels that fit the model's classes; none: distillation only."),
 ]
 WeightOption = Annotated[
     float | None,
     typer.Option(
         "--distill-weight",
         metavar="SHARE",
-        help="Share of the original's outputs in the loss beside the labels. Default: 0.5 with labels.",
+        help="Weight of distillation in the loss beside the labels. Default: 0.5 with labels.",
     ),
 ]
 BatchOption = Annotated[
-    int, typer.Option("--batch", metavar="N", help="Inputs of a step, over all processes together.")
+    int, typer.Option("--batch", metavar="N", help="Batch size of a step, summed over all processes.")
 ]
-LrOption = Annotated[float, typer.Option("--lr", metavar="X", help="Largest learning rate, of AdamW.")]
-DecayOption = Annotated[float, typer.Option("--weight-decay", metavar="X", help="Of weights, as AdamW does.")]
+LrOption = Annotated[float, typer.Option("--lr", metavar="X", help="Peak learning rate of AdamW.")]
+DecayOption = Annotated[float, typer.Option("--weight-decay", metavar="X", help="Weight decay of AdamW.")]
 WarmupOption = Annotated[
     int | None,
     typer.Option(
-        "--warmup", metavar="N", help="Steps of rising learning rate, before a cosine. Default: a twentieth."
+        "--warmup",
+        metavar="N",
+        help="Steps of warm-up before the cosine decay. Default: a twentieth.",
     ),
 ]
 PrecisionOption = Annotated[
     Precision | None,
-    typer.Option("--precision", help="Mixed precision. Default: what accelerate launch says, else no."),
+    typer.Option("--precision", help="Mixed precision. Default: that of accelerate launch, else no."),
 ]
 AugmentOption = Annotated[
     Augment,
     typer.Option(
         "--augment",
-        help="shift: images by up to an eighth; flip: and left to right. auto: flip without labels, shift"
-        " with them, none for a dataset, which has its own transforms.",
+        help="shift: move images by up to an eighth; flip: also mirror them. auto: flip without labels, shift"
+        " with labels, none for a dataset with its own transforms.",
     ),
 ]
 NormOption = Annotated[
     Norm,
     typer.Option(
         "--norm",
-        help="BatchNorm statistics: as they are, of the data before the first step, or of each batch.",
+        help="BatchNorm statistics: unchanged, re-estimated before the first step, or those of each batch.",
     ),
 ]
 EvalOption = Annotated[
     float,
-    typer.Option("--eval", metavar="SHARE", help="Kept from training to measure on, at most 2000 inputs."),
+    typer.Option(
+        "--eval", metavar="SHARE", help="Share of the data held out to measure on, at most 2000 inputs."
+    ),
 ]
 SeedOption = Annotated[
-    int, typer.Option("--seed", metavar="N", min=-(2**63), max=2**63 - 1, help="Of all random choices.")
+    int, typer.Option("--seed", metavar="N", min=-(2**63), max=2**63 - 1, help="Seed for all random choices.")
 ]
 EveryOption = Annotated[
     int,
     typer.Option(
-        "--checkpoint-every", metavar="N", help="Steps between checkpoints; 0: only when the run is stopped."
+        "--checkpoint-every",
+        metavar="N",
+        help="Steps between checkpoints; 0: one only when the run is stopped.",
     ),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on from the checkpoint of a run that was stopped.")
+    bool, typer.Option("--resume", help="Continue from the checkpoint of a run that was stopped.")
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(
-        "--model", metavar="MODEL", help="The original, where it is not where DIR/source.json says."
-    ),
+    typer.Option("--model", metavar="MODEL", help="The original, if it moved since source.json was written."),
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option("--weights", metavar="FILE", help="Its weights, where they are not where source.json says."),
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="The original's weights, if they moved since source.json was written.",
+    ),
 ]

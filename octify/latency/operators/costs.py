@@ -1,4 +1,4 @@
-"""Plans by measured time: what a convolution takes in onnxruntime, dense and in its octave forms.
+"""Planning costs by measured time: a convolution in onnxruntime, dense and in its octave forms.
 
 An octave convolution is the sum of its paths' convolutions, of the pooling in front of high-to-low
 and of the upsampling behind low-to-high; its additions are fused into the convolutions. So is an
@@ -24,11 +24,11 @@ from octify.nn.functional import low_size
 from octify.nn.groups import UnevenGroups
 from octify.planning.convs import Conv
 
-_NOISE = 0.02  # share of the time of the layers concerned
+_NOISE = 0.02  # as a share of the time of the layers concerned
 
 
 class OnnxruntimeCosts:
-    """Milliseconds in onnxruntime on the CPU (``octify.planning.costs.Costs``), asked of a ``Table``."""
+    """Milliseconds in onnxruntime on the CPU (``octify.planning.costs.Costs``), looked up in a ``Table``."""
 
     noise = _NOISE
     memory_decides = False
@@ -41,17 +41,17 @@ class OnnxruntimeCosts:
             "octave channels here would save less time than their split and merge layers take "
             f"(onnxruntime, {threads})"
         )
-        self._known: dict[tuple[str, int, int], float] = {}
+        self._cache: dict[tuple[str, int, int], float] = {}
 
     def conv(self, conv: Conv, low_in: int, low_out: int) -> float:
-        """Milliseconds of all calls."""
+        """Milliseconds of all calls of ``conv``."""
         key = (conv.path, low_in, low_out)
-        if key not in self._known:
-            self._known[key] = sum(self.table[op] for op in operators(conv, low_in, low_out, self.kernels))
-        return self._known[key]
+        if key not in self._cache:
+            self._cache[key] = sum(self.table[op] for op in operators(conv, low_in, low_out, self.kernels))
+        return self._cache[key]
 
     def boundary(self, elements: float) -> float:
-        """Milliseconds of merges: by element, as measured at a middling size."""
+        """Milliseconds of merges, proportional to the elements, as measured at a medium size."""
         if not elements:
             return 0.0
         op = Op("merge", 1, 64, 128, (28, 28))
@@ -59,7 +59,7 @@ class OnnxruntimeCosts:
 
 
 def operators(conv: Conv, low_in: int, low_out: int, kernels: Scheme = "paper") -> Iterator[Op]:
-    """What ``conv`` is made of with so many low channels, over all its calls."""
+    """Operators of ``conv`` with so many low channels, over all its calls."""
     for size in conv.inputs:
         if not (low_in or low_out) or conv.vector or isinstance(conv.module, ConvTransposeNd):
             yield _dense(conv.module, conv.batch, size)
@@ -70,7 +70,7 @@ def operators(conv: Conv, low_in: int, low_out: int, kernels: Scheme = "paper") 
 def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernels: Scheme) -> Iterator[Op]:
     module: Any = conv.module
     try:
-        made = OCTAVE_CONV[len(size)].from_conv(
+        layer = OCTAVE_CONV[len(size)].from_conv(
             _shape_only(module),
             _last(module.in_channels, low_in, module.groups),
             _last(module.out_channels, low_out, module.groups),
@@ -80,12 +80,12 @@ def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernel
     except PlanError:  # no such form: never worth it
         yield _dense(module, conv.batch, size)
         return
-    need = tuple(axis.output_length(n) for axis, n in zip(made.axes, size, strict=True))
-    if PathName.HIGH_TO_LOW in made.recipes:
+    need = tuple(axis.output_length(n) for axis, n in zip(layer.axes, size, strict=True))
+    if PathName.HIGH_TO_LOW in layer.recipes:
         yield Op("pool", conv.batch, module.in_channels - low_in, module.in_channels - low_in, size)
-    for name in made.recipes:
-        yield from _path(made, name, conv.batch, size, need)
-    targets: list[str] = [name.target for name in made.recipes]
+    for name in layer.recipes:
+        yield from _path(layer, name, conv.batch, size, need)
+    targets: list[str] = [name.target for name in layer.recipes]
     for target, channels, out in (
         ("high", module.out_channels - low_out, need),
         ("low", low_out, low_size(need)),
@@ -95,14 +95,14 @@ def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernel
 
 
 def _path(
-    made: OctaveConv, name: PathName, batch: int, size: tuple[int, ...], need: tuple[int, ...]
+    octave: OctaveConv, name: PathName, batch: int, size: tuple[int, ...], need: tuple[int, ...]
 ) -> Iterator[Op]:
-    recipe = made.recipes[name]
+    recipe = octave.recipes[name]
     low = low_size(size)
     reads = {"pool": low, "up": size}.get(recipe.before or "", low if name.source == "low" else size)
     target = low_size(need) if name.target == "low" else need
-    gives = made.inner_size(name, size, target)
-    path = getattr(made, name.value)
+    gives = octave.inner_size(name, size, target)
+    path = getattr(octave, name.value)
     for conv in path.convs if isinstance(path, UnevenGroups) else [path]:
         yield _convolution(conv, batch, tuple(reads), tuple(gives))
     if "up" in (recipe.before, recipe.after):
@@ -115,7 +115,7 @@ def _dense(conv: ConvNd, batch: int, size: tuple[int, ...]) -> Op:
 
 
 def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[int] | None) -> Op:
-    """``conv`` on a map of ``size``; padded so that it gives a map of that size, or as it is."""
+    """Operator of ``conv`` on a map of ``size``, padded to return a map of that size, or as it is."""
     dims = range(len(size))
     transposed = isinstance(conv, ConvTransposeNd)
     if gives is None or transposed:
@@ -147,9 +147,9 @@ def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[i
 
 
 def _shape_only(module: Any) -> nn.Module:
-    """A convolution of the same shape without weights worth computing with."""
+    """Convolution of the same shape, without bias and with uninitialised weights."""
     kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(module.kernel_size)]
-    made = kind(
+    copied = kind(
         module.in_channels,
         module.out_channels,
         module.kernel_size,
@@ -160,14 +160,14 @@ def _shape_only(module: Any) -> nn.Module:
         bias=False,
         device="meta",
     )
-    made.weight = nn.Parameter(torch.empty(made.weight.shape), requires_grad=False)
+    copied.weight = nn.Parameter(torch.empty(copied.weight.shape), requires_grad=False)
     if getattr(module, "same", False):
-        made.same = True  # type: ignore[assignment]
-    return made
+        copied.same = True  # type: ignore[assignment]
+    return copied
 
 
 def _last(channels: int, low: int, groups: int) -> tuple[int, ...]:
-    """The last channels of every group, ``low`` in all as evenly as they go."""
+    """Last channels of every group, ``low`` in all, distributed as evenly as possible."""
     if groups == channels:
         return tuple(range(channels - low, channels))
     per = channels // groups

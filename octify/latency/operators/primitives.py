@@ -1,4 +1,4 @@
-"""How long the operators of an octave network take in onnxruntime, each by itself.
+"""Times of single operators of an octave network in onnxruntime.
 
 An operator stands in a graph of its own, between convolutions where its neighbours in a network would
 be: onnxruntime keeps values between convolutions in a blocked layout, and an operator that it has in
@@ -26,7 +26,7 @@ from octify.latency.runtime import session_of
 
 Kind = Literal["conv", "conv_transpose", "pool", "clip", "up", "merge"]
 _CALLS = 25
-_MIDDLE = "middle"  # the node between neighbours that are of its own type
+_MIDDLE = "middle"  # name of the timed node, whose neighbours are of its own type
 _NAMES: dict[Kind, frozenset[str]] = {
     "conv": frozenset({"Conv", "FusedConv"}),
     "conv_transpose": frozenset({"ConvTranspose"}),
@@ -46,9 +46,9 @@ class Op:
         upsampling by 2 that a convolution's result is added to, ``merge`` the same and a concatenation
         with half as many channels at full size.
     size:
-        Of the map that it reads, without batch and channels.
+        Spatial size of the input map.
     pads:
-        As ONNX has them: all beginnings, then all ends.
+        Padding in the order of ONNX: all beginnings, then all ends.
     """
 
     kind: Kind
@@ -64,7 +64,7 @@ class Op:
 
     @property
     def key(self) -> str:
-        """All of it in one word, for a table."""
+        """Key of the operator in a table."""
         kernel = "x".join(map(str, self.kernel))
         details = [f"k{kernel}", *(f"{n}{v}" for n, v in self._geometry())] if self.kernel else []
         size = "x".join(map(str, (self.batch, self.channels_in, *self.size)))
@@ -76,7 +76,7 @@ class Op:
 
 
 def milliseconds(op: Op, threads: int) -> float:
-    """Per call of ``op``; the lower quartile over its calls, since whatever else runs only adds time."""
+    """Milliseconds per call of ``op``: the lower quartile, since other load can only add time."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "op.onnx"
         onnx.save(_graph(op), path)
@@ -101,7 +101,7 @@ def _feed(session: onnxruntime.InferenceSession) -> dict[str, Any]:
 
 
 class _Builder:
-    """Collects the nodes and weights of a small graph."""
+    """Builder of a small graph: collects its nodes and weights."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -118,7 +118,7 @@ class _Builder:
         return output
 
     def near(self, x: str, output: str, channels: int, dims: int) -> str:
-        """A cheap convolution beside the operator, so that it meets the layout of a network."""
+        """Add a cheap convolution beside the operator, so that it sees the layout of a network."""
         weight = self.weight(f"{output}_w", channels, 1, *[1] * dims)
         return self.add("Conv", [x, weight], output, group=channels, kernel_shape=[1] * dims)
 

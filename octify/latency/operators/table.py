@@ -1,4 +1,4 @@
-"""A table of measured operator times, kept between runs: milliseconds by operator, size and runtime."""
+"""Persistent table of measured operator times: milliseconds by operator, size and runtime."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from octify.progress import Tell
 
 
 def folder() -> Path:
-    """The folder that tables are kept in: ``octify`` in the user's cache folder (platformdirs)."""
+    """Folder of the tables: ``octify`` in the user's cache folder (platformdirs)."""
     return platformdirs.user_cache_path("octify", appauthor=False)
 
 
 def machine() -> str:
-    """What a time depends on besides the operator: processor, and onnxruntime's version."""
+    """Identification of the machine: its processor and the version of onnxruntime."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -32,15 +32,15 @@ def machine() -> str:
 
 
 class Table:
-    """Milliseconds of operators on this machine with a number of threads; what is missing is measured.
+    """Milliseconds of operators on this machine at a number of threads; missing entries are measured.
 
     Parameters
     ----------
     path:
-        The file it is kept in, JSON; by default one of ``folder()``. A file of another machine, or one
-        that cannot be read, is begun anew.
+        JSON file of the table; by default one in ``folder()``. A file of another machine, or one
+        that cannot be read, is replaced.
     measure:
-        From an operator and a number of threads to milliseconds.
+        Function of an operator and a number of threads that returns milliseconds.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Table:
         return len(self._times)
 
     def save(self) -> None:
-        """Keep what was measured for later runs. A folder that cannot be written to keeps nothing."""
+        """Write the measurements for later runs; a folder that cannot be written is ignored."""
         if not self.measured:
             return
         document = {"machine": machine(), "threads": self.threads, "milliseconds": self._times}

@@ -1,4 +1,4 @@
-"""How far the converted model is from the original: its outputs, and every layer."""
+"""Section on accuracy: the distance from the original in the outputs and in every layer."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _NOT = (
 
 
 def outputs(report: ReportData) -> Child:
-    """Calibration, the choice of alphas, and training, as far as there were any."""
-    found: list[Child] = []
+    """Render calibration, the choice of alphas, and training, if there were any."""
+    parts: list[Child] = []
     if report.calibration is not None:
-        found += _calibration(report.calibration)
+        parts += _calibration(report.calibration)
     if report.allocation is not None:
-        found += _allocation(report.allocation)
+        parts += _allocation(report.allocation)
     for i, row in enumerate(report.tuning):
-        found += _tuning(row, i)
-    return found or tag("p", _NOT)
+        parts += _tuning(row, i)
+    return parts or tag("p", _NOT)
 
 
 def _calibration(row: CalibrationRow) -> Iterator[Child]:
@@ -108,10 +108,10 @@ def _tuning(row: TuningRow, number: int) -> Iterator[Child]:
 
 
 def layers(row: CalibrationRow | None) -> Child:
-    """The error of every branch that was fitted, and what was not."""
+    """Render the error of every branch that was fitted, and list those that were not."""
     if row is None:
         return tag("p", _NOT)
-    found: list[Child] = [
+    parts: list[Child] = [
         tag(
             "p",
             "Relative root mean square error of what a converted convolution yields, behind the "
@@ -132,8 +132,8 @@ def layers(row: CalibrationRow | None) -> Child:
         )
         for each in row.layers
     ]
-    found.append(table("error-table", "Error of every layer", columns, rows, tall=True))
+    parts.append(table("error-table", "Error of every layer", columns, rows, tall=True))
     if row.uncalibrated:
         listed = [tag("li", f"{path}: {reason}") for path, reason in row.uncalibrated]
-        found += [tag("p", "These keep the weights that the mathematics gives them:"), tag("ul", listed)]
-    return found
+        parts += [tag("p", "These keep the weights that the mathematics gives them:"), tag("ul", listed)]
+    return parts

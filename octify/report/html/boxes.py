@@ -1,4 +1,4 @@
-"""From a report's graph to the boxes of its drawing: what follows a layer unchanged stands in its box."""
+"""Boxes of a report's drawing: operations that keep a layer's shape share its box."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Box:
 
     @property
     def name(self) -> str:
-        """Unique in the drawing."""
+        """Name of the box, unique in the drawing."""
         return self.nodes[0].name
 
     @property
@@ -30,27 +30,27 @@ class Box:
 
     @property
     def last(self) -> GraphNode:
-        """Whose value leaves the box."""
+        """Last operation, whose value leaves the box."""
         return self.nodes[-1]
 
 
 def boxes(report: ReportData) -> Sequence[Box]:
-    """The boxes, operands first, without what computes no map, such as constants."""
+    """Return the boxes, operands first, without operations that compute no map, such as constants."""
     layers = {row.path: row for row in report.layers}
     readers = Counter(name for node in report.graph for name in node.inputs)
     inside: dict[str, str] = {}  # node -> its box
-    found: dict[str, Box] = {}
+    boxes_by_name: dict[str, Box] = {}
     for node in report.graph:
-        host = found.get(inside.get(node.inputs[0], "")) if len(node.inputs) == 1 else None
+        host = boxes_by_name.get(inside.get(node.inputs[0], "")) if len(node.inputs) == 1 else None
         layer = layers.get(node.path or node.name)
         if host and layer is None and readers[host.last.name] == 1 and _alike(host.last, node):
-            found[host.name] = replace(host, nodes=(*host.nodes, node))
+            boxes_by_name[host.name] = replace(host, nodes=(*host.nodes, node))
             inside[node.name] = host.name
             continue
         reads = tuple(dict.fromkeys(inside[name] for name in node.inputs if name in inside))
-        found[node.name] = Box((node,), layer, reads)
+        boxes_by_name[node.name] = Box((node,), layer, reads)
         inside[node.name] = node.name
-    return list(found.values())
+    return list(boxes_by_name.values())
 
 
 def _alike(a: GraphNode, b: GraphNode) -> bool:

@@ -23,7 +23,7 @@ class Bar:
 
 
 def bars(key: str, caption: str, unit: str, rows: Sequence[Bar]) -> Markup:
-    """A row for each pair; lengths are shares of the longest."""
+    """Render one row for each pair; lengths are relative to the longest."""
     longest = max((max(row.before, row.after) for row in rows), default=0.0) or 1.0
     total = sum(row.before for row in rows) or 1.0
     head = [
@@ -73,7 +73,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Axes:
-    """What a chart of curves is about; ``mark`` is an x with a vertical line and what it means."""
+    """Labels of a chart of curves; ``mark`` is an x with a vertical line, and its label."""
 
     label: str
     x: str
@@ -84,7 +84,7 @@ class Axes:
 
 
 def curves(axes: Axes, rows: Sequence[Curve]) -> Markup:
-    """The curves with axes, grid and legend."""
+    """Draw the curves with axes, grid and legend."""
     xs = [x for row in rows for x, _ in row.points]
     ys = [y for row in rows for _, y in row.points if y > 0 or not axes.logarithmic]
     if not xs or not ys:

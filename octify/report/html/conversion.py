@@ -1,4 +1,4 @@
-"""The page of one conversion."""
+"""HTML page of one conversion."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from octify.report.model import ReportData
 def conversion_page(
     report: ReportData, *, source: str | None = None, measured: LatencyRows | None = None
 ) -> str:
-    """The report as one page.
+    """Render the report as one page.
 
     Parameters
     ----------
     source:
-        How the original was named on the command line.
+        The original's name on the command line.
     measured:
-        Latencies of a bench, if there are some.
+        Latencies of a bench, if it was run.
     """
     parts = list(_parts(report, measured))
     title = report.model if report.alpha is None else f"{report.model} in octave form"
@@ -58,13 +58,13 @@ def _lead(report: ReportData, source: str | None) -> Child:
         ("kernels", report.kernels),
         ("inputs", ", ".join(sizes(shape) for shape in report.inputs)),
     ]
-    known = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value]
+    terms = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value]
     explained = (
         "Octave convolution keeps a share of the channels of every feature map, the low ones, at half the "
         "height and width, where a convolution costs a quarter. Before is the original, after is the "
         "converted model."
     )
-    return [tag("dl", known, class_="facts"), tag("p", explained)]
+    return [tag("dl", terms, class_="facts"), tag("p", explained)]
 
 
 def _network(report: ReportData) -> Child:

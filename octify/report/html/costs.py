@@ -1,4 +1,4 @@
-"""Totals, and where the MACs were and are."""
+"""Section on costs: totals, and MACs by stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_BARS = 24
 
 
 def totals(row: Totals) -> Child:
-    """The figures of the whole network."""
+    """Render the totals of the whole network."""
     lines = [
         ("macs", "MACs", row.macs_before, row.macs_after, 1e9, "GMACs"),
         ("flops", "FLOPs (2 for each MAC)", 2 * row.macs_before, 2 * row.macs_after, 1e9, "GFLOPs"),
@@ -73,7 +73,7 @@ def _count(key: str, name: str, value: int, shown: str) -> Markup:
 
 
 def stages(layers: Sequence[LayerRow]) -> Child:
-    """Bars per stage: layers whose paths begin alike, as finely as two dozen bars allow."""
+    """Draw bars per stage: layers with a common path prefix, as finely as two dozen bars allow."""
     rows = _stages(layers)
     merged = len(rows) < len(layers)
     what = (
@@ -92,11 +92,11 @@ def _stages(layers: Sequence[LayerRow]) -> list[tuple[str, int, int]]:
     """Name, MACs before and after; the deepest grouping with at most ``_MOST_BARS`` groups."""
     deepest = max((row.path.count(".") + 1 for row in layers), default=1)
     for depth in range(deepest, 0, -1):
-        found: dict[str, tuple[int, int]] = {}
+        groups: dict[str, tuple[int, int]] = {}
         for row in layers:
             name = ".".join(row.path.split(".")[:depth])
-            before, after = found.get(name, (0, 0))
-            found[name] = before + row.macs_before, after + row.macs_after
-        if len(found) <= _MOST_BARS:
+            before, after = groups.get(name, (0, 0))
+            groups[name] = before + row.macs_before, after + row.macs_after
+        if len(groups) <= _MOST_BARS:
             break
-    return [(name, *macs) for name, macs in found.items()]
+    return [(name, *macs) for name, macs in groups.items()]

@@ -1,4 +1,4 @@
-"""The network as inline SVG: boxes for operations, pills for splits and merges, wide lines."""
+"""Drawing of the network as inline SVG: boxes for operations, pills for splits and merges, wide lines."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from octify.report.rows import GraphNode
 
 _WIDTH, _HEIGHT, _STEP, _MARGIN = 250.0, 58.0, 92.0, 12.0
 _PILL = 76.0
-_CHARACTERS, _SMALL = 30, 37  # that fit into a box, in bold and in small letters
+_CHARACTERS, _SMALL = 30, 37  # characters that fit into a box, in bold and in small letters
 
 
 def network(report: ReportData) -> Markup:
-    """The drawing in a scroll box, with its legend."""
+    """Draw the network in a scroll box, with its legend."""
     shown = boxes(report)
     placed = layered({box.name: box.inputs for box in shown}, _WIDTH)
     by_name = {box.name: box for box in shown}
@@ -59,20 +59,20 @@ def _top(rank: int) -> float:
 
 
 def _lines(placed: Drawing, by_name: Mapping[str, Box]) -> list[Markup]:
-    """One path for each value: its lane and the branches from it."""
+    """Draw one path for each value: its lane and the branches from it."""
     pieces: dict[str, list[str]] = {}
     for a, b in placed.edges:
         pieces.setdefault(a[0], []).append(_piece(placed, by_name, a, b))
-    found = []
+    paths = []
     for name, parts in pieces.items():
         box = by_name[name]
         octave = box.last.low_channels > 0 or box.kind == "split"
-        found.append(tag("path", d="".join(parts), class_="wire octave" if octave else "wire"))
-    return found
+        paths.append(tag("path", d="".join(parts), class_="wire octave" if octave else "wire"))
+    return paths
 
 
 def _piece(placed: Drawing, by_name: Mapping[str, Box], a: Slot, b: Slot) -> str:
-    """From a slot to one on the next rank, and on through that if it is a lane."""
+    """Path from a slot to one on the next rank, continued through that one if it is a lane."""
     x0, x1 = placed.x[a] + _MARGIN, placed.x[b] + _MARGIN
     start, end = _top(a[1]) + _inset(placed, by_name, a, below=True), _top(b[1])
     lane = placed.rank[b[0]] != b[1]
@@ -87,7 +87,7 @@ def _piece(placed: Drawing, by_name: Mapping[str, Box], a: Slot, b: Slot) -> str
 
 
 def _inset(placed: Drawing, by_name: Mapping[str, Box], slot: Slot, *, below: bool) -> float:
-    """How far under the top of its rank a slot begins, or ends."""
+    """Distance from the top of a rank to where one of its slots begins, or ends."""
     pill = placed.rank[slot[0]] == slot[1] and by_name[slot[0]].kind in ("split", "merge")
     inset = 16.0 if pill else 0.0
     return _HEIGHT - inset if below else inset
@@ -152,7 +152,7 @@ def _heading(box: Box) -> str:
 
 
 def _operations(box: Box) -> str:
-    """What the box does, in order."""
+    """Names of the box's operations, in order."""
     first, *others = box.nodes
     kernel = box.layer is not None and f"{kind_of(box.layer.kind)} {sizes(box.layer.kernel)}"
     own = kernel if box.layer is not None and box.layer.kernel else first.operation if first.path else ""
@@ -161,7 +161,7 @@ def _operations(box: Box) -> str:
 
 
 def _leaf(node: GraphNode) -> str:
-    """The last part of a module's path; where that is a number, its class."""
+    """Last part of a module's path, or the module's class where that part is a number."""
     name = node.path.rpartition(".")[2]
     return node.operation if not name or name.isdigit() else name
 
@@ -174,7 +174,7 @@ def _value(box: Box) -> str:
 
 
 def _describe(box: Box) -> list[str]:
-    """Everything about a box, for a pointer that rests on it."""
+    """Tooltip of a box, with all its facts."""
     lines = [f"{node.path or node.name}: {node.operation}" for node in box.nodes]
     if box.last.shape:
         lines.append(f"output {sizes(box.last.shape)}")
@@ -188,7 +188,7 @@ def _describe(box: Box) -> list[str]:
 
 
 def _cut(path: str) -> str:
-    """A path without as many of its first parts as do not fit: the last ones tell layers apart."""
+    """Shorten a path from the left until it fits: the last parts distinguish layers."""
     if len(path) <= _CHARACTERS:
         return path
     parts = path.split(".")

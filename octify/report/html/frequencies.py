@@ -1,4 +1,4 @@
-"""The spectra of the low and high channels."""
+"""Section on the spectra of the low and high channels."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _COLUMNS = (
 
 
 def spectrum(row: SpectrumRow | None) -> Child:
-    """Both mean spectra as curves, how they were computed, and the share of fine detail map by map."""
+    """Draw both mean spectra, explain them, and tabulate the share of fine detail for each map."""
     if row is None:
         return tag("p", _ABSENT)
     data = "synthetic images" if row.synthetic else "calibration inputs"
     summary = (
-        f"Of the power of the channels chosen low, {percent(row.low.above_quarter)} lies above 0.25 cycles "
+        f"{percent(row.low.above_quarter)} of the power of the channels chosen low lies above 0.25 cycles "
         "per pixel, which half the resolution cannot hold; of the channels left high, "
         f"{percent(row.high.above_quarter)}. Measured on {row.inputs} {data}, mean over {row.low.channels} "
         f"low and {row.high.channels} high channels of {len(row.maps)} feature maps."
@@ -64,7 +64,7 @@ def spectrum(row: SpectrumRow | None) -> Child:
 
 
 def _points(edges: Sequence[float], band: BandRow) -> list[tuple[float, float]]:
-    """Power at the middle of every bin that has some."""
+    """Points of a curve: the power at the centre of every bin that has a value."""
     middles = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
     return [(x, power) for x, power in zip(middles, band.power, strict=True) if power is not None]
 

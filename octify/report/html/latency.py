@@ -1,4 +1,4 @@
-"""Measured times."""
+"""Section on measured latency."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _COLUMNS = (
 
 
 def rows(measured: LatencyRows | None) -> Child:
-    """Medians, quartiles and speed-ups."""
+    """Render medians, quartiles and speed-ups."""
     if measured is None or not measured.rows:
         return tag("p", _ABSENT)
     versions = ", ".join(f"{name} {number}" for name, number in measured.versions.items())
     rounds = measured.rows[0].timing.rounds
-    told = (
+    caption = (
         f"Medians of {rounds} interleaved rounds on {measured.machine} ({versions}). "
         "Speed-ups are to the first model."
     )
@@ -45,4 +45,4 @@ def rows(measured: LatencyRows | None) -> Child:
         )
         for row in measured.rows
     ]
-    return [tag("p", told), table("latency-table", "Latency", _COLUMNS, body)]
+    return [tag("p", caption), table("latency-table", "Latency", _COLUMNS, body)]

@@ -1,4 +1,4 @@
-"""A layered drawing of a directed graph: every edge leads downwards (Sugiyama et al. 1981).
+"""Layered layout of a directed graph: every edge leads downwards (Sugiyama et al. 1981).
 
 Ranks are longest paths from the sources. A value that is read further down gets one lane, a slot on every
 rank it passes, whoever reads it, so that a dense block's edges run side by side instead of criss-cross.
@@ -20,10 +20,10 @@ Slot = tuple[str, int]  # a node on its rank, or its lane on a rank below
 
 @dataclass(frozen=True)
 class Drawing:
-    """Where everything is: the centre x of every slot, the rank of every node, and the edges.
+    """Positions of a layout: the centre x of every slot, the rank of every node, and the edges.
 
     edges:
-        From slot to slot on the next rank, with the node whose value runs along it.
+        Pairs of slots on neighbouring ranks, with the node whose value runs along the edge.
     """
 
     x: Mapping[Slot, float]
@@ -34,7 +34,7 @@ class Drawing:
 
 
 def layered(inputs: Mapping[str, Sequence[str]], width: float) -> Drawing:
-    """Lay out nodes of ``width``, given operands first with the names of what they read."""
+    """Lay out nodes of ``width``, which come operands first, each with the names of its operands."""
     rank = _ranks(inputs)
     edges = _edges(inputs, rank)
     rows = _rows(rank, edges)
@@ -59,16 +59,16 @@ def _ranks(inputs: Mapping[str, Sequence[str]]) -> dict[str, int]:
 
 
 def _edges(inputs: Mapping[str, Sequence[str]], rank: Mapping[str, int]) -> list[tuple[Slot, Slot]]:
-    """Steps of one rank each; a lane is shared by all readers of a value."""
-    found: dict[tuple[Slot, Slot], None] = {}
+    """Cut edges into steps of one rank each; all readers of a value share a lane."""
+    edges: dict[tuple[Slot, Slot], None] = {}
     for name, read in inputs.items():
         for source in read:
             if source not in rank:
                 continue
             for r in range(rank[source], rank[name] - 1):
-                found[(source, r), (source, r + 1)] = None
-            found[(source, rank[name] - 1), (name, rank[name])] = None
-    return list(found)
+                edges[(source, r), (source, r + 1)] = None
+            edges[(source, rank[name] - 1), (name, rank[name])] = None
+    return list(edges)
 
 
 def _rows(rank: Mapping[str, int], edges: Sequence[tuple[Slot, Slot]]) -> list[list[Slot]]:
@@ -82,13 +82,13 @@ def _rows(rank: Mapping[str, int], edges: Sequence[tuple[Slot, Slot]]) -> list[l
 
 
 def _order(rows: Sequence[list[Slot]], neighbours: Mapping[Slot, Sequence[Slot]]) -> None:
-    """Sort every row by the mean place of its slots' neighbours in the row before; the rest stay."""
+    """Sort every row by the mean place of its slots' neighbours in the row before; slots without any stay."""
     place: dict[Slot, float] = {}
     for row in rows:
         key = {}
         for i, slot in enumerate(row):
-            known = [place[n] for n in neighbours[slot] if n in place]
-            key[slot] = sum(known) / len(known) if known else i / max(1, len(row) - 1)
+            places = [place[n] for n in neighbours[slot] if n in place]
+            key[slot] = sum(places) / len(places) if places else i / max(1, len(row) - 1)
         row.sort(key=lambda slot: key[slot])
         for i, slot in enumerate(row):
             place[slot] = i / max(1, len(row) - 1) if len(row) > 1 else 0.5
@@ -106,39 +106,39 @@ def _positions(
         offsets = _offsets(row, rank, width)
         middle = (offsets[0] + offsets[-1]) / 2 if offsets else 0.0
         x |= {slot: offset - middle for slot, offset in zip(row, offsets, strict=True)}
-    # Down by what is above, up by what is below, to carry places through the whole drawing; then by both.
+    # Downwards by the rank above, upwards by the rank below, to propagate places; then by both.
     passes = [(rows, [above]), (rows[::-1], [below])] * _SWEEPS + [(rows, [above, below])] * _SWEEPS
     for order, sides in passes:
         for row in order:
-            wanted, weights = [], []
+            goals, weights = [], []
             for slot in row:
                 pulls = [(x[n], _pull(slot, n, rank)) for side in sides for n in side[slot]]
                 total = sum(pull for _, pull in pulls)
-                wanted.append(sum(place * pull for place, pull in pulls) / total if total else x[slot])
+                goals.append(sum(place * pull for place, pull in pulls) / total if total else x[slot])
                 weights.append(total or 1.0)
-            x |= dict(zip(row, _apart(wanted, weights, _offsets(row, rank, width)), strict=True))
+            x |= dict(zip(row, _apart(goals, weights, _offsets(row, rank, width)), strict=True))
     return x
 
 
 def _pull(a: Slot, b: Slot, rank: Mapping[str, int]) -> float:
-    """How much an edge wants to be vertical: lanes most, then the way from box to box."""
+    """Weight of an edge's verticality: largest for lanes, then for edges between boxes."""
     lanes = _is_lane(a, rank) + _is_lane(b, rank)
     return (4.0, 1.0, 8.0)[lanes]
 
 
 def _offsets(row: Sequence[Slot], rank: Mapping[str, int], width: float) -> list[float]:
-    """Places of a row's slots packed as tightly as may be."""
-    found: list[float] = []
+    """Positions of a row's slots packed as tightly as possible."""
+    offsets: list[float] = []
     for i, slot in enumerate(row):
         half = _breadth(slot, rank, width) / 2
-        found.append(found[-1] + _breadth(row[i - 1], rank, width) / 2 + _GAP + half if i else 0.0)
-    return found
+        offsets.append(offsets[-1] + _breadth(row[i - 1], rank, width) / 2 + _GAP + half if i else 0.0)
+    return offsets
 
 
-def _apart(wanted: Sequence[float], weights: Sequence[float], offsets: Sequence[float]) -> list[float]:
-    """The places closest to ``wanted`` that keep the order and at least the distances of ``offsets``."""
+def _apart(targets: Sequence[float], weights: Sequence[float], offsets: Sequence[float]) -> list[float]:
+    """Positions closest to ``targets`` that keep the order and at least the distances of ``offsets``."""
     blocks: list[tuple[float, float, int]] = []  # mean, weight, count
-    for value, weight, offset in zip(wanted, weights, offsets, strict=True):
+    for value, weight, offset in zip(targets, weights, offsets, strict=True):
         mean, count = value - offset, 1
         while blocks and blocks[-1][0] > mean:
             other, heft, members = blocks.pop()

@@ -1,4 +1,4 @@
-"""The table of all layers that multiply."""
+"""Section with the table of all layers that multiply."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ERROR = Column("error", "calibrated error", True)
 
 
 def layer_table(report: ReportData) -> Child:
-    """The filters and the table; with the larger error of a layer's two branches, if calibrated."""
+    """Render the filters and the table; after calibration with the larger error of a layer's two branches."""
     errors: dict[str, float] = {}
     for each in report.calibration.layers if report.calibration else ():
         errors[each.path] = max(each.after, errors.get(each.path, 0.0))

@@ -1,4 +1,4 @@
-"""Numbers as text, always with a unit or under a heading that names it."""
+"""Formatting of numbers, always with a unit or under a heading that names it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ _KINDS = {"dense": "convolution", "linear (1x1)": "linear"} | {
 
 
 def kind_of(kind: str) -> str:
-    """A layer's kind in the page's words, in which dense is said of values."""
+    """Name of a layer's kind on the page, where "dense" is a property of values."""
     return _KINDS.get(kind, kind)
 
 
 def sizes(values: Sequence[int]) -> str:
-    """``56x56``, with a multiplication sign."""
+    """Format a size as ``56x56``, with a multiplication sign."""
     return "\N{MULTIPLICATION SIGN}".join(map(str, values)) or UNKNOWN
 
 
 def fixed(value: float | None, digits: int) -> str:
-    """A number with so many decimals; a dash where there is none, or it is not finite."""
+    """Format a number with fixed decimals; a dash if it is None or not finite."""
     return UNKNOWN if value is None or value != value else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """A share in percent, one decimal."""
+    """Format a share in percent, with one decimal."""
     return UNKNOWN if value is None or value != value else f"{value:.1%}"
 
 
 def ratio(after: float, before: float) -> str:
-    """After over before, three decimals."""
+    """Format after over before, with three decimals."""
     return f"{after / before:.3f}" if before else UNKNOWN
 
 
 def alpha(value: float) -> str:
-    """A share of low channels; a dash for a dense value."""
+    """Format a share of low channels; a dash for a dense value."""
     return f"{value:.3g}" if value else UNKNOWN

@@ -1,4 +1,4 @@
-"""The frame of a page: style, script and data inline, contents, sections."""
+"""Frame of a page: style, script and data inline, contents, sections."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 from octify.report.html.tags import Child, Markup, section, tag
 
-# A page that tries to load anything is refused it by the browser.
+# With this policy the browser blocks whatever the page might try to load.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One section of a page."""
+    """Section of a page."""
 
     key: str
     title: str
@@ -25,7 +25,7 @@ class Part:
 
 
 def page(title: str, lead: Child, parts: Sequence[Part], data: Mapping[str, Any]) -> str:
-    """The whole page; ``data`` is in it as JSON, in the element with id ``report``."""
+    """Render the whole page, with ``data`` as JSON in the element with id ``report``."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -49,7 +49,7 @@ def page(title: str, lead: Child, parts: Sequence[Part], data: Mapping[str, Any]
 
 
 def as_json(data: Mapping[str, Any]) -> Markup:
-    """JSON that can stand in a script element: no ``<``, and null for numbers that JSON does not know."""
+    """JSON that is safe in a script element: no ``<``, and null for numbers that JSON lacks."""
     text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
 

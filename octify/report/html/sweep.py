@@ -1,4 +1,4 @@
-"""The page of a sweep: one model at several alphas."""
+"""HTML page of a sweep: one model at several alphas."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TIMES = (Column("milliseconds", "ms per call", True), Column("speedup", "speed-
 
 
 def sweep_page(points: Sequence[Point], target: str, document: Mapping[str, Any]) -> str:
-    """The points of a sweep of the model ``target`` as one page, with ``document`` (sweep.json) in it."""
+    """Render the points of a sweep of the model ``target`` as one page, with ``document`` (sweep.json)."""
     parts = [
         Part("points", "Conversions", _table(points)),
         Part("cost", "Cost against alpha", _costs(points)),
@@ -129,15 +129,15 @@ def _curves(
     style: int,
     start: float | None = None,
 ) -> list[Curve]:
-    """One curve for each rule set that has the value."""
+    """Build one curve for each rule set that has the value."""
     rules = list(dict.fromkeys(point.rules for point in points))
-    found = []
+    curves_drawn = []
     for dash, each in enumerate(rules):
         own = sorted((point for point in points if point.rules == each), key=lambda point: point.alpha)
-        known = [(point.alpha, y) for point in own if (y := value(point)) is not None]
-        origin = [(0.0, start)] if start is not None and known and known[0][0] > 0 else []
-        if known:
-            found.append(
-                Curve(f"{name} ({each})" if len(rules) > 1 else name, origin + known, style, dash % 3)
+        measured = [(point.alpha, y) for point in own if (y := value(point)) is not None]
+        origin = [(0.0, start)] if start is not None and measured and measured[0][0] > 0 else []
+        if measured:
+            curves_drawn.append(
+                Curve(f"{name} ({each})" if len(rules) > 1 else name, origin + measured, style, dash % 3)
             )
-    return found
+    return curves_drawn

@@ -1,4 +1,4 @@
-"""Tables: real headers, cells that carry their exact value for sorting and for whoever checks the page."""
+"""Tables with header cells, and with exact values in the cells for sorting and for checks of the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from octify.report.html.tags import Child, Markup, scroll_box, tag
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading; ``key`` names its cells, ``number`` aligns and sorts them as numbers."""
+    """Heading of a column; ``key`` names its cells, ``number`` aligns and sorts them as numbers."""
 
     key: str
     title: str
@@ -19,7 +19,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, and the value behind it (for numbers in full precision)."""
+    """Displayed text, and the value behind it (numbers in full precision)."""
 
     shown: Child
     value: object
@@ -36,7 +36,7 @@ class Row:
 def table(
     key: str, caption: str, columns: Sequence[Column], rows: Sequence[Row], *, tall: bool = False
 ) -> Markup:
-    """A table that page.js makes sortable, in a scroll box; ``tall`` ones scroll downwards as well."""
+    """Render a table that page.js makes sortable, in a scroll box; ``tall`` ones scroll vertically too."""
     head = tag("tr", [_heading(column) for column in columns])
     body = [_row(columns, row) for row in rows]
     whole = tag(
@@ -67,7 +67,7 @@ def _row(columns: Sequence[Column], row: Row) -> Markup:
 
 
 def filters(key: str, kinds: Sequence[str]) -> Markup:
-    """Fields that filter the table ``key`` by text, kind and form; shown by page.js, useless without it."""
+    """Render fields that filter the table ``key`` by text, kind and form; page.js shows them."""
     text = tag(
         "label",
         "Text ",
@@ -95,7 +95,7 @@ def _select(label: str, name: str, values: Sequence[str]) -> Markup:
 
 
 def plain_table(key: str, caption: str, heads: Sequence[str], rows: Sequence[Sequence[Child]]) -> Markup:
-    """A small table that needs no sorting; the first cell of a row heads it."""
+    """Render a small table without sorting; the first cell of a row is its header."""
     head = tag(
         "tr", [tag("th", title, scope="col", class_="number" if i else None) for i, title in enumerate(heads)]
     )

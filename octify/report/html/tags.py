@@ -24,7 +24,7 @@ def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
 
 
 def join(children: Child) -> Markup:
-    """Children one after another."""
+    """Concatenate children."""
     if children is None:
         return Markup("")
     if isinstance(children, str):
@@ -40,11 +40,11 @@ def _attribute(key: str, value: object) -> str:
 
 
 def scroll_box(label: str, *children: Child, class_: str = "scroll") -> Markup:
-    """What may be wider than the page: it scrolls in a box of its own, by keyboard as well."""
+    """Wrap content that may be wider than the page in a box that scrolls, by keyboard as well."""
     return tag("div", *children, class_=class_, role="region", aria_label=label, tabindex=0)
 
 
 def section(key: str, title: str, *children: Child) -> Markup:
-    """A part of the page with a heading that the contents lead to."""
+    """Render a section with a heading that the table of contents links to."""
     heading = tag("h2", title, id=f"{key}-title")
     return tag("section", heading, *children, id=key, aria_labelledby=f"{key}-title")
