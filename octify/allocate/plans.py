@@ -1,4 +1,4 @@
-"""The plans to choose from, with the MACs that their graphs really have."""
+"""The plans to choose from, with their MACs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from octify.allocate.budget import Budget, budget
+from octify.allocate.macs import MacCounts
 from octify.allocate.path import Curve, Step, last_steps, levels_after, path
 from octify.kernels.taps import Scheme
-from octify.passes.rewrite import rewrite
 from octify.plan import Plan
-from octify.planning.planner import make_plan
+from octify.planning.planner import planned
+from octify.planning.policies import Policies, policies_of
 from octify.planning.ruleset import RuleSet
 from octify.trace import Traced
-from octify.trace.cost import cost
-from octify.trace.parts import measure_nodes
 
 _GRID = 256  # uniform alphas are multiples of 1 / _GRID
 _ENDINGS = 4  # last steps whose MACs are counted
@@ -33,18 +32,37 @@ class Plans:
         self._ratios: dict[tuple[object, ...], float] = {}
 
     @cached_property
-    def choices(self) -> Budget:
-        """What the rules leave open."""
-        return budget(self.traced, self.rules, self.exclude)
+    def policies(self) -> Policies:
+        """What the rules say, and the coupling under it: worked out once for all plans."""
+        return policies_of(self.traced, self.rules, self.exclude)
 
     @cached_property
+    def choices(self) -> Budget:
+        """What the rules leave open."""
+        return budget(self.traced, self.rules, self.exclude, self.policies)
+
+    @property
     def dense_macs(self) -> int:
         """MACs of the original."""
-        return cost(self.traced.module, self.traced.facts).macs
+        return self._counts.dense
+
+    @cached_property
+    def _counts(self) -> MacCounts:
+        return MacCounts(self.traced)
 
     def uniform(self, alpha: float) -> Plan:
         """The plan in which every set that the rules leave open has ``alpha``."""
-        return make_plan(self.traced, self.rules, alpha, self.kernels, self.exclude)
+        return self._plan(alpha, {})
+
+    def _plan(self, alpha: float, alphas: Mapping[str, float]) -> Plan:
+        made = planned(
+            self.traced, self.rules, alpha, self.kernels, self.exclude, alphas, policies=self.policies
+        )
+        key = _entries(made.plan)
+        if key not in self._ratios:
+            convs = self.policies.structure.convs
+            self._ratios[key] = self._counts.of(made, convs) / self.dense_macs if self.dense_macs else 1.0
+        return made.plan
 
     def at_levels(self, levels: Mapping[int, int], alpha: float) -> Plan:
         """The plan with these levels of the free sets; ``alpha`` is noted as its uniform equivalent."""
@@ -53,21 +71,20 @@ class Plans:
             for free in self.choices.free
             for path in free.paths
         }
-        return make_plan(self.traced, self.rules, alpha, self.kernels, self.exclude, alphas)
+        return self._plan(alpha, alphas)
 
     def ratio(self, plan: Plan) -> float:
-        """MACs of the converted model over those of the original."""
-        key = tuple((conv.low_in, conv.low_out) for conv in plan.convs)
-        if key not in self._ratios:
-            module = rewrite(self.traced, plan).module
-            after = cost(module, measure_nodes(self.traced, module)).macs
-            self._ratios[key] = after / self.dense_macs if self.dense_macs else 1.0
-        return self._ratios[key]
+        """MACs of the model that ``plan`` (of these) makes, over those of the original."""
+        return self._ratios[_entries(plan)]
 
     def uniform_below(self, ratio: float) -> Plan | None:
         """The uniform plan of smallest alpha with at most ``ratio`` of the MACs."""
         found = first(_GRID, lambda n: self.ratio(self.uniform(n / _GRID)) <= ratio)
         return None if found is None else self.uniform(found / _GRID)
+
+
+def _entries(plan: Plan) -> tuple[object, ...]:
+    return tuple((conv.low_in, conv.low_out) for conv in plan.convs)
 
 
 @dataclass(frozen=True)

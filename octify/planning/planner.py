@@ -25,7 +25,7 @@ from octify.passes.resolve import Planned, agreeing
 from octify.plan import ConvPlan, Plan
 from octify.planning.balance import dense_where_it_costs
 from octify.planning.choose import Choice, choose
-from octify.planning.convs import Conv, collect
+from octify.planning.convs import Conv
 from octify.planning.costs import Costs, MacCosts
 from octify.planning.policies import Policies, policies_of
 from octify.planning.ruleset import RuleSet
@@ -40,9 +40,10 @@ def make_plan(
     exclude: Sequence[str] = (),
     alphas: Mapping[str, float] | None = None,
     costs: Costs | None = None,
+    policies: Policies | None = None,
 ) -> Plan:
     """The plan of ``planned``, which takes the same arguments."""
-    return planned(traced, rules, alpha, kernels, exclude, alphas, costs).plan
+    return planned(traced, rules, alpha, kernels, exclude, alphas, costs, policies).plan
 
 
 def planned(
@@ -53,6 +54,7 @@ def planned(
     exclude: Sequence[str] = (),
     alphas: Mapping[str, float] | None = None,
     costs: Costs | None = None,
+    policies: Policies | None = None,
 ) -> Planned:
     """Plan the conversion of ``traced``.
 
@@ -63,18 +65,20 @@ def planned(
         that states an alpha comes first.
     costs:
         What octave channels must lower to be worth it; by default MACs.
+    policies:
+        ``policies_of`` the same model, rules and ``exclude``, where many plans are made: they couple once.
 
     Raises OctifyError for an alpha outside [0, 1], RuleError when a path pattern of the rules
     or of ``exclude`` matches no convolution.
     """
     check_alpha(alpha)
     counted = costs or MacCosts(rules.settings.boundary_macs_per_element)
-    policies = policies_of(traced, rules, exclude)
+    policies = policies or policies_of(traced, rules, exclude)
     unbalanced: dict[str, str] = {}
     while True:
         dense = {**policies.dense, **unbalanced}
         layout = policies.layout(traced, dense)
-        current = policies.applied(collect(traced, layout))
+        current = policies.convs(traced, dense)
         wanted = _wanted(current, layout, policies, alpha, alphas or {})
         choice = choose(traced, layout, wanted, rules.settings)
         choice = dense_where_it_costs(traced, layout, current, choice, counted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from octify.errors import RuleError
@@ -30,12 +30,28 @@ class Policies:
     rules: Mapping[str, Rule]
     exchange: Mapping[str, Exchange]
     structure: Layout
+    _layouts: dict[frozenset[str], tuple[Layout, Sequence[Conv]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def layout(self, traced: Traced, dense: Mapping[str, str]) -> Layout:
-        """The coupling when the outputs of ``dense`` stay dense and ``left`` is not touched."""
-        if not dense and not self.left:
-            return self.structure
-        return couple(traced, frozenset(dense), self.left)
+        """The coupling when the outputs of ``dense`` stay dense and ``left`` is not touched.
+
+        Of one model, that of which the policies are: worked out once for every ``dense``.
+        """
+        return self._coupled(traced, dense)[0]
+
+    def convs(self, traced: Traced, dense: Mapping[str, str]) -> list[Conv]:
+        """The convolutions of ``layout``, with what is asked of their paths."""
+        return self.applied(self._coupled(traced, dense)[1])
+
+    def _coupled(self, traced: Traced, dense: Mapping[str, str]) -> tuple[Layout, Sequence[Conv]]:
+        key = frozenset(dense)
+        if key not in self._layouts:
+            alone = not dense and not self.left
+            layout = self.structure if alone else couple(traced, key, self.left)
+            self._layouts[key] = layout, collect(traced, layout)
+        return self._layouts[key]
 
     def applied(self, convs: Sequence[Conv]) -> list[Conv]:
         """``convs`` with what is asked of their paths."""
