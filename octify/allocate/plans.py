@@ -10,11 +10,15 @@ from octify.allocate.budget import Budget, budget
 from octify.allocate.macs import MacCounts
 from octify.allocate.path import Curve, Step, last_steps, levels_after, path
 from octify.kernels.taps import Scheme
+from octify.passes.resolve import Planned
+from octify.passes.rewrite import Rewritten
 from octify.plan import Plan
 from octify.planning.planner import planned
 from octify.planning.policies import Policies, policies_of
 from octify.planning.ruleset import RuleSet
 from octify.trace import Traced
+from octify.trace.cost import cost
+from octify.trace.parts import measure_nodes
 
 _GRID = 256  # uniform alphas are multiples of 1 / _GRID
 _ENDINGS = 4  # last steps whose MACs are counted
@@ -58,10 +62,7 @@ class Plans:
         made = planned(
             self.traced, self.rules, alpha, self.kernels, self.exclude, alphas, policies=self.policies
         )
-        key = _entries(made.plan)
-        if key not in self._ratios:
-            convs = self.policies.structure.convs
-            self._ratios[key] = self._counts.of(made, convs) / self.dense_macs if self.dense_macs else 1.0
+        self._counted(made)
         return made.plan
 
     def at_levels(self, levels: Mapping[int, int], alpha: float) -> Plan:
@@ -74,8 +75,20 @@ class Plans:
         return self._plan(alpha, alphas)
 
     def ratio(self, plan: Plan) -> float:
-        """MACs of the model that ``plan`` (of these) makes, over those of the original."""
-        return self._ratios[_entries(plan)]
+        """MACs of the model that ``plan`` makes, over those of the original, without making it."""
+        return self._counted(Planned(plan, None))
+
+    def _counted(self, made: Planned) -> float:
+        key = _entries(made.plan)
+        if key not in self._ratios:
+            macs = self._counts.of(made, self.policies.structure.convs)
+            self._ratios[key] = macs / self.dense_macs if self.dense_macs else 1.0
+        return self._ratios[key]
+
+    def true_ratio(self, made: Rewritten) -> float:
+        """The same of a model that was made: counted on its graph, as a report counts."""
+        macs = cost(made.module, measure_nodes(self.traced, made.module)).macs
+        return macs / self.dense_macs if self.dense_macs else 1.0
 
     def uniform_below(self, ratio: float) -> Plan | None:
         """The uniform plan of smallest alpha with at most ``ratio`` of the MACs."""

@@ -15,7 +15,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from octify.allocate.curves import error_curves
+from octify.allocate.estimate import estimated_curves
 from octify.allocate.plans import Path, Plans, first
 from octify.allocate.target import Allocation, Rival, SetAlpha, Target
 from octify.calibrate.inputs.images import Images
@@ -86,23 +86,24 @@ def _to_macs(target: Target, trials: _Trials) -> tuple[Calibrated, Allocation]:
     if not trials.images.held_out:
         few = f"{trials.images.count} inputs are too few to keep some aside to judge an allocation on"
         return _uniform(target, trials, uniform, few)
-    per_set = _path(trials).below(target.value, uniform.alpha)
+    way = _path(trials)
+    per_set = way.below(target.value, uniform.alpha)
     if per_set is None:
         return _uniform(target, trials, uniform, "only sets that are octave together reach the target")
-    return _better(target, trials, uniform, trials.calibrated(per_set, trials.comparing, "alpha per set"))
+    made = trials.calibrated(per_set, trials.comparing, "alpha per set")
+    excess = plans.true_ratio(made.rewritten) - target.value
+    if excess > 0:  # convolutions that no plan names: their MACs were an estimate (``allocate.macs``)
+        lower = plans.uniform_below(target.value - excess)
+        again = way.below(target.value - excess, uniform.alpha)
+        if lower is not None and again is not None:
+            uniform, made = lower, trials.calibrated(again, trials.comparing, "alpha per set")
+    return _better(target, trials, uniform, made)
 
 
 def _path(trials: _Trials) -> Path:
     plans = trials.plans
-    curves = error_curves(
-        plans.traced,
-        plans.choices,
-        plans.rules,
-        plans.kernels,
-        plans.exclude,
-        trials.images,
-        seed=trials.seed,
-        progress=trials.progress,
+    curves = estimated_curves(
+        plans.traced, plans.choices, trials.images, seed=trials.seed, progress=trials.progress
     )
     return Path.of(plans, curves)
 
@@ -114,7 +115,7 @@ def _rounded_up(ratio: float) -> str:
 def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[Calibrated, Allocation]:
     """The uniform plan, without anything to compare it with."""
     made = trials.calibrated(uniform, trials.effort, "uniform alpha")
-    rival = Rival(trials.plans.ratio(uniform), made.after.relative_error)
+    rival = Rival(trials.plans.true_ratio(made.rewritten), made.after.relative_error)
     sets = _sets(trials.plans, made.plan)
     return made, Allocation(target, "uniform", why, sets, None, rival, uniform.alpha, trials.effort, 0)
 
@@ -138,8 +139,8 @@ def _better(
         "uniform" if worse else "per set",
         why,
         _sets(trials.plans, made.plan),
-        Rival(trials.plans.ratio(ours.plan), errors[0]),
-        Rival(trials.plans.ratio(uniform), errors[1]),
+        Rival(trials.plans.true_ratio(ours.rewritten), errors[0]),
+        Rival(trials.plans.true_ratio(theirs.rewritten), errors[1]),
         uniform.alpha,
         trials.comparing,
         tried,

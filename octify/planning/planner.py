@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -27,7 +28,8 @@ from octify.planning.balance import dense_where_it_costs
 from octify.planning.choose import Choice, choose
 from octify.planning.convs import Conv
 from octify.planning.costs import Costs, MacCosts
-from octify.planning.policies import Policies, policies_of
+from octify.planning.meeting import APART, Link, never_meeting
+from octify.planning.policies import Policies, links, policies_of
 from octify.planning.ruleset import RuleSet
 from octify.trace import Traced
 
@@ -86,6 +88,7 @@ def planned(
         if not scattered:
             reasons = {**policies.left, **dense}
             plan = _plan(traced, rules, alpha, kernels, layout, choice, reasons, policies)
+            plan = _meeting(plan, current, links(current, layout, choice.low))
             return Planned(plan, agreeing(plan, layout, choice.low))
         unbalanced |= dict.fromkeys(scattered, "its low output channels are too scattered over its groups")
 
@@ -150,6 +153,24 @@ def _plan(
     if len(plan.by_path) != len(plan.convs):
         raise PlanError("two convolutions have one path")
     return plan
+
+
+def _meeting(plan: Plan, convs: Sequence[Conv], joined: Sequence[Link]) -> Plan:
+    """``plan`` with the exchange of convolutions without which high and low channels would never meet.
+
+    Those of the policies, and what comes to them under the alphas of this plan: a convolution that
+    exchanges may have become dense.
+    """
+    asked = {conv.path for conv in plan.convs if conv.exchange == "spatial"}
+    apart = asked - {conv.path for conv in convs if conv.exchange == "full"}
+    apart -= never_meeting([replace(link, apart=link.path in apart) for link in joined])
+    return replace(
+        plan,
+        convs=tuple(
+            replace(conv, exchange="full", reason=conv.reason or APART) if conv.path in asked - apart else conv
+            for conv in plan.convs
+        ),
+    )
 
 
 def _entry(

@@ -71,16 +71,20 @@ class Choice:
         self.readers = [reader for reader in readers if np.isin(reader.classes, every).any()]
         self._sweeps = [reader.sweep(low, every) for reader in self.readers]
 
-    def take(self, counts: Sequence[int]) -> None:
-        """Make ``counts`` channels more of each cell of the set low: those that cost least."""
+    def take(self, counts: Sequence[int]) -> float:
+        """Make ``counts`` channels more of each cell of the set low: those that cost least. What they cost."""
         self._catch_up()
         cost = np.zeros(len(self.low))
         for ids, sweep in self._sweeps:
             lost, regained = (values.cpu().numpy() for values in sweep.costs())
             np.add.at(cost, ids, lost - self._kept[ids] * regained)
+        spent = 0.0
         for count, cell in zip(counts, self.members, strict=True):
             free = cell[~self.low[cell]]
-            self.low[free[np.argsort(cost[free], kind="stable")[:count]]] = True
+            taken = free[np.argsort(cost[free], kind="stable")[:count]]
+            self.low[taken] = True
+            spent += float(cost[taken].sum())
+        return spent
 
     def errors(self) -> list[float]:
         """What refitting leaves of the outputs' (weighted) variance, for each of ``readers``."""

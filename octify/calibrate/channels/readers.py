@@ -48,6 +48,8 @@ class Reader:
         ``[taps of x (channel-major), taps of Pi x, y]``.
     importance:
         Of each output, (O,).
+    positions:
+        Of its output map.
     """
 
     classes: Ids
@@ -57,6 +59,7 @@ class Reader:
     mean: Tensor = field(repr=False)
     importance: Tensor = field(repr=False)
     rows: int = 0
+    positions: int = 1
 
     def add(self, features: Tensor) -> None:
         """Add rows (R, features)."""
@@ -230,9 +233,16 @@ def _readers(traced: Traced, conv: ConvNode, fisher: Tensor | None) -> list[Read
             torch.zeros(size, size, device=device),
             torch.zeros(size, device=device),
             importance[g * each_out : (g + 1) * each_out],
+            positions=_positions(traced, conv),
         )
         for g in range(groups)
     ]
+
+
+def _positions(traced: Traced, conv: ConvNode) -> int:
+    shape = traced.facts[conv.node].shape
+    channels = _convolution(traced, conv).out_channels
+    return 1 if shape is None else max(1, math.prod(shape) // (shape[0] * channels))
 
 
 def _adder(traced: Traced, conv: ConvNode, readers: Sequence[Reader], per_image: int, seed: int) -> Observer:
