@@ -56,7 +56,9 @@ def estimated_curves(
     return {each.number: _curve(each, known.get(each.number, mean.tolist())) for each in free}
 
 
-def _climbed(members: Sequence[Ids], readers: Sequence[Reader], classes: int, noisy: np.ndarray) -> list[float]:
+def _climbed(
+    members: Sequence[Ids], readers: Sequence[Reader], classes: int, noisy: np.ndarray
+) -> list[float]:
     """What is lost when 0, 1 / ROUNDS, ... of the channels of each of ``members`` are low."""
     low = np.zeros(classes, dtype=bool)
     weighted = [replace(each, importance=each.importance * each.positions) for each in readers]

@@ -167,7 +167,9 @@ def _meeting(plan: Plan, convs: Sequence[Conv], joined: Sequence[Link]) -> Plan:
     return replace(
         plan,
         convs=tuple(
-            replace(conv, exchange="full", reason=conv.reason or APART) if conv.path in asked - apart else conv
+            replace(conv, exchange="full", reason=conv.reason or APART)
+            if conv.path in asked - apart
+            else conv
             for conv in plan.convs
         ),
     )

@@ -69,7 +69,10 @@ def test_refusing_is_enough(drawn: list[tuple[frozenset[int], frozenset[int], bo
     links = [Link(str(i), a, b, apart and bool(a and b)) for i, (a, b, apart) in enumerate(drawn)]
     refused = never_meeting(links)
     assert refused <= {each.path for each in links if each.apart}
-    assert never_meeting([replace(each, apart=each.apart and each.path not in refused) for each in links]) == set()
+    assert (
+        never_meeting([replace(each, apart=each.apart and each.path not in refused) for each in links])
+        == set()
+    )
 
 
 @pytest.mark.parametrize(
