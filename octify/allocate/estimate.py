@@ -2,8 +2,8 @@
 
 What making a channel low costs after refitting is what the greedy choice of channels adds up
 (``octify.calibrate.channels.greedy``), for every convolution that reads it: the variance of its outputs
-that refitting leaves, each output weighted by its squared gradient (Fisher), and with what a low channel loses
-because half resolution has to make it. Here a reader counts with the positions of its output as well:
+that refitting leaves, each output weighted by its squared gradient (Fisher), and with what a low channel
+loses because half resolution has to make it. Here a reader counts with the positions of its output as well:
 gradients are those of one position, and errors of different positions add up.
 
 The unit is that of the likelihood, not of the output error; only ratios between sets matter for a choice.

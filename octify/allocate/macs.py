@@ -7,7 +7,7 @@ with this geometry; a plan then costs a sum over pairs.
 
 Exact for all convolutions and linear layers that a plan names. Estimated, from the share of low channels:
 convolutions that no plan can name (``F.conv2d``, anti-aliasing blurs). As they are: matrix products of
-other operations. Models that are converted in parts run at several sizes, of which the largest speaks for all.
+other operations. Models that are converted in parts run at several sizes: the largest speaks for all.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _call(traced: Traced, node: fx.Node) -> _Call:
 
 
 def _plain(conv: _ConvNd, shape: Sequence[int], before: object, read: Sequence[int]) -> _Geometry:
-    """The geometry of a plain convolution that pads what it reads, ``before`` as well where that is a padding."""
+    """The geometry of a plain convolution, which takes over the padding ``before`` where there is one."""
     form = form_of(conv, shape)
     assert isinstance(form, Form)
     joined = (form.pads, form.mode) if before is None else join_pads(before, (form.pads, form.mode))  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ def _plain(conv: _ConvNd, shape: Sequence[int], before: object, read: Sequence[i
 
 
 def _counted(geometry: _Geometry, scheme: Scheme, only_low: bool) -> Mapping[PathName, int]:
-    """MACs of each path for one map and one pair of channels; those from the low channels where they are all."""
+    """MACs of each path for one map and one pair of channels; with ``only_low`` from low inputs alone."""
     made = _two_channels(geometry, scheme).eval()
     found: dict[PathName, int] = {}
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):

@@ -72,7 +72,7 @@ class Choice:
         self._sweeps = [reader.sweep(low, every) for reader in self.readers]
 
     def take(self, counts: Sequence[int]) -> float:
-        """Make ``counts`` channels more of each cell of the set low: those that cost least. What they cost."""
+        """Make ``counts`` channels more of each cell of the set low: the cheapest. Returns their cost."""
         self._catch_up()
         cost = np.zeros(len(self.low))
         for ids, sweep in self._sweeps:
