@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ from octify.passes.resolve import Planned
 from octify.plan import ConvPlan
 from octify.trace import Traced
 
-_CONV_TRANSPOSE: Mapping[int, type[_ConvTransposeNd]] = {
+_CONV_TRANSPOSE: Mapping[int, Any] = {
     1: nn.ConvTranspose1d,
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
@@ -182,7 +183,7 @@ def _counted(geometry: _Geometry, scheme: Scheme, only_low: bool) -> Mapping[Pat
             need = high_out if target == "high" else low_out
             branches = (high, None) if source == "high" else (None, low)
             with FlopCounterMode(display=False) as counter:
-                made.branch(target, *branches, size, need)
+                made.branch(target, branches[0], branches[1], size, need)
             found[name] = counter.get_total_flops() // 2
     return found
 
