@@ -15,7 +15,7 @@ from octify.calibrate.device import require_doubles
 from octify.calibrate.distill.distill import distill
 from octify.calibrate.distill.judge import Distilled
 from octify.calibrate.fit.match import match_norms
-from octify.calibrate.fit.repair import LayerError, Repaired, repair
+from octify.calibrate.fit.repair import Repaired, repair
 from octify.calibrate.fit.solve import REFITS
 from octify.calibrate.inputs.augment import enlarged
 from octify.calibrate.inputs.few import joined_by_made
@@ -24,12 +24,14 @@ from octify.calibrate.inputs.synthetic import synthetic_images
 from octify.calibrate.options import Calibration
 from octify.calibrate.rotate import in_basis, rotate, with_rotations
 from octify.calibrate.spectrum import by_frequency, spectra
-from octify.compare.outputs import Agreement, compare, outputs
+from octify.compare.agreement import Agreement
+from octify.compare.outputs import compare, outputs
 from octify.errors import OctifyError
 from octify.passes.resolve import Planned
 from octify.passes.rewrite import Rewritten, rewrite
 from octify.plan import Plan
 from octify.progress import Progress
+from octify.report.calibration import BranchError
 from octify.report.spectrum import SpectrumRow
 from octify.trace import Traced
 
@@ -62,7 +64,7 @@ class Calibrated:
     images: int
     origin: Plan
     after: Agreement
-    layers: tuple[LayerError, ...]
+    layers: tuple[BranchError, ...]
     left: Mapping[str, str]
     warnings: tuple[str, ...]
     before: Agreement | None = None
