@@ -196,7 +196,7 @@ def _to_target(
     selected, allocation = convert_to(
         target, plans, images, effort, channel_order, seed=seed, progress=progress
     )
-    synthetic, inputs = isinstance(calibration, str), images.given
+    synthetic, inputs = isinstance(calibration, str), images.user_count
     based = in_basis(plans.traced, selected.plan)
     measured = spectra(based, selected.plan, images.chunks)
     spectrum = by_frequency(based, selected.plan, measured, inputs, synthetic=synthetic)

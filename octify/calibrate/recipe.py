@@ -44,7 +44,7 @@ _ORDER_OF: Mapping[str, ChannelOrder] = {
 }
 STEPS: Mapping[str, int] = {"standard": 300, "thorough": 900}  # of distillation
 SECONDS: Mapping[str, float] = {"standard": 240.0}  # that it may take, of two cores
-_MADE = 2  # times as many steps of ``standard`` where images are made, in which more errors are left
+_STEPS_FACTOR = 2  # times as many steps of ``standard`` where images are made, in which more errors are left
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ def calibrate(
     start = rotated(traced, plan, images, effort, channel_order)
     # Now: the repair writes to what is shared with traced.
     measured = spectra(start.traced, start.plan, images.chunks)
-    made = calibrate_on(
+    result = calibrate_on(
         traced, plan, images, effort, channel_order, seed=seed, start=start, progress=progress
     )
     synthetic = isinstance(data, str)
-    spectrum = by_frequency(start.traced, made.plan, measured, images.given, synthetic=synthetic)
-    return replace(made, synthetic=synthetic, spectrum=spectrum)
+    spectrum = by_frequency(start.traced, result.plan, measured, images.user_count, synthetic=synthetic)
+    return replace(result, synthetic=synthetic, spectrum=spectrum)
 
 
 def order_of(effort: str, channel_order: str | None) -> str:
@@ -147,9 +147,11 @@ def calibrate_on(
     """
     order = order_of(effort, channel_order)
     measured = images.held_out or images.chunks
-    wanted = outputs(traced.module, measured)
+    reference = outputs(traced.module, measured)
     held = bool(images.held_out)
-    before = compare(wanted, outputs(rewrite(in_basis(traced, plan), plan).module, measured), held_out=held)
+    before = compare(
+        reference, outputs(rewrite(in_basis(traced, plan), plan).module, measured), held_out=held
+    )
     start = start or rotated(traced, plan, images, effort, order)
     plan, traced = start.plan, start.traced
     chosen = _choose(traced, plan, images, order, seed, progress)
@@ -166,21 +168,21 @@ def calibrate_on(
             rewritten,
             repaired,
             images,
-            wanted,
+            reference,
             steps=steps,
             seconds=SECONDS.get(effort, math.inf),
             seed=seed,
             progress=progress,
         )
     rewritten.module.train(training)
-    after = compare(wanted, outputs(rewritten.module, measured), held_out=held)
+    after = compare(reference, outputs(rewritten.module, measured), held_out=held)
     return Calibrated(
         chosen,
         rewritten,
         effort,
         order,
         False,
-        images.given,
+        images.user_count,
         before,
         after,
         repaired.layers,
@@ -220,7 +222,7 @@ def images_of(
             )
         data = synthetic_images(traced, seed=seed, progress=progress)
         images = gather(traced, data, most=most, device=device)
-        return replace(images, made=images.count)
+        return replace(images, generated=images.count)
     images = gather(traced, data, most=most, device=device)
     return joined_by_made(traced, images, seed, progress) if effort in STEPS else images
 
@@ -260,7 +262,7 @@ def _steps(images: Images, effort: str) -> int:
         return steps
     if not images.held_out:
         return 0
-    return _MADE * steps if images.made else steps
+    return _STEPS_FACTOR * steps if images.generated else steps
 
 
 def _repair(

@@ -69,11 +69,11 @@ def planned(
     or of ``exclude`` matches no convolution.
     """
     check_alpha(alpha)
-    made = _planned(traced, rules, alpha, kernels, exclude, alphas, costs)
+    result = _planned(traced, rules, alpha, kernels, exclude, alphas, costs)
     if traced.inner is None:
-        return made
+        return result
     inside = planned(traced.inner, rules, alpha, kernels, exclude, alphas, costs).plan
-    return replace(made, plan=replace(made.plan, convs=(*made.plan.convs, *inside.convs)))
+    return replace(result, plan=replace(result.plan, convs=(*result.plan.convs, *inside.convs)))
 
 
 def _planned(
@@ -85,7 +85,7 @@ def _planned(
     alphas: Mapping[str, float] | None,
     costs: Costs | None,
 ) -> Planned:
-    """As ``planned``, of one graph."""
+    """Plan the conversion of one graph, as ``planned`` does."""
     counted = costs or MacCosts(rules.settings.boundary_macs_per_element)
     policies = policies_of(traced, rules, exclude)
     unbalanced: dict[str, str] = {}
