@@ -56,6 +56,11 @@ class Conv:
         return is_depthwise(self.module)
 
     @cached_property
+    def pointwise(self) -> bool:
+        """Whether it mixes channels alone: 1x1, and not transposed."""
+        return not isinstance(self.module, ConvTransposeNd) and max(self.module.kernel_size) == 1
+
+    @cached_property
     def low_to_high_costs_full(self) -> bool:
         """Return whether the low-to-high path works at the output's resolution (strides above 1)."""
         return any(stride > 1 for stride in self.module.stride)
