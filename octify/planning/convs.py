@@ -57,7 +57,7 @@ class Conv:
 
     @cached_property
     def pointwise(self) -> bool:
-        """Whether it mixes channels alone: 1x1, and not transposed."""
+        """Return whether the convolution mixes channels only: 1x1, and not transposed."""
         return not isinstance(self.module, ConvTransposeNd) and max(self.module.kernel_size) == 1
 
     @cached_property

@@ -179,14 +179,14 @@ def _meeting(plan: Plan, convs: Sequence[Conv], joined: Sequence[Link]) -> Plan:
     Those of the policies, and what comes to them under the alphas of this plan: a convolution that
     exchanges may have become dense.
     """
-    asked = {conv.path for conv in plan.convs if conv.exchange == "spatial"}
-    apart = asked - {conv.path for conv in convs if conv.exchange == "full"}
+    spatial = {conv.path for conv in plan.convs if conv.exchange == "spatial"}
+    apart = spatial - {conv.path for conv in convs if conv.exchange == "full"}
     apart -= never_meeting([replace(link, apart=link.path in apart) for link in joined])
     return replace(
         plan,
         convs=tuple(
             replace(conv, exchange="full", reason=conv.reason or APART)
-            if conv.path in asked - apart
+            if conv.path in spatial - apart
             else conv
             for conv in plan.convs
         ),
