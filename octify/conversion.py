@@ -180,7 +180,7 @@ def _to_target(plans: Plans, options: Calibration, tell: Tell) -> Result:
     selected, allocation = convert_to(plans, images, options, progress=progress)
     based, layout = in_basis(plans.traced, selected.plan), selected.rewritten.resolved
     curves, final = spectra(based, layout, images.chunks), Planned(selected.plan, layout)
-    spectrum = by_frequency(based, final, curves, images.given, synthetic=options.synthetic)
+    spectrum = by_frequency(based, final, curves, images.user_count, synthetic=options.synthetic)
     before = uncalibrated(plans.traced, Planned(selected.origin), images)
     result = _calibrated(plans.traced, replace(selected, before=before, spectrum=spectrum), tell)
     return replace(result, report=replace(result.report, allocation=allocation))

@@ -177,7 +177,7 @@ def _better(
 
 
 def _clear(trials: _Trials, ours: Calibrated, theirs: Calibrated) -> bool:
-    """Whether ``ours`` is better on held-out inputs by more than the standard error of the difference."""
+    """Return whether ``ours`` beats ``theirs`` on held-out inputs by more than a standard error."""
     modules = (trials.plans.traced.module, ours.rewritten.module, theirs.rewritten.module)
     gain, error = advantage(*(outputs(module, trials.images.held_out) for module in modules))
     return gain > error

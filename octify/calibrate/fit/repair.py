@@ -91,13 +91,13 @@ def repair(
             generator = torch.Generator().manual_seed(seed * 100_003 + done)
             for branch in ("high", "low"):
                 sampler = Sampler(site, teacher, student, rows, generator, images - copies)
-                found = _fit_branch(site, branch, sampler, refits)
-                if isinstance(found, str):
-                    left.setdefault(site.path, found)
-                elif found is not None:
-                    layers.append(found[0])
+                outcome = _fit_branch(site, branch, sampler, refits)
+                if isinstance(outcome, str):
+                    left.setdefault(site.path, outcome)
+                elif outcome is not None:
+                    layers.append(outcome[0])
                     if keep_fits:
-                        fits[site.path, branch] = found[1]
+                        fits[site.path, branch] = outcome[1]
             _release(site, teacher, student)
     return Repaired(tuple(layers), left, tuple(todo), fits)
 
@@ -156,7 +156,7 @@ def _fit_branch(
 
 
 def _is_finite(x: Tensor) -> bool:
-    """Whether all values are; in one pass that makes no mask."""
+    """Return whether all values are finite; in one pass, without a mask."""
     return bool(torch.stack(x.aminmax()).isfinite().all()) if x.numel() else True
 
 
