@@ -22,7 +22,8 @@ from octify.allocate.search import _Stops
 from octify.calibrate.options import Target
 from octify.compare.outputs import advantage
 from octify.planning.ruleset import Match, Rule, RuleSet, load_rules
-from tests.planning.test_planner import Net, chain, conv, rules, traced_on
+from tests.nets import Net
+from tests.planning.test_planner import chain, conv, rules, traced_on
 
 pytestmark = pytest.mark.usefixtures("short_calibration")
 
