@@ -160,7 +160,15 @@ def _plan(
         else:
             exchange = policies.exchange.get(path, "full")
             entries[path] = _entry(call, module, scheme, exchange, layout, choice, reasons)
-    plan = Plan(alpha, rules.name, kernels, traced.inputs, tuple(entries.values()), leaves=traced.leaves)
+    plan = Plan(
+        alpha,
+        rules.name,
+        kernels,
+        traced.inputs,
+        tuple(entries.values()),
+        leaves=traced.leaves,
+        inside=traced.inside,
+    )
     if len(plan.by_path) != len(plan.convs):
         raise PlanError("two convolutions have one path")
     return plan

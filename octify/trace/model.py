@@ -109,6 +109,8 @@ class Traced:
         The modules that were to be run as they are, whether or not they can be traced.
     inner:
         The parts inside ``opaque`` (``octify.trace.inner``); None where there are none.
+    inside:
+        Whether parts inside ``opaque`` may be looked for: not where they would compute something else.
     within:
         Of an ``inner``: paths of the modules that its parts are in.
     """
@@ -126,6 +128,7 @@ class Traced:
     results: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
     leaves: tuple[Opaque, ...] = ()
     inner: Traced | None = None
+    inside: bool = True
     within: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Traced:

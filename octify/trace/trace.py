@@ -22,7 +22,11 @@ _ENOUGH = 0.9  # of the MACs: parts that reach so much are preferred to a graph 
 
 
 def trace(
-    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, leaves: Mapping[str, Opaque] = NO_LEAVES
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor],
+    *,
+    leaves: Mapping[str, Opaque] = NO_LEAVES,
+    inside: bool = True,
 ) -> Traced:
     """Trace ``model`` on a deep copy in eval mode and measure it at ``example_inputs``.
 
@@ -38,6 +42,8 @@ def trace(
 
     leaves:
         Modules that are run as they are, by path; with the model itself among them it is traced in parts.
+    inside:
+        Whether to look for parts inside modules that cannot be traced.
 
     Raises
     ------
@@ -67,7 +73,7 @@ def trace(
         if parts is not None:
             parts = replace(parts, modes=modes_of(model), leaves=tuple(leaves.values()))
         if parts is not None and (symbolic is None or _are_better(parts)):
-            return with_inner(own, inputs, parts)
+            return with_inner(own, inputs, parts) if inside else replace(parts, inside=False)
         if symbolic is None:
             raise failure
     assert symbolic is not None
@@ -87,7 +93,7 @@ def trace(
         results=symbolic.results,
         leaves=tuple(leaves.values()),
     )
-    return with_inner(own, inputs, traced)
+    return with_inner(own, inputs, traced) if inside else replace(traced, inside=False)
 
 
 def _distrusted(root: Opaque) -> TraceError:

@@ -76,7 +76,7 @@ def conversion(name: str, example: tuple[int, int], alpha: float) -> Conversion:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_right_at_other_sizes_or_refused(name: str, data: st.DataObject) -> None:
     alpha = data.draw(st.sampled_from((0.5, 1.0)))
