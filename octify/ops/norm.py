@@ -34,7 +34,7 @@ def layout_norm(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
 
 
 def _other_rank(walk: Walk, node: fx.Node) -> str | None:
-    """Why a layer for maps of so many axes (``...2d``) takes its input for something else; None if it does not.
+    """Why a layer for maps of so many axes (``...2d``) takes its input for something else, if it does.
 
     An InstanceNorm2d takes three dimensions for one image without a batch; layers that shape their weights
     as (1, C, 1, 1) spread them over a sequence.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from octify.errors import InputSizeError, TraceError
 from octify.trace.blame import blamed
 from octify.trace.duplicate import sharing_tensors
+from octify.trace.exits import no_exit
 from octify.trace.hooked import silenced_hooks
 from octify.trace.inner import leaves_of, place
 from octify.trace.model import Opaque, Traced
@@ -31,6 +32,7 @@ from octify.trace.trial import Trial, drawn, of_batch, of_size, run
 _ROUNDS = 12  # modules that are run as they are before the model is taken in parts
 
 
+@no_exit()
 def proved(
     model: nn.Module,
     example_inputs: Tensor | Sequence[Tensor],

@@ -11,6 +11,7 @@ from octify.compat import module_stack
 from octify.errors import TraceError
 from octify.nn.settled import settle
 from octify.trace.duplicate import duplicate
+from octify.trace.exits import no_exit
 from octify.trace.facts import MeasureError, measure
 from octify.trace.inner import with_inner
 from octify.trace.model import Opaque, Traced
@@ -21,6 +22,7 @@ from octify.trace.tracer import NO_LEAVES, arguments_of, first_line, symbolic_tr
 _ENOUGH = 0.9  # of the MACs: parts that reach so much are preferred to a graph for one size
 
 
+@no_exit()
 def trace(
     model: nn.Module,
     example_inputs: Tensor | Sequence[Tensor],

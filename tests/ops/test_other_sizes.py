@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import hypothesis.strategies as st
 import pytest
@@ -69,7 +69,7 @@ class Small(nn.Module):
         return self.last(self.operation(F.avg_pool2d(self.first(x), 4))).mean((2, 3))
 
 
-@lru_cache(maxsize=None)
+@cache
 def conversion(name: str, example: tuple[int, int], alpha: float) -> Conversion:
     torch.manual_seed(0)
     return converted(randomised(Small(OPERATIONS[name])), noise(2, 3, *example), alpha)
