@@ -38,7 +38,7 @@ def _path(running: list[object]) -> str:
     """The path of the innermost of the modules that are ``running`` in the outermost that has it."""
     modules = [each for each in running if isinstance(each, nn.Module)]
     for root in modules:
-        paths = {id(module): path for path, module in root.named_modules()}
+        paths: dict[int, str] = {id(module): path for path, module in root.named_modules()}
         if len(paths) > 1 and id(modules[-1]) in paths:
             return paths[id(modules[-1])]
     return ""
