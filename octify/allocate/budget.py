@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from octify.layout.channels import DENSE, Ids, Layout
 from octify.planning.choose import cells, low_count, low_counts
-from octify.planning.convs import Conv, collect
-from octify.planning.policies import policies_of
+from octify.planning.convs import Conv
+from octify.planning.policies import Policies, policies_of
 from octify.planning.portions import portions
 from octify.planning.ruleset import RuleSet, Settings
 from octify.trace import Traced
@@ -97,11 +97,13 @@ class Budget:
     model: MacModel
 
 
-def budget(traced: Traced, rules: RuleSet, exclude: Sequence[str] = ()) -> Budget:
+def budget(
+    traced: Traced, rules: RuleSet, exclude: Sequence[str] = (), policies: Policies | None = None
+) -> Budget:
     """Build the search space that ``rules`` leave. Raises RuleError as ``make_plan`` does."""
-    policies = policies_of(traced, rules, exclude)
+    policies = policies or policies_of(traced, rules, exclude)
     layout = policies.layout(traced, policies.dense)
-    convs = policies.applied(collect(traced, layout))
+    convs = policies.convs(traced, policies.dense)
     divided = cells(layout)
     read = portions(layout, divided)
     fixed = np.zeros(len(divided))

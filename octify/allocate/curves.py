@@ -14,20 +14,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
-from octify.allocate.budget import Budget, FreeSet, Level
+from octify.allocate.budget import FreeSet, Level
 from octify.allocate.path import Curve, convex
+from octify.allocate.plans import Plans
 from octify.calibrate.channels.choices import Chunks
 from octify.calibrate.inputs.images import Images
+from octify.calibrate.options import Calibration
 from octify.calibrate.recipe import calibrate_on
 from octify.calibrate.streams.sizes import batch_of
-from octify.kernels.taps import Scheme
+from octify.passes.resolve import Planned
 from octify.plan import Plan
-from octify.planning.planner import make_plan
-from octify.planning.ruleset import RuleSet
 from octify.progress import Progress
 from octify.trace import Traced
 
@@ -43,41 +42,36 @@ _LAST_POWER = 3.0  # at least, beyond the last share: the last channels cost mos
 
 
 def error_curves(
-    traced: Traced,
-    choices: Budget,
-    rules: RuleSet,
-    kernels: Scheme,
-    exclude: Sequence[str],
+    plans: Plans,
     images: Images,
     *,
-    seed: int = 0,
+    seed: int,
     progress: Progress = lambda what, done, of: None,
 ) -> dict[int, Curve]:
     """Measure the curve of every free set that can be octave by itself; return them by its number.
 
     Errors are squared relative output errors. Deterministic for a seed.
     """
+    traced, choices = plans.traced, plans.choices
+    options = Calibration((), "fast", seed=seed)
     trial, shares = _trials(traced, len(choices.free), images)
-    # A set alone may cost more split and merge layers than with its neighbours.
-    rules = replace(rules, settings=rules.settings.model_copy(update={"boundary_macs_per_element": 0.0}))
-
-    def plan(alphas: Mapping[str, float]) -> Plan:
-        return make_plan(traced, rules, 0.0, kernels, exclude, alphas)
+    alone = plans.without_boundary_costs()  # alone, a set may need more of them than in company
 
     def error(plan: Plan) -> float:
-        relative = calibrate_on(copy.deepcopy(traced), plan, trial, "fast", seed=seed).after.relative_error
+        relative = calibrate_on(copy.deepcopy(traced), Planned(plan), trial, options).after.relative_error
         return min(relative**2, _WORST) if math.isfinite(relative) else _WORST
 
-    fixed = error(plan({})) if choices.fixed.any() else 0.0
+    fixed = error(alone.with_alphas({})) if choices.fixed.any() else 0.0
     curves = {}
     for done, free in enumerate(choices.free):
         progress("measuring error curves", done, len(choices.free))
-        plans = {
-            level.share: plan(dict.fromkeys(free.paths, level.alpha)) for level in _nearest(free, shares)
+        candidates = {
+            level.share: alone.with_alphas(dict.fromkeys(free.paths, level.alpha))
+            for level in _nearest(free, shares)
         }
         errors = {
             share: max(0.0, error(trial_plan) - fixed)
-            for share, trial_plan in plans.items()
+            for share, trial_plan in candidates.items()
             if any(trial_plan.conv(path).low_out for path in free.paths)
         }
         if errors:

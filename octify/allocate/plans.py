@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from octify.allocate.budget import Budget, budget
+from octify.allocate.macs import MacCounts
 from octify.allocate.path import Curve, Step, last_steps, levels_after, path
 from octify.kernels.taps import Scheme
-from octify.passes.rewrite import rewrite
+from octify.passes.resolve import Planned
+from octify.passes.rewrite import Rewritten
 from octify.plan import Plan
-from octify.planning.planner import make_plan
+from octify.planning.planner import planned
+from octify.planning.policies import Policies, policies_of
 from octify.planning.ruleset import RuleSet
 from octify.trace import Traced
 from octify.trace.cost import cost
@@ -25,26 +28,53 @@ _STOP = 0.01  # share of the original's MACs between two stops
 class Plans:
     """Plans under one policy, at uniform alphas or along the path of error curves.
 
-    Ratios are MACs over those of the original, both as a report counts them.
+    Ratios are MACs over those of the original.
     """
 
-    def __init__(self, traced: Traced, rules: RuleSet, kernels: Scheme, exclude: Sequence[str]) -> None:
+    def __init__(
+        self,
+        traced: Traced,
+        rules: RuleSet,
+        kernels: Scheme,
+        exclude: Sequence[str],
+        policies: Policies | None = None,
+    ) -> None:
         self.traced, self.rules, self.kernels, self.exclude = traced, rules, kernels, exclude
+        # Worked out once for all plans, and the coupling with them.
+        self.policies = policies or policies_of(traced, rules, exclude)
         self._ratios: dict[tuple[object, ...], float] = {}
+
+    def without_boundary_costs(self) -> Plans:
+        """The same plans where split and merge layers are free."""
+        settings = self.rules.settings.model_copy(update={"boundary_macs_per_element": 0.0})
+        rules = replace(self.rules, settings=settings)
+        return Plans(self.traced, rules, self.kernels, self.exclude, self.policies)
 
     @cached_property
     def choices(self) -> Budget:
         """Search space that the rules leave."""
-        return budget(self.traced, self.rules, self.exclude)
+        return budget(self.traced, self.rules, self.exclude, self.policies)
 
-    @cached_property
+    @property
     def dense_macs(self) -> int:
         """MACs of the original."""
-        return cost(self.traced.module, self.traced.facts).macs
+        return self._counts.dense
+
+    @cached_property
+    def _counts(self) -> MacCounts:
+        return MacCounts(self.traced)
 
     def uniform(self, alpha: float) -> Plan:
         """The plan in which every set that the rules leave open has ``alpha``."""
-        return make_plan(self.traced, self.rules, alpha, self.kernels, self.exclude)
+        return self.with_alphas({}, alpha)
+
+    def with_alphas(self, alphas: Mapping[str, float], alpha: float = 0.0) -> Plan:
+        """The plan with ``alphas``, by path of a writer; ``alpha`` for the other coupled sets."""
+        candidate = planned(
+            self.traced, self.rules, alpha, self.kernels, self.exclude, alphas, policies=self.policies
+        )
+        self._counted(candidate)
+        return candidate.plan
 
     def at_levels(self, levels: Mapping[int, int], alpha: float) -> Plan:
         """The plan with these levels of the free sets; ``alpha`` is noted as its uniform equivalent."""
@@ -53,21 +83,32 @@ class Plans:
             for free in self.choices.free
             for path in free.paths
         }
-        return make_plan(self.traced, self.rules, alpha, self.kernels, self.exclude, alphas)
+        return self.with_alphas(alphas, alpha)
 
     def ratio(self, plan: Plan) -> float:
-        """MACs of the converted model over those of the original."""
-        key = tuple((conv.low_in, conv.low_out) for conv in plan.convs)
+        """MACs of the model under ``plan`` over those of the original, without rewriting it."""
+        return self._counted(Planned(plan))
+
+    def _counted(self, candidate: Planned) -> float:
+        key = _entries(candidate.plan)
         if key not in self._ratios:
-            module = rewrite(self.traced, plan).module
-            after = cost(module, measure_nodes(self.traced, module)).macs
-            self._ratios[key] = after / self.dense_macs if self.dense_macs else 1.0
+            macs = self._counts.of(candidate, self.policies.structure.convs)
+            self._ratios[key] = macs / self.dense_macs if self.dense_macs else 1.0
         return self._ratios[key]
+
+    def true_ratio(self, rewritten: Rewritten) -> float:
+        """MACs of a converted model over those of the original, counted on its graph, as a report counts."""
+        macs = cost(rewritten.module, measure_nodes(self.traced, rewritten.module)).macs
+        return macs / self.dense_macs if self.dense_macs else 1.0
 
     def uniform_below(self, ratio: float) -> Plan | None:
         """The uniform plan of smallest alpha with at most ``ratio`` of the MACs."""
         count = first(_GRID, lambda n: self.ratio(self.uniform(n / _GRID)) <= ratio)
         return None if count is None else self.uniform(count / _GRID)
+
+
+def _entries(plan: Plan) -> tuple[object, ...]:
+    return tuple((conv.low_in, conv.low_out) for conv in plan.convs)
 
 
 @dataclass(frozen=True)

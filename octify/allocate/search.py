@@ -17,13 +17,15 @@ from dataclasses import dataclass, replace
 
 from octify.allocate.curves import error_curves
 from octify.allocate.plans import Path, Plans, first
-from octify.allocate.target import Allocation, Rival, SetAlpha, Target
 from octify.calibrate.inputs.images import Images
+from octify.calibrate.options import Calibration, Target
 from octify.calibrate.recipe import Calibrated, calibrate_on
 from octify.compare.outputs import advantage, outputs
 from octify.errors import CheckFailed, OctifyError
+from octify.passes.resolve import Planned
 from octify.plan import Plan
 from octify.progress import Progress
+from octify.report.allocation import AllocationRow, RivalRow, SetRow
 
 _SPANS = (8, 4, 2, 1, 1)  # stops between trials with the full effort
 
@@ -34,10 +36,13 @@ class _Trials:
 
     plans: Plans
     images: Images
-    effort: str
-    channel_order: str | None
-    seed: int
+    options: Calibration
     progress: Progress
+
+    @property
+    def effort(self) -> str:
+        """Effort of the result."""
+        return self.options.effort
 
     @property
     def comparing(self) -> str:
@@ -50,31 +55,28 @@ class _Trials:
         def progress(what: str, done: int, of: int) -> None:
             self.progress(f"{name}: {what}", done, of)
 
-        traced = copy.deepcopy(self.plans.traced)
-        order = self.channel_order
-        return calibrate_on(traced, plan, self.images, effort, order, seed=self.seed, progress=progress)
+        traced, options = copy.deepcopy(self.plans.traced), replace(self.options, effort=effort)
+        return calibrate_on(traced, Planned(plan), self.images, options, progress=progress)
 
 
 def convert_to(
-    target: Target,
     plans: Plans,
     images: Images,
-    effort: str,
-    channel_order: str | None,
+    options: Calibration,
     *,
-    seed: int = 0,
     progress: Progress = lambda what, done, of: None,
-) -> tuple[Calibrated, Allocation]:
-    """Search for the model that meets ``target``, and calibrate it.
+) -> tuple[Calibrated, AllocationRow]:
+    """Search for the model that meets the target of ``options``, and calibrate it.
 
     Raises CheckFailed when no plan meets it, saying how near one comes; OctifyError when there are too
     few inputs to measure an error on.
     """
-    trials = _Trials(plans, images, effort, channel_order, seed, progress)
+    target, trials = options.target, _Trials(plans, images, options, progress)
+    assert target is not None
     return _to_macs(target, trials) if target.kind == "macs" else _to_error(target, trials)
 
 
-def _to_macs(target: Target, trials: _Trials) -> tuple[Calibrated, Allocation]:
+def _to_macs(target: Target, trials: _Trials) -> tuple[Calibrated, AllocationRow]:
     plans = trials.plans
     uniform = plans.uniform_below(target.value)
     if uniform is None:
@@ -87,42 +89,63 @@ def _to_macs(target: Target, trials: _Trials) -> tuple[Calibrated, Allocation]:
     if not trials.images.held_out:
         few = f"{trials.images.count} inputs are too few to keep some aside to judge an allocation on"
         return _uniform(target, trials, uniform, few)
-    per_set = _path(trials).below(target.value, uniform.alpha)
+    way = _path(trials)
+    per_set = way.below(target.value, uniform.alpha)
     if per_set is None:
         return _uniform(target, trials, uniform, "only sets that are octave together reach the target")
-    return _better(target, trials, uniform, trials.calibrated(per_set, trials.comparing, "alpha per set"))
+    ours = trials.calibrated(per_set, trials.comparing, "alpha per set")
+    lower = _lower(target, plans, ours)
+    again = None if lower is None else way.below(plans.ratio(lower), lower.alpha)
+    if lower is not None and again is not None:
+        uniform, ours = lower, trials.calibrated(again, trials.comparing, "alpha per set")
+    return _better(target, trials, uniform, ours)
+
+
+def _lower(target: Target, plans: Plans, result: Calibrated) -> Plan | None:
+    """A smaller uniform plan where ``result`` misses the target; None if it meets it, or nothing is smaller.
+
+    Counts of plans are exact but for convolutions that no plan names (``octify.allocate.macs``).
+    """
+    excess = plans.true_ratio(result.rewritten) - target.value
+    return plans.uniform_below(target.value - excess) if excess > 0 else None
 
 
 def _path(trials: _Trials) -> Path:
-    plans = trials.plans
-    curves = error_curves(
-        plans.traced,
-        plans.choices,
-        plans.rules,
-        plans.kernels,
-        plans.exclude,
-        trials.images,
-        seed=trials.seed,
-        progress=trials.progress,
-    )
-    return Path.of(plans, curves)
+    curves = error_curves(trials.plans, trials.images, seed=trials.options.seed, progress=trials.progress)
+    return Path.of(trials.plans, curves)
 
 
 def _rounded_up(ratio: float) -> str:
     return f"{min(0.99, int(ratio * 100) / 100 + 0.01):.2f}"
 
 
-def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[Calibrated, Allocation]:
+def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[Calibrated, AllocationRow]:
     """Result of the uniform plan, without a rival."""
     result = trials.calibrated(uniform, trials.effort, "uniform alpha")
-    rival = Rival(trials.plans.ratio(uniform), result.after.relative_error)
+    lower = _lower(target, trials.plans, result)
+    if lower is not None:
+        uniform, result = lower, trials.calibrated(lower, trials.effort, "uniform alpha")
+    rival = RivalRow(trials.plans.true_ratio(result.rewritten), result.after.relative_error)
     sets = _sets(trials.plans, result.plan)
-    return result, Allocation(target, "uniform", why, sets, None, rival, uniform.alpha, trials.effort, 0)
+    row = AllocationRow(
+        target.kind,
+        target.value,
+        rival.macs_ratio,
+        "uniform",
+        why,
+        sets,
+        None,
+        rival,
+        uniform.alpha,
+        trials.effort,
+        0,
+    )
+    return result, row
 
 
 def _better(
     target: Target, trials: _Trials, uniform: Plan, ours: Calibrated, tried: int = 0
-) -> tuple[Calibrated, Allocation]:
+) -> tuple[Calibrated, AllocationRow]:
     """Result with alpha per set, or with a uniform alpha if its error is smaller."""
     theirs = trials.calibrated(uniform, trials.comparing, "uniform alpha")
     errors = [each.after.relative_error for each in (ours, theirs)]
@@ -134,13 +157,16 @@ def _better(
         + (", which may be chance" if worse and errors[0] < errors[1] else "")
     )
     result = theirs if worse else ours
-    allocation = Allocation(
-        target,
+    ratios = [trials.plans.true_ratio(each.rewritten) for each in (ours, theirs)]
+    allocation = AllocationRow(
+        target.kind,
+        target.value,
+        ratios[worse],
         "uniform" if worse else "per set",
         why,
         _sets(trials.plans, result.plan),
-        Rival(trials.plans.ratio(ours.plan), errors[0]),
-        Rival(trials.plans.ratio(uniform), errors[1]),
+        RivalRow(ratios[0], errors[0]),
+        RivalRow(ratios[1], errors[1]),
         uniform.alpha,
         trials.comparing,
         tried,
@@ -151,7 +177,7 @@ def _better(
 
 
 def _clear(trials: _Trials, ours: Calibrated, theirs: Calibrated) -> bool:
-    """Whether ``ours`` is better on held-out inputs by more than the standard error of the difference."""
+    """Return whether ``ours`` beats ``theirs`` on held-out inputs by more than a standard error."""
     modules = (trials.plans.traced.module, ours.rewritten.module, theirs.rewritten.module)
     gain, error = advantage(*(outputs(module, trials.images.held_out) for module in modules))
     return gain > error
@@ -167,11 +193,11 @@ def _distilled(target: Target, trials: _Trials, earlier: Calibrated) -> Calibrat
     return result
 
 
-def _sets(plans: Plans, plan: Plan) -> tuple[SetAlpha, ...]:
-    return tuple(SetAlpha(free.paths, plan.conv(free.paths[0]).alpha_out) for free in plans.choices.free)
+def _sets(plans: Plans, plan: Plan) -> tuple[SetRow, ...]:
+    return tuple(SetRow(free.paths, plan.conv(free.paths[0]).alpha_out) for free in plans.choices.free)
 
 
-def _to_error(target: Target, trials: _Trials) -> tuple[Calibrated, Allocation]:
+def _to_error(target: Target, trials: _Trials) -> tuple[Calibrated, AllocationRow]:
     if not trials.images.held_out:
         raise OctifyError(
             "a target for the error needs more calibration inputs",

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from octify.calibrate.channels.convolution import channels_second
 from octify.calibrate.streams.observe import observe
-from octify.layout.channels import ConvNode, Mask, mask_of
+from octify.layout.channels import ConvNode, Mask, Resolved, mask_of
 from octify.ops.base import operand
-from octify.passes.resolve import resolve
-from octify.plan import Plan
+from octify.passes.resolve import Planned
 from octify.report.spectrum import BandRow, MapRow, SpectrumRow
 from octify.trace import Traced
 
@@ -48,44 +47,44 @@ class ChannelSpectra:
     share: Tensor
 
 
-def spectra(traced: Traced, plan: Plan, chunks: Chunks) -> Mapping[str, ChannelSpectra]:
-    """The spectra of what the convolutions of ``plan`` read, by the name of the node read.
+def spectra(traced: Traced, resolved: Resolved, chunks: Chunks) -> Mapping[str, ChannelSpectra]:
+    """Spectra of the values that convolutions read, by the name of the reading node.
 
-    Takes at most 16 inputs of ``chunks``. Must run before calibration, which may write to ``traced``.
+    Takes at most 16 inputs of ``chunks``.
     """
     sums: dict[str, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {}
     watch: dict[str, Callable[[Tensor, Tensor], None]] = {}
-    for conv in _first_readers(traced, plan):
+    for conv in _first_readers(traced, resolved):
         watch[conv.node] = _adder(traced, conv, sums.setdefault(conv.node, []))
     observe(traced, _few(chunks), watch)
     return {node: _mean(parts) for node, parts in sums.items() if parts}
 
 
 def by_frequency(
-    traced: Traced, plan: Plan, measured: Mapping[str, ChannelSpectra], inputs: int, *, synthetic: bool
+    traced: Traced, planned: Planned, measured: Mapping[str, ChannelSpectra], inputs: int, *, synthetic: bool
 ) -> SpectrumRow | None:
-    """The spectra of the low and high channels under ``plan``; None where nothing is converted."""
-    resolved = resolve(traced, plan)
+    """Spectra of the low and high channels under ``planned``; None where nothing is converted."""
+    resolved, plan = planned.on(traced), planned.plan
     converted = {conv.path for conv in plan.convs if conv.low_in}
     readers: dict[str, list[ConvNode]] = {}
     for conv in resolved.layout.convs:
         if conv.path in converted:
             readers.setdefault(_source(traced, conv), []).append(conv)
-    known = {
+    by_source = {
         _source(traced, conv): measured[conv.node] for conv in resolved.layout.convs if conv.node in measured
     }
     maps, bands = [], []
     for source, convs in readers.items():
         mask = mask_of(convs[0].ids_in, resolved.low)
-        if source not in known or mask is None:
+        if source not in by_source or mask is None:
             continue
-        found = known[source]
-        bands.append((found, mask))
+        spectrum = by_source[source]
+        bands.append((spectrum, mask))
         paths = tuple(dict.fromkeys(conv.path for conv in convs))
-        maps.append(MapRow(paths, found.size, _band([(found, mask)]), _band([(found, ~mask)])))
+        maps.append(MapRow(paths, spectrum.size, _band([(spectrum, mask)]), _band([(spectrum, ~mask)])))
     if not maps:
         return None
-    low, high = _band(bands), _band([(found, ~mask) for found, mask in bands])
+    low, high = _band(bands), _band([(spectrum, ~mask) for spectrum, mask in bands])
     edges = tuple(i * _WIDTH for i in range(BINS + 1))
     return SpectrumRow(min(inputs, _MOST_INPUTS), synthetic, edges, low, high, tuple(maps))
 
@@ -155,8 +154,8 @@ def _mean(parts: Sequence[tuple[tuple[int, ...], Tensor, Tensor]]) -> ChannelSpe
 
 def _band(groups: Sequence[tuple[ChannelSpectra, Mask]]) -> BandRow:
     """The mean over the channels that the masks name, each the same weight."""
-    power = torch.cat([found.power[torch.from_numpy(np.asarray(mask))] for found, mask in groups])
-    share = torch.cat([found.share[torch.from_numpy(np.asarray(mask))] for found, mask in groups])
+    power = torch.cat([spectrum.power[torch.from_numpy(np.asarray(mask))] for spectrum, mask in groups])
+    share = torch.cat([spectrum.share[torch.from_numpy(np.asarray(mask))] for spectrum, mask in groups])
     lively = ~share.isnan()
     mean = power[lively].nanmean(0)
     return BandRow(
@@ -166,12 +165,12 @@ def _band(groups: Sequence[tuple[ChannelSpectra, Mask]]) -> BandRow:
     )
 
 
-def _first_readers(traced: Traced, plan: Plan) -> list[ConvNode]:
+def _first_readers(traced: Traced, resolved: Resolved) -> list[ConvNode]:
     """First call among all calls of convolutions that read one value."""
-    found: dict[str, ConvNode] = {}
-    for conv in resolve(traced, plan).layout.convs:
-        found.setdefault(_source(traced, conv), conv)
-    return list(found.values())
+    first: dict[str, ConvNode] = {}
+    for conv in resolved.layout.convs:
+        first.setdefault(_source(traced, conv), conv)
+    return list(first.values())
 
 
 def _source(traced: Traced, conv: ConvNode) -> str:
@@ -182,10 +181,10 @@ def _source(traced: Traced, conv: ConvNode) -> str:
 
 def _few(chunks: Chunks) -> list[tuple[Tensor, ...]]:
     """The first inputs of ``chunks``, at most ``_MOST_INPUTS``."""
-    found: list[tuple[Tensor, ...]] = []
+    inputs: list[tuple[Tensor, ...]] = []
     left = _MOST_INPUTS
     for chunk in chunks:
         if left > 0:
-            found.append(tuple(x[:left] for x in chunk))
+            inputs.append(tuple(x[:left] for x in chunk))
             left -= len(chunk[0])
-    return found
+    return inputs

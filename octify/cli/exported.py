@@ -43,7 +43,7 @@ def write_onnx(
     run: Session, model: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, dynamic_batch: bool = True
 ) -> Exported:
     """Export ``model`` to ``path``; CheckFailed, and no file, when onnxruntime disagrees with PyTorch."""
-    from octify.api import export_onnx
+    from octify.export import export_onnx
 
     run.progress(f"exporting {path.name}")
     result = export_onnx(model, inputs, path, dynamic_batch=dynamic_batch)

@@ -1,4 +1,4 @@
-"""What a conversion took for granted about sizes, checked again at run time.
+"""Checks at run time of what a conversion takes for granted about sizes.
 
 A graph has no branches: it is the one that the example inputs took. ``holds`` stands where the model's own
 code decided by a size, and raises where the decision would now be another, so that a converted model is

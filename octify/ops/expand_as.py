@@ -16,7 +16,7 @@ from octify.ops.walk import Walk
 
 
 def _alike(walk: Walk | Emitter, gate: fx.Node, like: fx.Node) -> bool:
-    """Whether there is nothing to spread, at any input size."""
+    """Return whether there is nothing to spread, at any input size."""
     return walk.traced.shapes(gate) == walk.traced.shapes(like)
 
 

@@ -39,8 +39,8 @@ def _other_rank(walk: Walk, node: fx.Node) -> str | None:
     An InstanceNorm2d takes three dimensions for one image without a batch; layers that shape their weights
     as (1, C, 1, 1) spread them over a sequence.
     """
-    kinds = (re.search(r"([123])d", kind.__name__) for kind in type(walk.module(node)).__mro__)
-    axes = next((int(found[1]) for found in kinds if found), None)
+    matches = (re.search(r"([123])d", kind.__name__) for kind in type(walk.module(node)).__mro__)
+    axes = next((int(match[1]) for match in matches if match), None)
     rank = len(walk.shape(operand(node)))
     return None if axes in (None, rank - 2) else f"its input has {rank} dimensions, not {(axes or 0) + 2}"
 
@@ -63,11 +63,11 @@ def emit_module(
     path = str(node.target)
     x = emitter.value(operand(node))
     assert x.mask is not None
-    made = emitter.modules.get(path)
-    if made is None:
+    layer = emitter.modules.get(path)
+    if layer is None:
         low = list(indices(x.mask))
-        made = make(emitter.module(node), len(x.mask), low)
-    return emitter.pair(emitter.call(path, made, x.high, x.low), x.mask)
+        layer = make(emitter.module(node), len(x.mask), low)
+    return emitter.pair(emitter.call(path, layer, x.high, x.low), x.mask)
 
 
 def _emit_norm(emitter: Emitter, node: fx.Node) -> Value:

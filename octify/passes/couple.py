@@ -83,13 +83,13 @@ def _tied_weights(traced: Traced) -> dict[str, str]:
 def _read_weights(traced: Traced) -> dict[str, str]:
     """Paths of called modules whose parameters the model's code uses too, with the reason to leave them."""
     calls = {str(node.target) for node in traced.module.graph.find_nodes(op="call_module")}
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for node in traced.module.graph.find_nodes(op="get_attr"):
         path = str(node.target).rpartition(".")[0]
         users = [display_name(user) for user in node.users if user.target not in _LIKE]
         if path in calls and users:
-            found.setdefault(path, f"its weights are used by {users[0]} too")
-    return found
+            reasons.setdefault(path, f"its weights are used by {users[0]} too")
+    return reasons
 
 
 def _alone(traced: Traced) -> dict[str, str]:

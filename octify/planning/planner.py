@@ -26,9 +26,10 @@ from octify.passes.resolve import Planned, agreeing
 from octify.plan import ConvPlan, Plan
 from octify.planning.balance import dense_where_it_costs
 from octify.planning.choose import Choice, choose
-from octify.planning.convs import Conv, collect
+from octify.planning.convs import Conv
 from octify.planning.costs import Costs, MacCosts
-from octify.planning.policies import Policies, policies_of
+from octify.planning.meeting import APART, Link, never_meeting
+from octify.planning.policies import Policies, links, policies_of
 from octify.planning.ruleset import RuleSet
 from octify.trace import Traced
 
@@ -41,9 +42,10 @@ def make_plan(
     exclude: Sequence[str] = (),
     alphas: Mapping[str, float] | None = None,
     costs: Costs | None = None,
+    policies: Policies | None = None,
 ) -> Plan:
     """Return the plan of ``planned``, which takes the same arguments."""
-    return planned(traced, rules, alpha, kernels, exclude, alphas, costs).plan
+    return planned(traced, rules, alpha, kernels, exclude, alphas, costs, policies).plan
 
 
 def planned(
@@ -54,6 +56,7 @@ def planned(
     exclude: Sequence[str] = (),
     alphas: Mapping[str, float] | None = None,
     costs: Costs | None = None,
+    policies: Policies | None = None,
 ) -> Planned:
     """Plan the conversion of ``traced``.
 
@@ -64,16 +67,18 @@ def planned(
         that states an alpha takes precedence.
     costs:
         Costs that octave channels must lower to be worth it; by default MACs.
+    policies:
+        ``policies_of`` the same model, rules and ``exclude``, for making many plans: they couple once.
 
     Raises OctifyError for an alpha outside [0, 1], RuleError when a path pattern of the rules
     or of ``exclude`` matches no convolution.
     """
     check_alpha(alpha)
-    made = _planned(traced, rules, alpha, kernels, exclude, alphas, costs)
+    result = _planned(traced, rules, alpha, kernels, exclude, alphas, costs, policies)
     if traced.inner is None:
-        return made
+        return result
     inside = planned(traced.inner, rules, alpha, kernels, exclude, alphas, costs).plan
-    return replace(made, plan=replace(made.plan, convs=(*made.plan.convs, *inside.convs)))
+    return replace(result, plan=replace(result.plan, convs=(*result.plan.convs, *inside.convs)))
 
 
 def _planned(
@@ -84,15 +89,16 @@ def _planned(
     exclude: Sequence[str],
     alphas: Mapping[str, float] | None,
     costs: Costs | None,
+    policies: Policies | None,
 ) -> Planned:
-    """As ``planned``, of one graph."""
+    """Plan the conversion of one graph, as ``planned`` does."""
     counted = costs or MacCosts(rules.settings.boundary_macs_per_element)
-    policies = policies_of(traced, rules, exclude)
+    policies = policies or policies_of(traced, rules, exclude)
     unbalanced: dict[str, str] = {}
     while True:
         dense = {**policies.dense, **unbalanced}
         layout = policies.layout(traced, dense)
-        current = policies.applied(collect(traced, layout))
+        current = policies.convs(traced, dense)
         by_set = _set_alphas(current, layout, policies, alpha, alphas or {})
         choice = choose(traced, layout, by_set, rules.settings)
         choice = dense_where_it_costs(traced, layout, current, choice, counted)
@@ -100,6 +106,7 @@ def _planned(
         if not scattered:
             reasons = {**policies.left, **dense}
             plan = _plan(traced, rules, alpha, kernels, layout, choice, reasons, policies)
+            plan = _meeting(plan, current, links(current, layout, choice.low))
             return Planned(plan, agreeing(plan, layout, choice.low))
         unbalanced |= dict.fromkeys(scattered, "its low output channels are too scattered over its groups")
 
@@ -172,6 +179,26 @@ def _plan(
     if len(plan.by_path) != len(plan.convs):
         raise PlanError("two convolutions have one path")
     return plan
+
+
+def _meeting(plan: Plan, convs: Sequence[Conv], joined: Sequence[Link]) -> Plan:
+    """``plan`` with the exchange of convolutions without which high and low channels would never meet.
+
+    Those of the policies, and what comes to them under the alphas of this plan: a convolution that
+    exchanges may have become dense.
+    """
+    spatial = {conv.path for conv in plan.convs if conv.exchange == "spatial"}
+    apart = spatial - {conv.path for conv in convs if conv.exchange == "full"}
+    apart -= never_meeting([replace(link, apart=link.path in apart) for link in joined])
+    return replace(
+        plan,
+        convs=tuple(
+            replace(conv, exchange="full", reason=conv.reason or APART)
+            if conv.path in spatial - apart
+            else conv
+            for conv in plan.convs
+        ),
+    )
 
 
 def _entry(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+
+import numpy as np
 
 from octify.errors import RuleError
 from octify.kernels.taps import Exchange
-from octify.layout.channels import Layout
+from octify.layout.channels import DENSE, Layout, Mask
 from octify.passes.couple import couple
 from octify.planning.convs import Conv, collect, facts_for_rules
+from octify.planning.meeting import Link, never_meeting
 from octify.planning.ruleset import Rule, RuleSet, unmatched
 from octify.trace import Traced
 
@@ -30,16 +33,53 @@ class Policies:
     rules: Mapping[str, Rule]
     exchange: Mapping[str, Exchange]
     structure: Layout
+    _layouts: dict[frozenset[str], tuple[Layout, Sequence[Conv]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def layout(self, traced: Traced, dense: Mapping[str, str]) -> Layout:
-        """Coupling when the outputs of ``dense`` stay dense and ``left`` is not touched."""
-        if not dense and not self.left:
-            return self.structure
-        return couple(traced, frozenset(dense), self.left)
+        """Coupling when the outputs of ``dense`` stay dense and ``left`` is not touched.
+
+        Worked out once for every ``dense``; ``traced`` is the model that the policies belong to.
+        """
+        return self._coupled(traced, dense)[0]
+
+    def convs(self, traced: Traced, dense: Mapping[str, str]) -> list[Conv]:
+        """The convolutions of ``layout``, with what is asked of their paths."""
+        return list(self._coupled(traced, dense)[1])
+
+    def _coupled(self, traced: Traced, dense: Mapping[str, str]) -> tuple[Layout, Sequence[Conv]]:
+        key = frozenset(dense)
+        if key not in self._layouts:
+            alone = not dense and not self.left
+            layout = self.structure if alone else couple(traced, key, self.left)
+            self._layouts[key] = layout, self._meeting(self.applied(collect(traced, layout)), layout)
+        return self._layouts[key]
+
+    def _meeting(self, convs: Sequence[Conv], layout: Layout) -> list[Conv]:
+        """``convs``, with their exchange where high and low channels would never meet without it."""
+        alone = never_meeting(links(convs, layout, np.ones(layout.classes, dtype=bool)))
+        return [replace(conv, exchange="full") if conv.path in alone else conv for conv in convs]
 
     def applied(self, convs: Sequence[Conv]) -> list[Conv]:
         """Copy of ``convs`` with the exchange modes of their paths."""
         return [replace(conv, exchange=self.exchange.get(conv.path, "full")) for conv in convs]
+
+
+def links(convs: Sequence[Conv], layout: Layout, low: Mask) -> list[Link]:
+    """Links that convolutions of maps make between coupled sets when ``low`` channels (by class) are low."""
+
+    def sets(conv: Conv, side: str) -> frozenset[int]:
+        ids = np.concatenate([getattr(call, side) for call in conv.calls])
+        present = ids[ids != DENSE]
+        return frozenset(layout.sets(present[low[present]]))
+
+    return [
+        Link(conv.path, into, out, bool(into and out) and conv.exchange == "spatial" and conv.pointwise)
+        for conv in convs
+        if not conv.depthwise and not conv.vector
+        for into, out in ((sets(conv, "ids_in"), sets(conv, "ids_out")),)
+    ]
 
 
 def policies_of(traced: Traced, rules: RuleSet, exclude: Sequence[str] = ()) -> Policies:

@@ -39,7 +39,7 @@ def put_apart(module: nn.Module, graph: fx.Graph) -> None:
 
 
 def _is_new(module: nn.Module, node: fx.Node) -> bool:
-    """Whether a value is surely a tensor of its own, in the rewritten graph as well."""
+    """Return whether a value is surely a tensor of its own, in the rewritten graph as well."""
     operand = changed_by(module, node)
     if operand is not None:  # it is its operand
         return len(operand.users) == 1 and _is_new(module, operand)

@@ -56,17 +56,19 @@ class Net(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """Linear layers of a map whose channels come last are 1x1 convolutions too."""
+    """Linear layers of a map whose channels come last are 1x1 convolutions too; a 3x3 exchanges for them."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.mix = nn.Conv2d(16, 16, 3, padding=1)
         self.stem, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 3, padding=1)
         self.wide, self.narrow = nn.Linear(16, 32), nn.Linear(32, 16)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         y = self.narrow(F.gelu(self.wide(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
-        return self.last(x + y)
+        x = x + y
+        return self.last(x + self.mix(F.relu(x)))
 
 
 class Grouped(nn.Module):

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from octify.calibrate.distill.directions import Directions, directions
@@ -44,12 +44,11 @@ _HALF = (torch.float16, torch.bfloat16)  # whose gradients overflow or vanish: t
 
 
 def distill(
-    traced: Traced,
-    original: fx.GraphModule,
+    teacher: Traced,
     rewritten: Rewritten,
     repaired: Repaired,
     images: Images,
-    wanted: Sequence[Output],
+    reference: Sequence[Output],
     *,
     steps: int,
     seconds: float = math.inf,
@@ -60,9 +59,10 @@ def distill(
 
     Parameters
     ----------
-    original:
-        A copy of ``traced.module`` from before the fits, which write to what it shares with ``rewritten``.
-    wanted:
+    teacher:
+        The original, in modules of its own that ``rewritten`` does not share. Models in half precision
+        are in float32 afterwards.
+    reference:
         The original's ``outputs`` for ``images.held_out``: where the error there is not smaller for the
         training, nothing is changed. Without such images it is kept.
     steps, seconds:
@@ -70,16 +70,16 @@ def distill(
 
     Returns None where there is nothing to train.
     """
-    models = compared(original, rewritten, repaired.sites)
+    models = compared(teacher.module, rewritten, repaired.sites)
     trained = directions(models.student, repaired.sites, repaired.fits)
     if not trained:
         return None
     if any(parameter.dtype in _HALF for parameter in models.teacher.parameters()):
         models.teacher.float()
-    judge, clock = Judge(rewritten.module, images.held_out, wanted), Clock(models.student)
+    judge, clock = Judge(rewritten.module, images.held_out, reference), Clock(models.student)
     with out_of_place(models.teacher), out_of_place(models.student):
         batches = _batches(images, steps, seed)
-        training = Training(models, trained, batches, gradient_batch(traced), _layout(models, images))
+        training = Training(models, trained, batches, gradient_batch(teacher), _layout(models, images))
         planned, taken, first = steps, 0, 0.0
         while taken < planned and not judge.hopeless(taken / planned):
             progress("distilling", taken, planned)
@@ -138,10 +138,10 @@ def _batches(images: Images, steps: int, seed: int) -> Iterator[list[Tensor]]:
 
 def _by_size(images: Images) -> list[list[Tensor]]:
     """All images of a size together, each input of the model one tensor."""
-    found: dict[tuple[torch.Size, ...], list[tuple[Tensor, ...]]] = {}
+    by_size: dict[tuple[torch.Size, ...], list[tuple[Tensor, ...]]] = {}
     for chunk in images.chunks:
-        found.setdefault(tuple(x.shape[1:] for x in chunk), []).append(chunk)
-    return [[_wide(torch.cat(parts)) for parts in zip(*chunks, strict=True)] for chunks in found.values()]
+        by_size.setdefault(tuple(x.shape[1:] for x in chunk), []).append(chunk)
+    return [[_wide(torch.cat(parts)) for parts in zip(*chunks, strict=True)] for chunks in by_size.values()]
 
 
 def _epoch(
@@ -202,11 +202,13 @@ class Training:
         """Add the gradients of a part of the step's batch; return its mean loss times its ``share``."""
         with torch.no_grad():
             result, maps = self.models.teacher(*batch)
-        given, made = functional_call(self.models.student, {**self.held, **changed}, tuple(batch))
-        wanted = tensors_of(result)
-        loss = relative_loss(tensors_of(given), wanted)
-        torch.autograd.backward(share * (loss + MAPS * self.models.loss(made, maps)))
-        return share * float(loss.detach()) / len(wanted)
+        student_result, student_maps = functional_call(
+            self.models.student, {**self.held, **changed}, tuple(batch)
+        )
+        targets = tensors_of(result)
+        loss = relative_loss(tensors_of(student_result), targets)
+        torch.autograd.backward(share * (loss + MAPS * self.models.loss(student_maps, maps)))
+        return share * float(loss.detach()) / len(targets)
 
     @torch.no_grad()
     def values(self) -> dict[str, Tensor]:

@@ -23,26 +23,35 @@ def in_basis(traced: Traced, plan: Plan) -> Traced:
     """
     if not plan.rotations:
         return traced
+    _check_all(traced, plan)
+    rotated = copy.deepcopy(traced)
+    rotate(rotated, plan)
+    return rotated
+
+
+def rotate(traced: Traced, plan: Plan) -> None:
+    """Multiply the bases of ``plan``, which fit it, into the weights of ``traced``, in place."""
+    if any(parameter.is_meta for parameter in traced.module.parameters()):
+        return  # there are no weights to change
+    for rotation in plan.rotations:
+        _rotate(traced, rotation)
+
+
+def _check_all(traced: Traced, plan: Plan) -> None:
     if traced.parts is not None:
         raise PlanError(
             "the plan does not fit this model",
             why="it rotates channels, and this model is converted in parts",
             hint="use the model the plan was made for",
         )
-    known = {stream.name: stream for stream in streams(traced)}
+    by_name = {stream.name: stream for stream in streams(traced)}
     for rotation in plan.rotations:
-        _check(rotation, known)
-    rotated = copy.deepcopy(traced)
-    if any(parameter.is_meta for parameter in rotated.module.parameters()):
-        return rotated  # there are no weights to change
-    for rotation in plan.rotations:
-        _rotate(rotated, rotation)
-    return rotated
+        _check(rotation, by_name)
 
 
-def _check(rotation: Rotation, known: Mapping[str, Stream]) -> None:
-    stream = known.get(rotation.name)
-    wanted = (
+def _check(rotation: Rotation, by_name: Mapping[str, Stream]) -> None:
+    stream = by_name.get(rotation.name)
+    expected = (
         rotation.channels,
         {Writer(writer.path, writer.norm) for writer in rotation.writers},
         set(rotation.readers),
@@ -50,7 +59,7 @@ def _check(rotation: Rotation, known: Mapping[str, Stream]) -> None:
     why = "in this model no layer writes such a value" if stream is None else stream.reason
     if stream is not None and why is None:
         have = stream.channels, set(stream.writers), {reader.path for reader in stream.readers}
-        if have == wanted:
+        if have == expected:
             return
         why = "in this model other layers write or read it, or it has another number of channels"
     raise PlanError(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class RuntimeName(str, enum.Enum):
-    """What runs the models."""
+    """Runtime of the models."""
 
     onnxruntime = "onnxruntime"
     onnxruntime_cuda = "onnxruntime-cuda"
@@ -55,7 +55,7 @@ RuntimeOption = Annotated[
     list[RuntimeName] | None,
     typer.Option(
         "--runtime",
-        help="What runs them; repeatable. eager, channels-last and compile (inductor, weights frozen) are"
+        help="Runtime; repeatable. eager, channels-last and compile (inductor, weights frozen) are"
         " PyTorch's. Default: onnxruntime, on the CPU.",
     ),
 ]
@@ -70,7 +70,13 @@ BatchOption = Annotated[
 ]
 RoundsOption = Annotated[
     int,
-    typer.Option("--rounds", metavar="N", min=1, max=2**31 - 1, help="How often each one is timed, in turn."),
+    typer.Option(
+        "--rounds",
+        metavar="N",
+        min=1,
+        max=2**31 - 1,
+        help="Number of timing rounds, in which all take turns.",
+    ),
 ]
 ProfileOption = Annotated[
     bool, typer.Option("--profile", help="Show onnxruntime's time by operator type as well.")
