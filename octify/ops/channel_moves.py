@@ -96,7 +96,7 @@ def layout_of(rule: MoveRule) -> LayoutRule:
 
 
 def _holds_elsewhere(walk: Walk, node: fx.Node, view: View, move: Move) -> bool:
-    """Return whether a move leads to the shape that ``node`` gives larger inputs, as it does in the example."""
+    """Return whether a move leads to the shape that ``node`` gives larger inputs, too."""
     before, after = walk.traced.shapes(operand(node)), walk.traced.shapes(node)
     if len(before) < 2 or len(after) < 2:
         return True

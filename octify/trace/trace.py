@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import getitem
 
 from torch import Tensor, fx, nn
 
@@ -122,6 +123,13 @@ def _rejected(module: fx.GraphModule, inputs: Sequence[Tensor], error: MeasureEr
         path = str(node.target) if node.op == "call_module" else (stack[-1] if stack else "")
         kind = type(module.get_submodule(path)).__name__ if node.op == "call_module" else str(node.target)
         place = f"{path or 'the model itself'} ({kind})"
+        if node.target is getitem and isinstance(node.args[1], str):
+            raise TraceError(
+                f"the model's forward takes a mapping: it asks for {node.args[1]!r}",
+                where=place,
+                why=f"the example input is a tensor of {shapes}",
+                hint="wrap the model in a module whose forward takes tensors",
+            ) from error
     return TraceError(
         f"the model rejects an input of {shapes}",
         where=place,

@@ -192,6 +192,8 @@ def first_line(error: BaseException) -> str:
 _PLAIN_WORDS = {
     "symbolically traced variables cannot be used": "its control flow depends on a tensor",
     "Proxy object cannot be iterated": "it loops over a tensor's entries",
+    "module is not installed as a submodule": "it calls a module that is not part of it, as a forward does that "
+    "was wrapped by a closure; a subclass or a hook can be traced",
 }
 
 
@@ -219,6 +221,14 @@ def arguments_of(model: nn.Module, inputs: Sequence[Tensor]) -> Arguments:
         )
     rest = [*places[len(inputs) :], *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]
     missing = [p.name for p in rest if p.default is p.empty]
+    by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if missing and missing == by_name:
+        raise TraceError(
+            f"the model's forward takes {', '.join(by_name)} by keyword only",
+            where=forward_line(model),
+            why="example inputs are given by position",
+            hint="wrap the model in a module whose forward takes its tensors by position",
+        )
     if missing:
         raise TraceError(
             f"the model's forward needs more inputs: {', '.join(missing)}",
