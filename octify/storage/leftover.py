@@ -11,19 +11,18 @@ import glob
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
-try:
+if sys.platform != "win32":  # leftovers stay there
     import fcntl
-except ImportError:  # not on Windows: leftovers stay there
-    fcntl = None  # type: ignore[assignment]
 
 _TOKEN = re.compile(r"\.[0-9a-f]{8}")
 
 
 def locked(folder: Path) -> int | None:
     """Lock ``folder``; return the descriptor that holds the lock, None where that is not supported."""
-    if fcntl is None:
+    if sys.platform == "win32":
         return None
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
