@@ -192,8 +192,8 @@ def first_line(error: BaseException) -> str:
 _PLAIN_WORDS = {
     "symbolically traced variables cannot be used": "its control flow depends on a tensor",
     "Proxy object cannot be iterated": "it loops over a tensor's entries",
-    "module is not installed as a submodule": "it calls a module that is not part of it, as a forward "
-    "wrapped by a closure does; a subclass or a hook can be traced",
+    "module is not installed as a submodule": "it calls a module that is not part of it, but "
+    "named outside of it; a subclass or a hook can be traced",
 }
 
 
