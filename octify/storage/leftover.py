@@ -16,24 +16,13 @@ from pathlib import Path
 
 if sys.platform != "win32":  # leftovers stay there
     import fcntl
-<<<<<<< HEAD
-except ImportError:  # not on Windows: leftovers stay there
-    _LOCKS = False
-else:
-    _LOCKS = True
-=======
->>>>>>> silent
 
 _TOKEN = re.compile(r"\.[0-9a-f]{8}")
 
 
 def locked(folder: Path) -> int | None:
     """Lock ``folder``; return the descriptor that holds the lock, None where that is not supported."""
-<<<<<<< HEAD
-    if not _LOCKS:
-=======
     if sys.platform == "win32":
->>>>>>> silent
         return None
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
