@@ -111,7 +111,7 @@ def causes(model: nn.Module, inputs: Sequence[Tensor]) -> str:
     with noted(modes=False) as lines:
         run(own, inputs)
     written = [name for name, b in own.named_buffers() if name in before and not same(b, before[name])]
-    reasons = [f"it computes in a context at {_listed(lines)}"] if lines else []
+    reasons = [f"it computes in a context, or asks for one, at {_listed(lines)}"] if lines else []
     reasons += [f"its forward writes the buffers {_some(written)}"] if written else []
     return "; ".join(reasons)
 
@@ -210,9 +210,9 @@ def noted(*, modes: bool = True) -> Iterator[list[Line]]:
     with ExitStack() as stack:
         if modes:
             stack.enter_context(patch.object(nn.Module, "training", _Mode(note), create=True))
-            stack.enter_context(patch.object(torch, "is_grad_enabled", _noting(torch.is_grad_enabled, note)))
         for kind in _CONTEXTS:
             stack.enter_context(patch.object(kind, "__enter__", _noting(kind.__enter__, note)))
+        stack.enter_context(patch.object(torch, "is_grad_enabled", _noting(torch.is_grad_enabled, note)))
         switch: Any = torch.set_grad_enabled  # a context that is entered when it is made
         stack.enter_context(patch.object(switch, "__init__", _noting(switch.__init__, note)))
         yield lines
