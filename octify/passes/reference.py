@@ -36,7 +36,12 @@ def project_channels(x: Tensor, low: Sequence[int]) -> Tensor:
 
 def project_view(x: Tensor, low: Sequence[int], roles: str, channels: Sequence[int]) -> Tensor:
     """Like ``project_channels``, for a value whose dimensions have other ``roles`` (``layout.roles``)."""
-    return from_map(project_channels(to_map(x, roles), low), roles, channels)
+    return _laid_out_like(x, from_map(project_channels(to_map(x, roles), low), roles, channels))
+
+
+def _laid_out_like(x: Tensor, y: Tensor) -> Tensor:
+    """``y``, of the shape of ``x``, in its order in memory: the model's ``view`` goes by it."""
+    return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
 
 
 def only_channels(x: Tensor, kept: Sequence[int], roles: str, channels: Sequence[int]) -> Tensor:
@@ -44,7 +49,7 @@ def only_channels(x: Tensor, kept: Sequence[int], roles: str, channels: Sequence
     whole = to_map(x, roles)
     index = torch.tensor(kept, device=x.device)
     chosen = torch.zeros_like(whole).index_copy(1, index, whole.index_select(1, index))
-    return from_map(chosen, roles, channels)
+    return _laid_out_like(x, from_map(chosen, roles, channels))
 
 
 def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
