@@ -41,6 +41,7 @@ from octify.export.fold import fold_batchnorm
 from octify.export.plain import plain
 from octify.export.result import ExportResult
 from octify.export.split import split_by_convolution
+from octify.export.targets import target_named
 from octify.files import check_file, staged_file
 from octify.trace.tracer import user_line
 
@@ -53,6 +54,8 @@ def export_onnx(
     path: str | Path,
     dynamic_batch: bool = True,
     opset: int | None = None,
+    *,
+    target: str = "onnxruntime",
 ) -> ExportResult:
     """Write ``model`` as one self-contained float32 ONNX file and compare it with PyTorch.
 
@@ -69,6 +72,10 @@ def export_onnx(
         and at one more.
     opset:
         ONNX opset version; the exporter's own choice if None.
+    target:
+        The runtime that the file is for (``octify.export.targets``): ``"onnxruntime"``,
+        ``"onnxruntime-int8"`` (to be quantized for it), ``"openvino"`` or ``"ncnn"``. Every file computes the
+        same; another runtime takes longer for it.
 
     Raises
     ------
@@ -77,9 +84,9 @@ def export_onnx(
     CheckFailed
         onnxruntime's answers are further from PyTorch's than the model's own rounding noise explains.
     OctifyError
-        ``path`` cannot be written.
+        ``path`` cannot be written, or there is no such target.
     """
-    path = Path(path)
+    path, runtime = Path(path), target_named(target)
     check_file(path)
     inputs = as_inputs(example_inputs)
     reference = copy.deepcopy(model).cpu().float().eval()
@@ -87,7 +94,7 @@ def export_onnx(
         checks = expected_outputs(reference, inputs, dynamic_batch)
         ready = fold_batchnorm(split_by_convolution(copy.deepcopy(reference)), inputs)
         program = _to_onnx(plain(ready, inputs), inputs, dynamic_batch, opset)
-        make_deployable(program)
+        make_deployable(program, runtime)
     del reference  # models can be large, and writing one copies it more than once
     _name_outputs(program.graph, next(iter(checks.values()))[1].names)
     with staged_file(path) as staged:
@@ -104,6 +111,7 @@ def export_onnx(
         opset=program.opset_imports[""],
         bytes=size,
         ops=dict(Counter(node.op_type for node in program.graph).most_common()),
+        target=runtime.value,
     )
 
 

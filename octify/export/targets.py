@@ -1,0 +1,72 @@
+"""What an exported file is for: which rewrite rules of ``octify.export.deploy`` each runtime gets.
+
+A rule that is not in ``LIMITS`` is for every target. docs/works-with.md says what was measured.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from octify.errors import OctifyError
+
+
+class Target(str, enum.Enum):
+    """A runtime, and the precision in which it will run the file."""
+
+    onnxruntime = "onnxruntime"
+    onnxruntime_int8 = "onnxruntime-int8"
+    openvino = "openvino"
+    ncnn = "ncnn"
+
+
+EVERY = frozenset(Target)
+FLOAT = frozenset({Target.onnxruntime})
+INT8 = frozenset({Target.onnxruntime_int8})
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The targets that a rule is for, and why not for the others."""
+
+    targets: frozenset[Target]
+    reason: str
+
+
+_BY_ONE = "only onnxruntime's float kernels stay in their blocked layout for it; others make one more pass"
+_WIDENING = "OpenVINO fuses a sum with any activation, and copies for a Concat"
+
+LIMITS: Mapping[str, Limit] = {
+    "ActivationOfSum(Clip)": Limit(FLOAT, _BY_ONE),
+    "ActivationOfSum(LeakyRelu)": Limit(FLOAT, _BY_ONE),
+    "HalvingPoolToConvolution": Limit(
+        EVERY - {Target.openvino},
+        "OpenVINO's average pooling is as fast in float, and quantizers for it leave the convolution in float",
+    ),
+    "WideningOfHigh": Limit(EVERY - {Target.openvino}, _WIDENING),
+    "WideningOfLow": Limit(EVERY - {Target.openvino}, _WIDENING),
+    "OddPoolToConvolution": Limit(
+        INT8, "in float the pooling takes no longer; onnxruntime's integer average pooling is slow"
+    ),
+}
+
+
+def target_named(name: str | Target) -> Target:
+    """The target called ``name``. Raises OctifyError when there is none."""
+    try:
+        return Target(name)
+    except ValueError:
+        names = ", ".join(target.value for target in Target)
+        raise OctifyError(f"there is no export target {name!r}", hint=f"use one of {names}") from None
+
+
+def is_for(rule: object, target: Target) -> bool:
+    """Whether ``rule`` is applied to files for ``target``."""
+    limit = LIMITS.get(name_of(rule))
+    return limit is None or target in limit.targets
+
+
+def name_of(rule: object) -> str:
+    """Name of a rewrite rule: its own or, of one that has no pattern, its class's."""
+    return str(getattr(rule, "name", type(rule).__name__))
