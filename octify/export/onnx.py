@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,12 @@ from octify.export.calls import (
     shortened,
     with_batch,
 )
-from octify.export.deploy import make_deployable
+from octify.export.deploy import constants_in_order, make_deployable
 from octify.export.fold import fold_batchnorm
 from octify.export.plain import plain
 from octify.export.result import ExportResult
 from octify.export.split import split_by_convolution
-from octify.export.targets import target_named
+from octify.export.targets import Target, target_named
 from octify.files import check_file, staged_file
 from octify.trace.tracer import user_line
 
@@ -88,14 +89,42 @@ def export_onnx(
     """
     path, runtime = Path(path), target_named(target)
     check_file(path)
-    inputs = as_inputs(example_inputs)
+    return written(captured(model, as_inputs(example_inputs), dynamic_batch, opset), path, runtime)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A model as the exporter writes it, and the calls that a file of it must answer as the model does."""
+
+    program: ir.Model
+    checks: Checks
+
+    def copy(self) -> Captured:
+        """A second one, whose graph is another."""
+        return Captured(ir.from_proto(ir.to_proto(self.program)), self.checks)
+
+
+def captured(
+    model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool, opset: int | None = None
+) -> Captured:
+    """Capture ``model``, BatchNorm folded, and compute its answers. Raises ExportError."""
     reference = copy.deepcopy(model).cpu().float().eval()
     with quiet():
         checks = expected_outputs(reference, inputs, dynamic_batch)
         ready = fold_batchnorm(split_by_convolution(copy.deepcopy(reference)), inputs)
         program = _to_onnx(plain(ready, inputs), inputs, dynamic_batch, opset)
-        make_deployable(program, runtime)
-    del reference  # models can be large, and writing one copies it more than once
+        constants_in_order(program)
+    return Captured(program, checks)
+
+
+def written(source: Captured, path: Path, target: Target) -> ExportResult:
+    """Write ``source`` for ``target``, its graph changed in place, and compare the file's answers.
+
+    Raises ExportError or CheckFailed, and then there is no file.
+    """
+    program, checks = source.program, source.checks
+    with quiet():
+        make_deployable(program, target)
     _name_outputs(program.graph, next(iter(checks.values()))[1].names)
     with staged_file(path) as staged:
         _save(program, staged)
@@ -111,7 +140,7 @@ def export_onnx(
         opset=program.opset_imports[""],
         bytes=size,
         ops=dict(Counter(node.op_type for node in program.graph).most_common()),
-        target=runtime.value,
+        target=target.value,
     )
 
 

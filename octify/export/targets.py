@@ -42,7 +42,7 @@ LIMITS: Mapping[str, Limit] = {
     "ActivationOfSum(LeakyRelu)": Limit(FLOAT, _BY_ONE),
     "HalvingPoolToConvolution": Limit(
         EVERY - {Target.openvino},
-        "OpenVINO's average pooling is as fast in float, and quantizers for it leave the convolution in float",
+        "OpenVINO's average pooling is as fast, and quantizers for it leave such a convolution in float",
     ),
     "WideningOfHigh": Limit(EVERY - {Target.openvino}, _WIDENING),
     "WideningOfLow": Limit(EVERY - {Target.openvino}, _WIDENING),

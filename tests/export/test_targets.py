@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import octify
 from octify.errors import OctifyError
 from octify.export.deploy import RULES
+from octify.export.onnx import captured, written
 from octify.export.result import ExportResult
 from octify.export.targets import LIMITS, Target, name_of
 
@@ -42,10 +43,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Target, ExportRes
     torch.manual_seed(0)
     x, folder = torch.randn(1, 3, 14, 14), tmp_path_factory.mktemp("targets")
     octave = octify.convert(Inverted().eval(), x, 0.5, rules="everywhere").model
-    return {
-        target: octify.export_onnx(octave, x, folder / f"{target.value}.onnx", target=target.value)
-        for target in Target
-    }
+    source = captured(octave, (x,), dynamic_batch=True)
+    return {target: written(source.copy(), folder / f"{target.value}.onnx", target) for target in Target}
 
 
 def by_one(path: Path) -> int:
@@ -60,9 +59,7 @@ def by_one(path: Path) -> int:
 
 
 @pytest.mark.parametrize("target", Target)
-def test_every_file_was_compared_with_the_model(
-    files: Mapping[Target, ExportResult], target: Target
-) -> None:
+def test_every_file_was_compared_with_the_model(files: Mapping[Target, ExportResult], target: Target) -> None:
     result = files[target]
     assert result.passed and result.max_abs_error <= result.tolerance
     assert result.target == target.value == result.to_dict()["target"]

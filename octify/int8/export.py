@@ -1,0 +1,279 @@
+"""Int8 files in one call: export, quantize, compare on inputs kept aside, time.
+
+The file gets its name only if it answers as required; the float files it comes from are not kept.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from octify.calibrate.inputs.images import Images, gather
+from octify.compare.outputs import Agreement, Output, compare
+from octify.errors import CheckFailed, OctifyError
+from octify.export.calls import as_inputs, batch_size
+from octify.export.onnx import Captured, captured, written
+from octify.export.targets import Target, target_named
+from octify.files import check_file, staged_file
+from octify.int8.result import Int8Result, Times
+from octify.latency import openvino
+from octify.latency.bench import bench
+from octify.latency.machine import instruction_sets
+from octify.latency.runtime import session_of
+from octify.progress import Tell
+from octify.quantize import quantized
+from octify.quantize.static import feed_of
+from octify.trace import trace
+
+Row = tuple[Tensor, ...]
+ROUNDS = 10  # of timing
+# By the target that is asked for: the target of the file to quantize, and the runtime that answers for it.
+_PLANS: Mapping[Target, tuple[Target, str]] = {
+    Target.onnxruntime: (Target.onnxruntime_int8, "onnxruntime"),
+    Target.onnxruntime_int8: (Target.onnxruntime_int8, "onnxruntime"),
+    Target.openvino: (Target.openvino, "openvino"),
+}
+
+
+def export_int8(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Any],
+    path: str | Path,
+    data: Iterable[Any],
+    dynamic_batch: bool = True,
+    *,
+    target: str = "onnxruntime",
+    min_agreement: float | None = None,
+    max_error: float | None = None,
+    reduce_range: bool = False,
+    timed: bool = True,
+    progress: Tell = lambda phase: None,
+) -> Int8Result:
+    """Write ``model`` as an int8 ONNX file (static QDQ) and compare it with the float file.
+
+    Parameters
+    ----------
+    model:
+        Any module, dense or converted; exported in eval mode with BatchNorm folded. It is not changed.
+    example_inputs:
+        A tensor (N, C, H, W), or a sequence of positional inputs.
+    path:
+        The file to write. It appears when all is done and every check has passed, or not at all.
+    data:
+        Inputs to measure ranges on, of the example's size: batches (N, C, H, W) or single inputs, as for
+        ``calibration`` of ``octify.convert``. Of 32 or more an eighth is kept aside to compare on.
+    dynamic_batch:
+        Leave the first dimension open. Files of a fixed batch are faster.
+    target:
+        ``"onnxruntime"`` or ``"openvino"``.
+    min_agreement:
+        Least share of inputs for which the class must be the float file's, 0 to 1.
+    max_error:
+        Largest relative error of the outputs against the float file's.
+    reduce_range:
+        7-bit weights, for processors without VNNI: their sums of 8-bit products overflow.
+    timed:
+        Also time both files on this machine.
+    progress:
+        Callback that receives the name of every phase as it begins.
+
+    Raises
+    ------
+    CheckFailed
+        The file agrees with the float file in fewer cases than required.
+    ExportError
+        The model cannot be exported or quantized.
+    OctifyError
+        ``path`` cannot be written, inputs do not fit, or the target is for none of these.
+    """
+    path = Path(path)
+    graph, runtime = _plan(target)
+    _check_limit(min_agreement)
+    check_file(path)
+    inputs = as_inputs(example_inputs)
+    progress("reading calibration inputs")
+    images = gather(trace(model, inputs), data, device=torch.device("cpu"))
+    _require_size(inputs, images)
+    progress("exporting")
+    source = captured(model, inputs, dynamic_batch)
+    with tempfile.TemporaryDirectory() as folder:
+        files = _floats(source, Path(folder), graph, runtime)
+        fixed = None if dynamic_batch else batch_size(inputs)
+        with staged_file(path) as staged:
+            progress("quantizing")
+            calls = [call for chunk in images.chunks for call, _ in _calls(chunk, fixed)]
+            quantized(files.source, staged, calls, graph, reduce_range=reduce_range)
+            progress("comparing")
+            agreement = _agreement(files.best, staged, images, fixed, runtime)
+            _require(agreement, min_agreement, max_error, path)
+            progress("timing")
+            times = _times(files.best, staged, inputs, runtime) if timed else None
+            result = Int8Result(
+                path,
+                graph.value,
+                _answering(runtime),
+                staged.stat().st_size,
+                files.best.stat().st_size,
+                agreement,
+                images.count,
+                times,
+                (*images.warnings, *_warnings(runtime, reduce_range)),
+            )
+    return result
+
+
+@dataclass(frozen=True)
+class _Floats:
+    """The float file to quantize, and the one to compare with: what the runtime does fastest in float."""
+
+    source: Path
+    best: Path
+
+
+def _plan(target: str) -> tuple[Target, str]:
+    wanted = target_named(target)
+    if wanted not in _PLANS:
+        raise OctifyError(
+            f"{wanted.value} takes no int8 ONNX file",
+            why="it quantizes its own files, with its own tools",
+            hint="export the float file, or use the target onnxruntime or openvino",
+        )
+    return _PLANS[wanted]
+
+
+def _check_limit(min_agreement: float | None) -> None:
+    if min_agreement is not None and not 0 <= min_agreement <= 1:
+        raise OctifyError(
+            f"the least agreement is {min_agreement:g}", why="it is a share, 0 to 1", hint="0.99, say"
+        )
+
+
+def _require_size(inputs: tuple[Any, ...], images: Images) -> None:
+    """OctifyError for data of another size than the file will take."""
+    example = [tuple(x.shape[1:]) for x in inputs if isinstance(x, Tensor)]
+    for chunk in (*images.chunks, *images.held_out):
+        sizes = [tuple(x.shape[1:]) for x in chunk]
+        if sizes != example:
+            have, want = ("x".join(map(str, next(iter(shape)))) for shape in (sizes, example))
+            raise OctifyError(
+                f"there are calibration inputs of {have}; the file takes {want}",
+                why="an ONNX file is exported for one size",
+                hint="give inputs of that size, or export for theirs",
+            )
+
+
+def _floats(source: Captured, folder: Path, graph: Target, runtime: str) -> _Floats:
+    """Write both float files; one where they are the same."""
+    best = Target(runtime)
+    if best is graph:
+        file = written(source, folder / "float.onnx", graph).path
+        return _Floats(file, file)
+    second = source.copy()
+    return _Floats(
+        written(source, folder / "source.onnx", graph).path, written(second, folder / "float.onnx", best).path
+    )
+
+
+def _calls(chunk: Row, fixed: int | None) -> list[tuple[Row, int]]:
+    """``chunk`` in calls of ``fixed`` rows, the last row repeated where they do not suffice; rows of each."""
+    count = len(chunk[0])
+    if fixed is None:
+        return [(chunk, count)]
+    calls = []
+    for first in range(0, count, fixed):
+        rows = torch.arange(first, first + fixed).clamp(max=count - 1)
+        calls.append((tuple(x[rows] for x in chunk), min(fixed, count - first)))
+    return calls
+
+
+def _answering(runtime: str) -> str:
+    """The runtime that answers: onnxruntime where the other is not installed."""
+    return "onnxruntime" if runtime == "openvino" and openvino.missing() else runtime
+
+
+def _agreement(best: Path, file: Path, images: Images, fixed: int | None, runtime: str) -> Agreement:
+    """Agreement of ``file`` with the float file on the inputs kept aside, or on all if there are none."""
+    chunks = images.held_out or images.chunks
+    exact = _answers(best, chunks, fixed, _answering(runtime))
+    return compare(exact, _answers(file, chunks, fixed, _answering(runtime)), held_out=bool(images.held_out))
+
+
+def _answers(file: Path, chunks: Sequence[Row], fixed: int | None, runtime: str) -> list[Output]:
+    """Every floating point output of ``file`` over all ``chunks``."""
+    parts: list[list[Tensor]] = []
+    run = _runner(file, runtime)
+    for chunk in chunks:
+        for call, rows in _calls(chunk, fixed):
+            answers = [y[:rows] if y.ndim else y for y in run(call) if y.is_floating_point()]
+            parts.append(answers)
+    return [
+        torch.cat([part if part.ndim else part[None] for part in each]) for each in zip(*parts, strict=True)
+    ]
+
+
+def _runner(file: Path, runtime: str) -> Any:
+    names = [value.name for value in onnx.load(file, load_external_data=False).graph.input]
+    if runtime == "openvino":
+        model = openvino.compiled(file, torch.get_num_threads())
+
+        def infer(call: Row) -> list[Tensor]:
+            answers = model(list(feed_of(names, call).values()))
+            return [torch.from_numpy(answers[output].copy()) for output in model.outputs]
+
+        return infer
+    session = session_of(file, torch.get_num_threads())
+    return lambda call: [torch.from_numpy(y) for y in session.run(None, feed_of(names, call))]
+
+
+def _require(agreement: Agreement, min_agreement: float | None, max_error: float | None, path: Path) -> None:
+    """Raise CheckFailed, and OctifyError where there are no classes to agree on."""
+    where = f"measured on {agreement.inputs} inputs. {path} was not written"
+    if min_agreement is not None and agreement.agreement is None:
+        raise OctifyError(
+            "the least agreement cannot be required of this model",
+            why=f"its output is not (N, classes). {path} was not written",
+            hint=f"require a relative error instead; it is {agreement.relative_error:.4f}",
+        )
+    if min_agreement is not None and not (agreement.agreement or 0.0) >= min_agreement:
+        raise CheckFailed(
+            f"the int8 file has the float file's class in {agreement.agreement:.2%} of the cases, less than "
+            f"{min_agreement:.2%}",
+            why=where,
+            hint="more data like what the model will see, or weights of 7 bits (reduce range) without VNNI",
+        )
+    if max_error is not None and not agreement.relative_error <= max_error:
+        raise CheckFailed(
+            f"the relative error of the int8 file is {agreement.relative_error:.4f}, above {max_error:g}",
+            why=where,
+            hint="more data like what the model will see, or weights of 7 bits (reduce range) without VNNI",
+        )
+
+
+def _times(best: Path, file: Path, inputs: tuple[Any, ...], runtime: str) -> Times | None:
+    """Both files in rounds on this machine; None where that is not possible."""
+    if _answering(runtime) != runtime or not all(isinstance(x, Tensor) for x in inputs):
+        return None
+    rows = bench({"float": best, "int8": file}, inputs, runtimes=[runtime], rounds=ROUNDS, memory=False).rows
+    base, row = rows[0].timing, rows[1].timing
+    ratio = row.ratio
+    return Times(runtime, rows[0].batch, base.median, row.median, ratio.value, (ratio.low, ratio.high))
+
+
+def _warnings(runtime: str, reduce_range: bool) -> list[str]:
+    warnings = []
+    if _answering(runtime) != runtime:
+        warnings.append(f"the file was run in onnxruntime and not timed: openvino {openvino.missing()}")
+    sets = instruction_sets()
+    if sets and not reduce_range and not any("vnni" in name or "dotprod" in name for name in sets):
+        warnings.append(
+            "this processor has no VNNI: its sums of 8-bit products may overflow, and another one may answer"
+            " better; 7-bit weights (reduce range) never overflow"
+        )
+    return warnings

@@ -1,0 +1,140 @@
+"""``octify.export_int8``: a file that runs, agrees as it says, and is there only if it agrees enough."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import octify
+from octify.errors import CheckFailed, OctifyError
+from octify.int8 import Int8Result
+
+
+class Net(nn.Module):
+    """Convolutions on maps of odd size once halved, whose classes hang on colours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, 2, padding=1)
+        self.body = nn.Conv2d(32, 32, 3, padding=1)
+        self.last = nn.Conv2d(32, 32, 3, padding=1)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.relu6(self.stem(x))
+        return self.head(self.last(self.body(x).relu()).relu().mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def data() -> Tensor:
+    """64 images (N, 3, 18, 18) of strong colours."""
+    generator = torch.Generator().manual_seed(0)
+    colours = 2 * torch.randn(64, 3, 1, 1, generator=generator)
+    return colours + 0.3 * torch.randn(64, 3, 18, 18, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def octave(data: Tensor) -> nn.Module:
+    torch.manual_seed(0)
+    return octify.convert(Net().eval(), data[:1], 0.5, rules="everywhere").model
+
+
+@pytest.fixture(scope="module")
+def result(octave: nn.Module, data: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Int8Result:
+    path = tmp_path_factory.mktemp("int8") / "net.onnx"
+    return octify.export_int8(octave, data[:1], path, [data], reduce_range=True)
+
+
+def answers(path: Path, x: Tensor) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+
+
+def test_the_file_is_quantized_throughout(result: Int8Result) -> None:
+    graph = onnx.load(result.path).graph
+    operators = Counter(node.op_type for node in graph.node)
+    assert operators["QuantizeLinear"] and operators["DequantizeLinear"]
+    assert "Resize" not in operators and "AveragePool" not in operators
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            assert [made[name] for name in node.input] == ["DequantizeLinear"] * len(node.input)
+    scales = [init.dims for init in graph.initializer if init.name.endswith("weight_scale")]
+    assert any(list(dims) and dims[0] > 1 for dims in scales)  # one scale a channel
+
+
+def test_the_result_says_what_the_file_is(result: Int8Result, octave: nn.Module, data: Tensor) -> None:
+    assert result.bytes == result.path.stat().st_size < result.float_bytes
+    assert result.calibrated_on + result.agreement.inputs == len(data) and result.agreement.held_out
+    with torch.no_grad():
+        exact = octave(data).numpy()
+    share = (answers(result.path, data).argmax(1) == exact.argmax(1)).mean()
+    assert result.agreement.agreement is not None
+    assert abs(result.agreement.agreement - share) < 0.3
+    assert result.agreement.relative_error < 0.2
+    assert result.times is not None and result.times.runtime == "onnxruntime"
+    document = result.to_dict()
+    assert document["agreement"]["agreement"] == result.agreement.agreement
+    assert any(f"{result.bytes:,} bytes" in line for line in result.lines())
+
+
+def test_a_batch_that_is_open_stays_open(result: Int8Result, data: Tensor) -> None:
+    together = answers(result.path, data[:5])
+    alone = np.concatenate([answers(result.path, data[i : i + 1]) for i in range(5)])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_a_fixed_batch_that_the_data_does_not_fill(octave: nn.Module, data: Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    fixed = octify.export_int8(
+        octave, data[:3], path, [data[:40]], dynamic_batch=False, timed=False, reduce_range=True
+    )
+    assert fixed.calibrated_on + fixed.agreement.inputs == 40 and fixed.times is None
+    assert fixed.agreement.relative_error < 0.2
+    assert answers(path, data[:3]).shape == (3, 4)
+
+
+def test_too_little_agreement_leaves_no_file(octave: nn.Module, data: Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    with pytest.raises(CheckFailed, match="relative error of the int8 file") as caught:
+        octify.export_int8(octave, data[:1], path, [data], max_error=1e-6, timed=False)
+    assert f"{path} was not written" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_have_no_class_to_agree_on(tmp_path: Path, data: Tensor) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1)).eval()
+    with pytest.raises(OctifyError, match="least agreement cannot be required"):
+        octify.export_int8(net, data[:1], tmp_path / "x.onnx", [data[:8]], min_agreement=0.9, timed=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"target": "ncnn"}, "ncnn takes no int8"),
+        ({"target": "tensorrt"}, "no export target"),
+        ({"min_agreement": 98.0}, "least agreement is 98"),
+    ],
+)
+def test_what_cannot_be_asked(
+    octave: nn.Module, data: Tensor, tmp_path: Path, options: dict[str, object], told: str
+) -> None:
+    with pytest.raises(OctifyError, match=told):
+        octify.export_int8(octave, data[:1], tmp_path / "x.onnx", [data], **options)  # type: ignore[arg-type]
+
+
+def test_data_of_another_size_is_refused(data: Tensor, tmp_path: Path) -> None:
+    dense = Net().eval()
+    with pytest.raises(OctifyError, match="inputs of 3x16x16; the file takes 3x18x18"):
+        octify.export_int8(dense, data[:1], tmp_path / "x.onnx", [data[..., :16, :16]])
+    assert not list(tmp_path.iterdir())
