@@ -13,7 +13,6 @@ from octify.artefact.conversion import load
 from octify.calibrate.rotate import in_basis
 from octify.checks.door import check_model
 from octify.conversion import Inputs, Result
-from octify.export import ExportResult, export_onnx
 from octify.kernels.taps import Scheme
 from octify.passes.consistent import leaves_of
 from octify.passes.reference import reference as projected_reference
@@ -27,11 +26,9 @@ from octify.sweeps.run import SweepResult, sweep
 from octify.trace import trace
 
 __all__ = [
-    "ExportResult",
     "Result",
     "SweepResult",
     "convert",
-    "export_onnx",
     "inspect",
     "load",
     "profile",

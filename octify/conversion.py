@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from octify.allocate.plans import Plans
 from octify.allocate.search import convert_to
-from octify.allocate.target import Allocation, Rival, Target
+from octify.allocate.target import Allocation, Rival
 from octify.artefact.files import PLAN, REPORT, WEIGHTS, weights_of
 from octify.calibrate.inputs.synthetic import NO_IMAGES, can_be_made
-from octify.calibrate.recipe import Calibrated, calibrate, images_of, order_of
+from octify.calibrate.options import Calibration, Target
+from octify.calibrate.recipe import Calibrated, calibrate, images_of, uncalibrated
 from octify.calibrate.rotate import in_basis
 from octify.calibrate.spectrum import by_frequency, spectra
 from octify.checks.alpha import check_alpha
@@ -108,13 +109,16 @@ def convert(
             why="a target chooses alphas by MACs and errors; a plan has chosen already",
             hint="leave one of them out",
         )
+    options = (
+        calibration if calibration is None else Calibration(calibration, effort, channel_order, seed, target)
+    )
     tell = progress or _silent
     policy = None if plan is not None else load_rules(rules)
     replayed = plan if plan is None or isinstance(plan, Plan) else Plan.load(plan)
     tell("tracing")
     leaves = {} if replayed is None else leaves_of(replayed, model)
     traced = proved(model, example_inputs, leaves=leaves)
-    if traced.parts is not None and calibration is not None:
+    if traced.parts is not None and options is not None:
         failure = traced.parts.failure
         raise OctifyError(
             f"{failure.kind} cannot be calibrated",
@@ -123,10 +127,9 @@ def convert(
             hint="calibrate its backbone as a model of its own, or fine-tune the converted model",
         )
     tell("planning")
-    if target is not None and policy is not None and calibration is not None:
-        plans = Plans(traced, policy, kernels, exclude)
-        return _to_target(target, plans, calibration, effort, channel_order, seed, tell)
-    blind = policy is not None and calibration is not None and _nothing_to_go_by(traced, calibration)
+    if target is not None and policy is not None and options is not None:
+        return _to_target(Plans(traced, policy, kernels, exclude), options, tell)
+    blind = policy is not None and options is not None and options.synthetic and not can_be_made(traced)
     kernels = "exact" if blind else kernels
     if policy is not None and latency is not None:
         chosen = _fast_plan(traced, policy, alpha, kernels, exclude, latency, tell)
@@ -134,15 +137,12 @@ def convert(
         chosen = planned(traced, policy, alpha, kernels, exclude)
     else:
         assert replayed is not None
-        chosen = Planned(replayed, None)
+        chosen = Planned(replayed)
     if blind:
         return _exact(traced, chosen, tell)
-    if calibration is None:
+    if options is None:
         return _apply(traced, chosen, tell)
-    calibrated = calibrate(
-        traced, chosen.plan, calibration, effort, channel_order, seed=seed, progress=_counting(tell)
-    )
-    return _calibrated(traced, calibrated, tell)
+    return _calibrated(traced, calibrate(traced, chosen, options, progress=_counting(tell)), tell)
 
 
 def _fast_plan(
@@ -164,10 +164,6 @@ def _fast_plan(
     return chosen
 
 
-def _nothing_to_go_by(traced: Traced, calibration: Iterable[Any] | str) -> bool:
-    return isinstance(calibration, str) and calibration == "synthetic" and not can_be_made(traced)
-
-
 def _exact(traced: Traced, chosen: Planned, tell: Tell) -> Result:
     """The conversion that errs least without calibration."""
     result = _apply(traced, chosen, tell)
@@ -181,26 +177,15 @@ def _calibrated(traced: Traced, calibrated: Calibrated, tell: Tell) -> Result:
     return Result(calibrated.rewritten.module, calibrated.plan, with_calibration(report, calibrated))
 
 
-def _to_target(
-    target: Target,
-    plans: Plans,
-    calibration: Iterable[Any] | str,
-    effort: str,
-    channel_order: str | None,
-    seed: int,
-    tell: Tell,
-) -> Result:
-    order_of(effort, channel_order)
+def _to_target(plans: Plans, options: Calibration, tell: Tell) -> Result:
     progress = _counting(tell)
-    images = images_of(plans.traced, calibration, effort, seed=seed, progress=progress)
-    selected, allocation = convert_to(
-        target, plans, images, effort, channel_order, seed=seed, progress=progress
-    )
-    synthetic, inputs = isinstance(calibration, str), images.given
-    based = in_basis(plans.traced, selected.plan)
-    measured = spectra(based, selected.plan, images.chunks)
-    spectrum = by_frequency(based, selected.plan, measured, inputs, synthetic=synthetic)
-    result = _calibrated(plans.traced, replace(selected, synthetic=synthetic, spectrum=spectrum), tell)
+    images = images_of(plans.traced, options, progress=progress)
+    selected, allocation = convert_to(plans, images, options, progress=progress)
+    based, layout = in_basis(plans.traced, selected.plan), selected.rewritten.resolved
+    curves, final = spectra(based, layout, images.chunks), Planned(selected.plan, layout)
+    spectrum = by_frequency(based, final, curves, images.given, synthetic=options.synthetic)
+    before = uncalibrated(plans.traced, Planned(selected.origin), images)
+    result = _calibrated(plans.traced, replace(selected, before=before, spectrum=spectrum), tell)
     return replace(result, report=with_allocation(result.report, allocation))
 
 
@@ -238,6 +223,7 @@ def _report(traced: Traced, plan: Plan, rewritten: Rewritten) -> Report:
 
 def with_calibration(report: Report, calibrated: Calibrated) -> Report:
     """Copy of ``report`` with the calibration's figures and warnings, without the one about its absence."""
+    assert calibrated.before is not None
     row = CalibrationRow(
         calibrated.effort,
         calibrated.channel_order,

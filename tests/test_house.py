@@ -43,7 +43,21 @@ ORDER = (
     ("__main__",),
 )
 # Inside calibrate/, likewise.
-CALIBRATE = ("device", "streams", "rotate", "inputs", "fit", "channels", "distill", "spectrum", "recipe")
+CALIBRATE = (
+    *("device", "options", "streams", "rotate", "inputs", "fit", "channels"),
+    *("distill", "spectrum", "recipe"),
+)
+    "device",
+    "options",
+    "streams",
+    "rotate",
+    "inputs",
+    "fit",
+    "channels",
+    "distill",
+    "spectrum",
+    "recipe",
+)
 LOOSE = 6  # modules that may lie in octify/ itself, besides __init__ and __main__
 
 

@@ -22,8 +22,10 @@ from octify.allocate.path import Curve, convex
 from octify.allocate.plans import Plans
 from octify.calibrate.channels.choices import Chunks
 from octify.calibrate.inputs.images import Images
+from octify.calibrate.options import Calibration
 from octify.calibrate.recipe import calibrate_on
 from octify.calibrate.streams.sizes import batch_of
+from octify.passes.resolve import Planned
 from octify.plan import Plan
 from octify.progress import Progress
 from octify.trace import Traced
@@ -43,7 +45,7 @@ def error_curves(
     plans: Plans,
     images: Images,
     *,
-    seed: int = 0,
+    seed: int,
     progress: Progress = lambda what, done, of: None,
 ) -> dict[int, Curve]:
     """Measure the curve of every free set that can be octave by itself; return them by its number.
@@ -51,11 +53,12 @@ def error_curves(
     Errors are squared relative output errors. Deterministic for a seed.
     """
     traced, choices = plans.traced, plans.choices
+    options = Calibration((), "fast", seed=seed)
     trial, shares = _trials(traced, len(choices.free), images)
     alone = plans.without_boundary_costs()  # alone, a set may need more of them than in company
 
     def error(plan: Plan) -> float:
-        relative = calibrate_on(copy.deepcopy(traced), plan, trial, "fast", seed=seed).after.relative_error
+        relative = calibrate_on(copy.deepcopy(traced), Planned(plan), trial, options).after.relative_error
         return min(relative**2, _WORST) if math.isfinite(relative) else _WORST
 
     fixed = error(alone.with_alphas({})) if choices.fixed.any() else 0.0

@@ -87,7 +87,7 @@ class Plans:
 
     def ratio(self, plan: Plan) -> float:
         """MACs of the model under ``plan`` over those of the original, without rewriting it."""
-        return self._counted(Planned(plan, None))
+        return self._counted(Planned(plan))
 
     def _counted(self, candidate: Planned) -> float:
         key = _entries(candidate.plan)

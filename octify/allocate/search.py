@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 
 from octify.allocate.curves import error_curves
 from octify.allocate.plans import Path, Plans, first
-from octify.allocate.target import Allocation, Rival, SetAlpha, Target
+from octify.allocate.target import Allocation, Rival, SetAlpha
 from octify.calibrate.inputs.images import Images
+from octify.calibrate.options import Calibration, Target
 from octify.calibrate.recipe import Calibrated, calibrate_on
 from octify.compare.outputs import advantage, outputs
 from octify.errors import CheckFailed, OctifyError
+from octify.passes.resolve import Planned
 from octify.plan import Plan
 from octify.progress import Progress
 
@@ -34,10 +36,13 @@ class _Trials:
 
     plans: Plans
     images: Images
-    effort: str
-    channel_order: str | None
-    seed: int
+    options: Calibration
     progress: Progress
+
+    @property
+    def effort(self) -> str:
+        """Effort of the result."""
+        return self.options.effort
 
     @property
     def comparing(self) -> str:
@@ -50,27 +55,24 @@ class _Trials:
         def progress(what: str, done: int, of: int) -> None:
             self.progress(f"{name}: {what}", done, of)
 
-        traced = copy.deepcopy(self.plans.traced)
-        order = self.channel_order
-        return calibrate_on(traced, plan, self.images, effort, order, seed=self.seed, progress=progress)
+        traced, options = copy.deepcopy(self.plans.traced), replace(self.options, effort=effort)
+        return calibrate_on(traced, Planned(plan), self.images, options, progress=progress)
 
 
 def convert_to(
-    target: Target,
     plans: Plans,
     images: Images,
-    effort: str,
-    channel_order: str | None,
+    options: Calibration,
     *,
-    seed: int = 0,
     progress: Progress = lambda what, done, of: None,
 ) -> tuple[Calibrated, Allocation]:
-    """Search for the model that meets ``target``, and calibrate it.
+    """Search for the model that meets the target of ``options``, and calibrate it.
 
     Raises CheckFailed when no plan meets it, saying how near one comes; OctifyError when there are too
     few inputs to measure an error on.
     """
-    trials = _Trials(plans, images, effort, channel_order, seed, progress)
+    target, trials = options.target, _Trials(plans, images, options, progress)
+    assert target is not None
     return _to_macs(target, trials) if target.kind == "macs" else _to_error(target, trials)
 
 
@@ -109,7 +111,7 @@ def _lower(target: Target, plans: Plans, result: Calibrated) -> Plan | None:
 
 
 def _path(trials: _Trials) -> Path:
-    curves = error_curves(trials.plans, trials.images, seed=trials.seed, progress=trials.progress)
+    curves = error_curves(trials.plans, trials.images, seed=trials.options.seed, progress=trials.progress)
     return Path.of(trials.plans, curves)
 
 

@@ -1,45 +1,11 @@
-"""Target of a search, and its outcome."""
+"""Outcome of a search that met a target."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from octify.errors import OctifyError
-
-
-@dataclass(frozen=True)
-class Target:
-    """Upper bound on the share of the original's MACs, or on the relative output error."""
-
-    kind: Literal["macs", "error"]
-    value: float
-
-    @classmethod
-    def of(cls, macs: float | None, error: float | None) -> Target | None:
-        """Target of the two options; None when both are None. Raises OctifyError."""
-        if macs is not None and error is not None:
-            raise OctifyError(
-                "a target for the MACs excludes one for the error",
-                why="the cheapest model of an error, or the best of some MACs: one decides",
-                hint="with a target for the MACs, --max-error checks the error",
-            )
-        if macs is not None and not 0 < macs < 1:
-            raise OctifyError(
-                f"the target for the MACs is {macs:g}",
-                why="it is a share of the original's MACs, between 0 and 1",
-                hint="--target-macs 0.6",
-            )
-        if error is not None and not (error > 0 and math.isfinite(error)):
-            raise OctifyError(
-                f"the target for the error is {error:g}",
-                why="it is a relative output error above 0",
-                hint="--target-error 0.1",
-            )
-        if macs is not None:
-            return cls("macs", macs)
-        return None if error is None else cls("error", error)
+from octify.calibrate.options import Target
 
 
 @dataclass(frozen=True)

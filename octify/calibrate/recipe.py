@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 import torch
 
@@ -22,26 +21,18 @@ from octify.calibrate.inputs.augment import enlarged
 from octify.calibrate.inputs.few import joined_by_made
 from octify.calibrate.inputs.images import MOST_IMAGES, Images, count_of, gather
 from octify.calibrate.inputs.synthetic import synthetic_images
-from octify.calibrate.rotate import in_basis, with_rotations
+from octify.calibrate.options import Calibration
+from octify.calibrate.rotate import in_basis, rotate, with_rotations
 from octify.calibrate.spectrum import by_frequency, spectra
 from octify.compare.outputs import Agreement, compare, outputs
 from octify.errors import OctifyError
+from octify.passes.resolve import Planned
 from octify.passes.rewrite import Rewritten, rewrite
 from octify.plan import Plan
 from octify.progress import Progress
 from octify.report.spectrum import SpectrumRow
 from octify.trace import Traced
 
-Effort = Literal["norm", "fast", "standard", "thorough"]
-ChannelOrder = Literal["last", "energy", "greedy"]
-EFFORTS: tuple[Effort, ...] = ("norm", "fast", "standard", "thorough")
-CHANNEL_ORDERS: tuple[ChannelOrder, ...] = ("last", "energy", "greedy")
-_ORDER_OF: Mapping[str, ChannelOrder] = {
-    "norm": "energy",
-    "fast": "energy",
-    "standard": "greedy",
-    "thorough": "greedy",
-}
 STEPS: Mapping[str, int] = {"standard": 300, "thorough": 900}  # of distillation
 SECONDS: Mapping[str, float] = {"standard": 240.0}  # that it may take, of two cores
 _MADE = 2  # times as many steps of ``standard`` where images are made, in which more errors are left
@@ -51,8 +42,10 @@ _MADE = 2  # times as many steps of ``standard`` where images are made, in which
 class Calibrated:
     """A plan with the channels that calibration chose, the repaired model, and how good it is.
 
+    origin:
+        The plan as it came.
     before, after:
-        Agreement with the original, uncalibrated (the plan as it came) and calibrated.
+        Agreement with the original, uncalibrated (``origin``; None where it was not measured) and calibrated.
     left:
         Converted convolutions that keep their closed-form weights, with reasons.
     spectrum:
@@ -67,139 +60,113 @@ class Calibrated:
     channel_order: str
     synthetic: bool
     images: int
-    before: Agreement
+    origin: Plan
     after: Agreement
     layers: tuple[LayerError, ...]
     left: Mapping[str, str]
     warnings: tuple[str, ...]
+    before: Agreement | None = None
     spectrum: SpectrumRow | None = None
     distilled: Distilled | None = None
 
 
+@torch.inference_mode(False)  # or distillation could not follow gradients
 def calibrate(
     traced: Traced,
-    plan: Plan,
-    data: Iterable[Any] | str,
-    effort: str = "standard",
-    channel_order: str | None = None,
+    planned: Planned,
+    options: Calibration,
     *,
     most: int = MOST_IMAGES,
-    seed: int = 0,
     progress: Progress = lambda what, done, of: None,
 ) -> Calibrated:
-    """Carry out ``plan`` and repair what it costs.
+    """Carry out a plan on ``traced`` and repair what it costs.
 
-    Parameters
-    ----------
-    data:
-        An iterable of inputs (``gather`` says which), or ``"synthetic"``.
-    effort:
-        ``"norm"`` (BatchNorm statistics only), ``"fast"`` (least squares, channels by energy),
-        ``"standard"`` (channels chosen by the error after refitting, hinge refits, and as much
-        distillation as takes minutes) or ``"thorough"`` (the same with more distillation).
-    channel_order:
-        ``"last"``, ``"energy"`` or ``"greedy"``; by default what the effort says.
-
-    Deterministic for a seed. Raises OctifyError for unusable data.
+    ``most`` inputs are used at most. Deterministic for a seed. Raises OctifyError for unusable data.
     """
-    order_of(effort, channel_order)
-    images = images_of(traced, data, effort, most=most, seed=seed, progress=progress)
-    start = rotated(traced, plan, images, effort, channel_order)
-    # Now: the repair writes to what is shared with traced.
-    measured = spectra(start.traced, start.plan, images.chunks)
-    made = calibrate_on(
-        traced, plan, images, effort, channel_order, seed=seed, start=start, progress=progress
-    )
-    synthetic = isinstance(data, str)
-    spectrum = by_frequency(start.traced, made.plan, measured, images.given, synthetic=synthetic)
-    return replace(made, synthetic=synthetic, spectrum=spectrum)
+    images = images_of(traced, options, most=most, progress=progress)
+    planned = Planned(planned.plan, planned.on(traced))
+    before = uncalibrated(traced, planned, images)
+    calibrated = calibrate_on(traced, planned, images, options, measure_spectra=True, progress=progress)
+    return replace(calibrated, before=before)
 
 
-def order_of(effort: str, channel_order: str | None) -> str:
-    """The channel order of an effort, unless one is given. Raises OctifyError for words it does not know."""
-    if effort not in EFFORTS:
-        raise OctifyError(f"there is no effort {effort!r}", hint=f"use one of {', '.join(EFFORTS)}")
-    order = channel_order or _ORDER_OF[effort]
-    if order not in CHANNEL_ORDERS:
-        raise OctifyError(
-            f"there is no channel order {order!r}", hint=f"use one of {', '.join(CHANNEL_ORDERS)}"
-        )
-    return order
+def uncalibrated(traced: Traced, planned: Planned, images: Images) -> Agreement:
+    """Agreement of the conversion without calibration, on the inputs that ``calibrate_on`` measures on."""
+    inputs = images.held_out or images.chunks
+    module = rewrite(in_basis(traced, planned.plan), planned.plan, planned.resolved).module
+    result = outputs(module, inputs)
+    return compare(outputs(traced.module, inputs), result, held_out=bool(images.held_out))
 
 
-@torch.inference_mode(False)  # or distillation could not follow gradients
+@torch.inference_mode(False)
 def calibrate_on(
     traced: Traced,
-    plan: Plan,
+    planned: Planned,
     images: Images,
-    effort: str,
-    channel_order: str | None = None,
+    options: Calibration,
     *,
-    seed: int = 0,
-    start: Based | None = None,
+    measure_spectra: bool = False,
     progress: Progress = lambda what, done, of: None,
 ) -> Calibrated:
-    """``calibrate`` on images that were gathered before (``images_of``).
-
-    ``start`` is what ``rotated`` made of ``traced`` and ``plan``, where that is at hand.
+    """``calibrate`` on images that were gathered before (``images_of``), without the uncalibrated error.
 
     The repair writes to modules that ``traced`` shares with the result: another run needs another copy.
     """
-    order = order_of(effort, channel_order)
-    measured = images.held_out or images.chunks
-    wanted = outputs(traced.module, measured)
-    held = bool(images.held_out)
-    before = compare(wanted, outputs(rewrite(in_basis(traced, plan), plan).module, measured), held_out=held)
-    start = start or rotated(traced, plan, images, effort, order)
-    plan, traced = start.plan, start.traced
-    chosen = _choose(traced, plan, images, order, seed, progress)
-    rewritten = rewrite(traced, chosen)
+    measured, held = images.held_out or images.chunks, bool(images.held_out)
+    target = outputs(traced.module, measured)
+    planned = Planned(planned.plan, planned.on(traced))
+    start = in_best_basis(traced, planned, images, options)
+    teacher = start.teacher
+    curves = spectra(teacher, start.planned.on(teacher), images.chunks) if measure_spectra else None
+    chosen = choose_channels(start, images, options, progress)
+    rewritten = rewrite(start.traced, chosen.plan, chosen.resolved)
     training = rewritten.module.training
-    steps = _steps(images, effort)
-    original = copy.deepcopy(traced.module) if steps else traced.module  # before the fits write to it
-    repaired = _repair(traced, rewritten, images, effort, seed, progress, keep_fits=steps > 0)
+    repaired = repair_on(teacher, rewritten, images, options, progress)
+    steps = steps_of(images, options)
     distilled: Distilled | None = None
     if steps:
         distilled = distill(
-            traced,
-            original,
+            teacher,
             rewritten,
             repaired,
             images,
-            wanted,
+            target,
             steps=steps,
-            seconds=SECONDS.get(effort, math.inf),
-            seed=seed,
+            seconds=SECONDS.get(options.effort, math.inf),
+            seed=options.seed,
             progress=progress,
         )
     rewritten.module.train(training)
-    after = compare(wanted, outputs(rewritten.module, measured), held_out=held)
+    after = compare(target, outputs(rewritten.module, measured), held_out=held)
+    final = Planned(chosen.plan, rewritten.resolved)
+    synthetic = options.synthetic
+    spectrum = curves and by_frequency(teacher, final, curves, images.given, synthetic=synthetic)
     return Calibrated(
-        chosen,
+        chosen.plan,
         rewritten,
-        effort,
-        order,
-        False,
+        options.effort,
+        options.order,
+        synthetic,
         images.given,
-        before,
+        planned.plan,
         after,
         repaired.layers,
         repaired.left,
         images.warnings,
-        distilled=distilled,
+        None,
+        spectrum or None,
+        distilled,
     )
 
 
 def images_of(
     traced: Traced,
-    data: Iterable[Any] | str,
-    effort: str,
+    options: Calibration,
     *,
     most: int = MOST_IMAGES,
-    seed: int = 0,
     progress: Progress = lambda what, done, of: None,
 ) -> Images:
-    """The calibration inputs that ``data`` (as ``calibrate`` takes it) yields. Raises OctifyError.
+    """Gather the calibration inputs, and keep some aside. Raises OctifyError.
 
     Efforts that distil have minutes to make more where there are few.
     """
@@ -211,79 +178,77 @@ def images_of(
         )
     device = next((p.device for p in traced.module.parameters()), torch.device("cpu"))
     require_doubles(device)
-    if isinstance(data, str):
-        if data != "synthetic":
-            raise OctifyError(
-                f"calibration data {data!r} is not known",
-                why='it is an iterable of inputs, or the word "synthetic"',
-                hint="octify convert --calib reads folders and files",
-            )
-        data = synthetic_images(traced, seed=seed, progress=progress)
+    if isinstance(options.data, str):
+        data = synthetic_images(traced, seed=options.seed, progress=progress)
         images = gather(traced, data, most=most, device=device)
         return replace(images, made=images.count)
-    images = gather(traced, data, most=most, device=device)
-    return joined_by_made(traced, images, seed, progress) if effort in STEPS else images
+    images = gather(traced, options.data, most=most, device=device)
+    return joined_by_made(traced, images, options.seed, progress) if options.effort in STEPS else images
 
 
 @dataclass(frozen=True)
-class Based:
-    """A plan in the bases that its low channels lose least in, and the traced model in those bases."""
+class Start:
+    """A plan in the bases that its low channels lose least in.
 
-    plan: Plan
+    traced:
+        The model in those bases; the converted model takes over its modules.
+    teacher:
+        The same model in modules of its own, in eval mode: calibration reads it, and nothing writes to it.
+    """
+
+    planned: Planned
     traced: Traced
+    teacher: Traced
 
 
-def rotated(traced: Traced, plan: Plan, images: Images, effort: str, channel_order: str | None) -> Based:
-    """``plan`` and ``traced`` in the best bases, where calibration chooses the channels.
+def in_best_basis(traced: Traced, planned: Planned, images: Images, options: Calibration) -> Start:
+    """``planned`` in the best bases, where calibration chooses the channels.
 
     Efforts that refit nothing keep theirs: a new basis keeps the function, and they are to keep the weights,
     too.
     """
-    order = order_of(effort, channel_order)
-    keeps = effort == "norm" or order == "last"
-    chosen = plan if keeps else with_rotations(traced, plan, images.chunks)
-    return Based(chosen, in_basis(traced, chosen))
+    teacher, plan = copy.deepcopy(traced), planned.plan
+    teacher.module.eval().requires_grad_(False)
+    if options.effort != "norm" and options.order != "last":
+        plan = with_rotations(teacher, plan, images.chunks)
+    rotate(teacher, plan)
+    return Start(Planned(plan, planned.resolved), in_basis(traced, plan), teacher)
 
 
-def _choose(traced: Traced, plan: Plan, images: Images, order: str, seed: int, progress: Progress) -> Plan:
-    if order == "energy":
-        return by_energy(traced, plan, images.chunks)
-    if order == "greedy":
-        return by_greedy(traced, plan, images.chunks, seed=seed, progress=progress)
-    return plan
+def choose_channels(start: Start, images: Images, options: Calibration, progress: Progress) -> Planned:
+    """The plan with the low channels that the channel order chooses."""
+    if options.order == "energy":
+        return by_energy(start.teacher, start.planned, images.chunks)
+    if options.order == "greedy":
+        return by_greedy(start.teacher, start.planned, images.chunks, seed=options.seed, progress=progress)
+    return start.planned
 
 
-def _steps(images: Images, effort: str) -> int:
-    """Steps of distillation at most: of ``standard`` none that nothing can judge."""
-    steps = STEPS.get(effort, 0)
-    if effort != "standard":
+def steps_of(images: Images, options: Calibration) -> int:
+    """Most steps of distillation; 0 for ``standard`` without inputs kept aside, which judge it."""
+    steps = STEPS.get(options.effort, 0)
+    if options.effort != "standard":
         return steps
     if not images.held_out:
         return 0
     return _MADE * steps if images.made else steps
 
 
-def _repair(
-    traced: Traced,
-    rewritten: Rewritten,
-    images: Images,
-    effort: str,
-    seed: int,
-    progress: Progress,
-    *,
-    keep_fits: bool = False,
+def repair_on(
+    teacher: Traced, rewritten: Rewritten, images: Images, options: Calibration, progress: Progress
 ) -> Repaired:
-    if effort == "norm":
-        match_norms(traced, rewritten, images.chunks)
+    """Refit ``rewritten`` in place, as the effort says."""
+    if options.effort == "norm":
+        match_norms(teacher, rewritten, images.chunks)
         return Repaired((), {})
-    chunks = enlarged(traced, images, seed)
+    chunks = enlarged(teacher, images, options.seed)
     return repair(
-        traced,
+        teacher,
         rewritten,
         chunks,
         copies=count_of(chunks) - images.count,
-        refits=0 if effort == "fast" else REFITS,
-        seed=seed,
-        keep_fits=keep_fits,
+        refits=0 if options.effort == "fast" else REFITS,
+        seed=options.seed,
+        keep_fits=steps_of(images, options) > 0,
         progress=progress,
     )

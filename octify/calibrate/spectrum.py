@@ -17,10 +17,9 @@ from torch import Tensor
 
 from octify.calibrate.channels.convolution import channels_second
 from octify.calibrate.streams.observe import observe
-from octify.layout.channels import ConvNode, Mask, mask_of
+from octify.layout.channels import ConvNode, Mask, Resolved, mask_of
 from octify.ops.base import operand
-from octify.passes.resolve import resolve
-from octify.plan import Plan
+from octify.passes.resolve import Planned
 from octify.report.spectrum import BandRow, MapRow, SpectrumRow
 from octify.trace import Traced
 
@@ -48,24 +47,24 @@ class ChannelSpectra:
     share: Tensor
 
 
-def spectra(traced: Traced, plan: Plan, chunks: Chunks) -> Mapping[str, ChannelSpectra]:
-    """The spectra of what the convolutions of ``plan`` read, by the name of the node read.
+def spectra(traced: Traced, resolved: Resolved, chunks: Chunks) -> Mapping[str, ChannelSpectra]:
+    """Spectra of the values that convolutions read, by the name of the reading node.
 
-    Takes at most 16 inputs of ``chunks``. Must run before calibration, which may write to ``traced``.
+    Takes at most 16 inputs of ``chunks``.
     """
     sums: dict[str, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {}
     watch: dict[str, Callable[[Tensor, Tensor], None]] = {}
-    for conv in _first_readers(traced, plan):
+    for conv in _first_readers(traced, resolved):
         watch[conv.node] = _adder(traced, conv, sums.setdefault(conv.node, []))
     observe(traced, _few(chunks), watch)
     return {node: _mean(parts) for node, parts in sums.items() if parts}
 
 
 def by_frequency(
-    traced: Traced, plan: Plan, measured: Mapping[str, ChannelSpectra], inputs: int, *, synthetic: bool
+    traced: Traced, planned: Planned, measured: Mapping[str, ChannelSpectra], inputs: int, *, synthetic: bool
 ) -> SpectrumRow | None:
-    """The spectra of the low and high channels under ``plan``; None where nothing is converted."""
-    resolved = resolve(traced, plan)
+    """Spectra of the low and high channels under ``planned``; None where nothing is converted."""
+    resolved, plan = planned.on(traced), planned.plan
     converted = {conv.path for conv in plan.convs if conv.low_in}
     readers: dict[str, list[ConvNode]] = {}
     for conv in resolved.layout.convs:
@@ -166,10 +165,10 @@ def _band(groups: Sequence[tuple[ChannelSpectra, Mask]]) -> BandRow:
     )
 
 
-def _first_readers(traced: Traced, plan: Plan) -> list[ConvNode]:
+def _first_readers(traced: Traced, resolved: Resolved) -> list[ConvNode]:
     """First call among all calls of convolutions that read one value."""
     found: dict[str, ConvNode] = {}
-    for conv in resolve(traced, plan).layout.convs:
+    for conv in resolved.layout.convs:
         found.setdefault(_source(traced, conv), conv)
     return list(found.values())
 

@@ -53,7 +53,7 @@ def write_onnx(
     target: str = "onnxruntime",
 ) -> Exported:
     """Export ``model`` to ``path``; CheckFailed, and no file, when onnxruntime disagrees with PyTorch."""
-    from octify.api import export_onnx
+    from octify.export import export_onnx
 
     run.progress(f"exporting {path.name}")
     result = export_onnx(model, inputs, path, dynamic_batch=dynamic_batch, target=target)

@@ -1,8 +1,33 @@
-"""Export: BatchNorm folding, and ONNX files and PyTorch programs that were compared with the model."""
+"""Export: BatchNorm folding, and ONNX files and PyTorch programs that were compared with the model.
 
-from octify.export.fold import fold_batchnorm
-from octify.export.onnx import export_onnx
-from octify.export.program import export_program
-from octify.export.result import ExportResult, FileResult, ProgramResult
+The runtimes are imported at the first use of a function: ``octify.export.fold`` and ``norm`` serve
+calibration too, which needs none.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from octify.export.fold import fold_batchnorm
+    from octify.export.onnx import export_onnx
+    from octify.export.program import export_program
+    from octify.export.result import ExportResult, FileResult, ProgramResult
+
+_HOME = {
+    "ExportResult": "octify.export.result",
+    "FileResult": "octify.export.result",
+    "ProgramResult": "octify.export.result",
+    "export_onnx": "octify.export.onnx",
+    "export_program": "octify.export.program",
+    "fold_batchnorm": "octify.export.fold",
+}
 
 __all__ = ["ExportResult", "FileResult", "ProgramResult", "export_onnx", "export_program", "fold_batchnorm"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'octify.export' has no attribute {name!r}")

@@ -22,7 +22,11 @@ class Planned:
     """A plan, and the low channels of every value under it where planning knows them already."""
 
     plan: Plan
-    resolved: Resolved | None
+    resolved: Resolved | None = None
+
+    def on(self, traced: Traced) -> Resolved:
+        """Low channels of every value of ``traced``, worked out where planning does not know them."""
+        return self.resolved or resolve(traced, self.plan)
 
 
 def agreeing(plan: Plan, layout: Layout, low: Mask) -> Resolved | None:

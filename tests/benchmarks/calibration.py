@@ -9,7 +9,6 @@ leaves: discs that hide one another have the spectra and the edges of photograph
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import resource
@@ -26,7 +25,9 @@ from torch import Tensor, nn
 
 from octify.calibrate import recipe
 from octify.calibrate.distill import distill
+from octify.calibrate.options import Calibration, Effort
 from octify.compare.outputs import compare, outputs
+from octify.passes.resolve import Planned
 from octify.passes.rewrite import rewrite
 from octify.planning.planner import make_plan
 from octify.planning.ruleset import load_rules
@@ -128,16 +129,15 @@ def dead_leaves(count: int, size: int, seed: int = 0) -> Tensor:
     return (images - images.mean()) / images.std()
 
 
-def measure(
-    model: nn.Module, images: Tensor, effort: recipe.Effort, alpha: float, seed: int = 0
-) -> list[Phase]:
+def measure(model: nn.Module, images: Tensor, effort: Effort, alpha: float, seed: int = 0) -> list[Phase]:
     """Calibrate ``model`` on ``images`` as ``octify.convert`` does, phase by phase."""
     meter = Meter(images.device)
     with meter.phase("trace, plan"):
         traced = trace(model, images[:1])
         plan = make_plan(traced, load_rules("default"), alpha)
     with meter.phase("gather, outputs") as tell:
-        inputs = recipe.images_of(traced, [images], effort, seed=seed, progress=_show)
+        options = Calibration([images], effort, seed=seed)
+        inputs = recipe.images_of(traced, options, progress=_show)
         test = inputs.held_out or inputs.chunks
         wanted = outputs(traced.module, test)
 
@@ -145,21 +145,20 @@ def measure(
             return compare(wanted, outputs(module, test), held_out=True).relative_error
 
         tell(error(rewrite(traced, plan).module))
-    order = recipe._ORDER_OF[effort]
-    with meter.phase(f"channels ({order})"):
-        chosen = recipe._choose(traced, plan, inputs, order, seed, _show)
+    with meter.phase(f"channels ({options.order})"):
+        start = recipe.in_best_basis(traced, Planned(plan), inputs, options)
+        chosen = recipe.choose_channels(start, inputs, options, _show)
     with meter.phase("rewrite, outputs") as tell:
-        rewritten = rewrite(traced, chosen)
+        rewritten = rewrite(start.traced, chosen.plan, chosen.resolved)
         tell(error(rewritten.module))
-    steps = recipe._steps(inputs, effort)
-    original = copy.deepcopy(traced.module)
+    steps = recipe.steps_of(inputs, options)
     with meter.phase("repair, outputs") as tell:
-        repaired = recipe._repair(traced, rewritten, inputs, effort, seed, _show, keep_fits=steps > 0)
+        repaired = recipe.repair_on(start.teacher, rewritten, inputs, options, _show)
         tell(error(rewritten.module))
     if steps:
         with meter.phase("distillation, outputs") as tell:
             distill(
-                traced, original, rewritten, repaired, inputs, wanted, steps=steps, seed=seed, progress=_show
+                start.teacher, rewritten, repaired, inputs, wanted, steps=steps, seed=seed, progress=_show
             )
             tell(error(rewritten.module))
     return meter.phases

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from octify.calibrate.spectrum import BINS, by_frequency, radial_power, spectra
+from octify.passes.resolve import Planned, resolve
 from octify.planning.planner import make_plan
 from octify.planning.ruleset import load_rules
 from octify.trace import trace
@@ -93,8 +94,8 @@ def test_low_and_high_are_the_channels_of_the_plan() -> None:
     model = Two().eval()
     traced = trace(model, x)
     plan = make_plan(traced, load_rules("everywhere"), 0.5)
-    measured = spectra(traced, plan, [(x,), (2 * x,)])
-    row = by_frequency(traced, plan, measured, 2, synthetic=False)
+    measured = spectra(traced, resolve(traced, plan), [(x,), (2 * x,)])
+    row = by_frequency(traced, Planned(plan), measured, 2, synthetic=False)
     assert row is not None and row.inputs == 2
     found = {path: each for each in row.maps for path in each.read_by}
     low = plan.conv("second").low_in
@@ -112,4 +113,9 @@ def test_nothing_converted_has_no_spectrum() -> None:
     x = torch.randn(1, 16, 8, 8)
     traced = trace(Two().eval(), x)
     plan = make_plan(traced, load_rules("everywhere"), 0.0)
-    assert by_frequency(traced, plan, spectra(traced, plan, [(x,)]), 1, synthetic=False) is None
+    assert (
+        by_frequency(
+            traced, Planned(plan), spectra(traced, resolve(traced, plan), [(x,)]), 1, synthetic=False
+        )
+        is None
+    )

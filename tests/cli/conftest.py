@@ -187,7 +187,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         shapes.append(tuple(inputs[0].shape))
         return ExportResult(path, 0.0, 0.0, 1e-6, True, (1, 2), 1000, 20, {"Conv": 4})
 
-    monkeypatch.setattr("octify.api.export_onnx", export_onnx)
+    monkeypatch.setattr("octify.export.export_onnx", export_onnx)
     return shapes
 
 

@@ -18,6 +18,7 @@ from octify.export.fold import Writer, fold_batchnorm, scale_outputs
 from octify.export.norm import ChannelAffine, norm_of
 from octify.nn import MergeOctave, OctaveBatchNorm2d, OctaveChannelwise, OctaveConv2d, SplitOctave
 from octify.nn.groups import UnevenGroups
+from tests.tellable import unless_untellable
 
 # Folding is done and compared in float64: what is left is rounding, some 1e-16 per operation.
 TOLERANCE = 1e-10
@@ -385,7 +386,8 @@ def test_octave_norms_fold_into_both_paths(
 ) -> None:
     torch.manual_seed(seed)
     net = randomised(octave_graph(OctaveNet(alpha, hidden, bias, stride, 1, kernels)), seed)
-    folded = assert_folds(net, image(8, size))
+    alone = 1.0 in (alpha, hidden)
+    folded = unless_untellable(lambda: assert_folds(net, image(8, size)), alone=alone)
     assert not [m for m in folded.modules() if isinstance(m, OctaveBatchNorm2d)]
 
 

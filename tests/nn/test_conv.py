@@ -91,7 +91,8 @@ def convolutions(
 def check_exact(conv: nn.Module, x: Tensor, low_in: tuple[int, ...], low_out: tuple[int, ...]) -> None:
     """The octave convolution on the stored input gives the stored form of ``conv`` on the projected input."""
     octave = OCTAVE[x.ndim - 2].from_conv(conv, low_in, low_out, "exact")
-    high, low = octave(*parted(x, low_in))
+    alone = len(low_in) == conv.in_channels or len(low_out) == conv.out_channels
+    high, low = unless_untellable(lambda: octave(*parted(x, low_in)), alone=alone)
     wanted_high, wanted_low = parted(conv(projected(x, low_in)), low_out)
     assert_same(high, wanted_high)
     assert_same(low, wanted_low)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from octify.layout.channels import ConvNode, Ids, Layout, Mask, indices, mask_of
+from octify.passes.resolve import Planned, agreeing
 from octify.plan import ConvPlan, Plan
 from octify.planning.choose import cells
 from octify.planning.portions import portions
@@ -34,8 +35,8 @@ def chosen(layout: Layout, low: Mask, cost: np.ndarray) -> Mask:
     return result
 
 
-def with_channels(plan: Plan, layout: Layout, low: Mask) -> Plan:
-    """``plan`` with other low channels (by class)."""
+def with_channels(plan: Plan, layout: Layout, low: Mask) -> Planned:
+    """``plan`` with other low channels (by class), as many in every convolution."""
     calls: Mapping[str, ConvNode] = {conv.path: conv for conv in layout.convs}
 
     def entry(conv: ConvPlan) -> ConvPlan:
@@ -48,4 +49,5 @@ def with_channels(plan: Plan, layout: Layout, low: Mask) -> Plan:
             low_out=indices(mask_of(call.ids_out, low)) if conv.low_out else (),
         )
 
-    return replace(plan, convs=tuple(entry(conv) for conv in plan.convs))
+    other = replace(plan, convs=tuple(entry(conv) for conv in plan.convs))
+    return Planned(other, agreeing(other, layout, low))

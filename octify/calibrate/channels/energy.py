@@ -17,14 +17,13 @@ from octify.calibrate.channels.convolution import channels_second
 from octify.calibrate.streams.observe import observe
 from octify.layout.channels import DENSE, ConvNode
 from octify.nn.functional import project
-from octify.passes.resolve import resolve
-from octify.plan import Plan
+from octify.passes.resolve import Planned
 from octify.trace import Traced
 
 
-def by_energy(traced: Traced, plan: Plan, chunks: Chunks) -> Plan:
-    """``plan`` with the channels of least weighted high-frequency energy low."""
-    resolved = resolve(traced, plan)
+def by_energy(traced: Traced, planned: Planned, chunks: Chunks) -> Planned:
+    """Plan with the channels of least weighted high-frequency energy low, as many as in ``planned``."""
+    resolved = planned.on(traced)
     layout = resolved.layout
     lost = np.zeros(layout.classes)
     collected: dict[str, list[Tensor]] = {}
@@ -49,7 +48,7 @@ def by_energy(traced: Traced, plan: Plan, chunks: Chunks) -> Plan:
         cost = energy * squared_norms(traced, conv, spread)
         present = conv.ids_in != DENSE
         np.add.at(lost, conv.ids_in[present], cost.numpy()[present])
-    return with_channels(plan, layout, chosen(layout, resolved.low, lost))
+    return with_channels(planned.plan, layout, chosen(layout, resolved.low, lost))
 
 
 def squared_norms(traced: Traced, conv: ConvNode, spread: Tensor) -> Tensor:

@@ -21,8 +21,7 @@ from octify.calibrate.channels.choices import Chunks, choices, with_channels
 from octify.calibrate.channels.noise import noise
 from octify.calibrate.channels.readers import Reader, collected
 from octify.layout.channels import Ids, Mask
-from octify.passes.resolve import resolve
-from octify.plan import Plan
+from octify.passes.resolve import Planned
 from octify.progress import Progress
 from octify.trace import Traced
 
@@ -31,21 +30,21 @@ ROUNDS = 16
 
 def by_greedy(
     traced: Traced,
-    plan: Plan,
+    planned: Planned,
     chunks: Chunks,
     *,
     rows: int = 20_000,
     seed: int = 0,
     progress: Progress = lambda what, done, of: None,
-) -> Plan:
-    """``plan`` with the low channels whose loss is repaired best by refitting."""
-    resolved = resolve(traced, plan)
+) -> Planned:
+    """Plan with the low channels whose loss is repaired best by refitting, as many as in ``planned``."""
+    resolved = planned.on(traced)
     low = np.zeros_like(resolved.low)
     noisy = noise(traced, resolved.layout, chunks, seed=seed)
     sets = [some for some in choices(resolved.layout) if any(resolved.low[cell].any() for cell in some)]
     for members, readers in collected(traced, resolved.layout, sets, chunks, rows, seed, progress):
         choose_set(members, [int(resolved.low[cell].sum()) for cell in members], readers, low, noisy)
-    return with_channels(plan, resolved.layout, low)
+    return with_channels(planned.plan, resolved.layout, low)
 
 
 def choose_set(

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from octify.calibrate.distill.directions import Directions, directions
@@ -44,8 +44,7 @@ _HALF = (torch.float16, torch.bfloat16)  # whose gradients overflow or vanish: t
 
 
 def distill(
-    traced: Traced,
-    original: fx.GraphModule,
+    teacher: Traced,
     rewritten: Rewritten,
     repaired: Repaired,
     images: Images,
@@ -60,8 +59,9 @@ def distill(
 
     Parameters
     ----------
-    original:
-        A copy of ``traced.module`` from before the fits, which write to what it shares with ``rewritten``.
+    teacher:
+        The original, in modules of its own that ``rewritten`` does not share. Models in half precision
+        are in float32 afterwards.
     wanted:
         The original's ``outputs`` for ``images.held_out``: where the error there is not smaller for the
         training, nothing is changed. Without such images it is kept.
@@ -70,7 +70,7 @@ def distill(
 
     Returns None where there is nothing to train.
     """
-    models = compared(original, rewritten, repaired.sites)
+    models = compared(teacher.module, rewritten, repaired.sites)
     trained = directions(models.student, repaired.sites, repaired.fits)
     if not trained:
         return None
@@ -79,7 +79,7 @@ def distill(
     judge, clock = Judge(rewritten.module, images.held_out, wanted), Clock(models.student)
     with out_of_place(models.teacher), out_of_place(models.student):
         batches = _batches(images, steps, seed)
-        training = Training(models, trained, batches, gradient_batch(traced), _layout(models, images))
+        training = Training(models, trained, batches, gradient_batch(teacher), _layout(models, images))
         planned, taken, first = steps, 0, 0.0
         while taken < planned and not judge.hopeless(taken / planned):
             progress("distilling", taken, planned)

@@ -13,7 +13,6 @@ map, not of its 2x2 means: an activation of those would have too low a mean.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from octify.calibrate.inputs.images import count_of
-from octify.calibrate.streams.execution import Stream, out_of_place
+from octify.calibrate.streams.execution import Stream, for_reading, out_of_place
 from octify.calibrate.streams.store import Store
 from octify.layout.channels import Mask
 from octify.nn import OctaveChannelwise
@@ -59,15 +58,17 @@ class _Moments:
 
 @torch.no_grad()
 def match_norms(traced: Traced, rewritten: Rewritten, chunks: Sequence[Chunk]) -> int:
-    """Change the running statistics of norms of ``rewritten``, in place and in eval mode; how many.
+    """Change the running statistics of norms of ``rewritten``, in place and in eval mode; return how many.
+
+    ``traced`` is the original, in modules of its own that ``rewritten`` does not share.
 
     The statistics that were there count as one image more: an image's own say too little of others'. Norms
     that are called more than once are left alone.
     """
     share = 1 / (1 + count_of(chunks))
-    student_module, teacher_module = rewritten.module.eval(), copy.deepcopy(traced.module).eval()
+    student_module, teacher_module = rewritten.module.eval(), traced.module
     changed = 0
-    with out_of_place(student_module), out_of_place(teacher_module), Store() as store:
+    with out_of_place(student_module), for_reading(teacher_module), Store() as store:
         teacher = Stream(traced.module.graph, teacher_module, chunks, store)
         student = Stream(student_module.graph, student_module, chunks, store)
         for node, call in _norms(traced, rewritten):

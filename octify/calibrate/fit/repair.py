@@ -12,7 +12,6 @@ most ``ROWS`` rows and 600 MB (``rows_wanted``).
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from octify.calibrate.fit.solve import REFITS, Fit, solve
 from octify.calibrate.fit.system import Sampler, System
 from octify.calibrate.fit.write import Unfolded, initial, unfolded, write_branch
 from octify.calibrate.inputs.images import count_of
-from octify.calibrate.streams.execution import Stream, out_of_place
+from octify.calibrate.streams.execution import Stream, for_reading, out_of_place
 from octify.calibrate.streams.sizes import DOUBLE, PER_NUMBER, batch_of
 from octify.calibrate.streams.store import Store
 from octify.passes.rewrite import Rewritten
@@ -83,15 +82,15 @@ def repair(
 ) -> Repaired:
     """Fit every convolution of ``rewritten`` in place, in eval mode.
 
+    ``traced``: the original, in modules of its own that ``rewritten`` does not share.
     ``copies``: how many of the images are altered copies of others (``augment``).
     """
     order = repair_order(traced)
     todo, left = sites(traced, rewritten, order)
-    student_module = rewritten.module.eval()
-    teacher_module = copy.deepcopy(traced.module).eval()
+    student_module, teacher_module = rewritten.module.eval(), traced.module
     layers: list[LayerError] = []
     fits: dict[tuple[str, str], list[tuple[Block, Fit]]] = {}
-    with out_of_place(student_module), out_of_place(teacher_module), Store() as store:
+    with out_of_place(student_module), for_reading(teacher_module), Store() as store:
         teacher = Stream(traced.module.graph, teacher_module, chunks, store)
         student = Stream(student_module.graph, student_module, chunks, store)
         for site in todo:

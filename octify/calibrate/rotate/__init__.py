@@ -13,8 +13,8 @@ graph and its modules stay what they are, so nothing is paid at run time. The ba
 The same freedom serves transformers: SliceGPT (arXiv 2401.15024).
 """
 
-from octify.calibrate.rotate.apply import in_basis
+from octify.calibrate.rotate.apply import in_basis, rotate
 from octify.calibrate.rotate.choose import with_rotations
 from octify.calibrate.rotate.streams import Stream, streams
 
-__all__ = ["Stream", "in_basis", "streams", "with_rotations"]
+__all__ = ["Stream", "in_basis", "rotate", "streams", "with_rotations"]

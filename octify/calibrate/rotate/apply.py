@@ -23,6 +23,21 @@ def in_basis(traced: Traced, plan: Plan) -> Traced:
     """
     if not plan.rotations:
         return traced
+    _check_all(traced, plan)
+    rotated = copy.deepcopy(traced)
+    rotate(rotated, plan)
+    return rotated
+
+
+def rotate(traced: Traced, plan: Plan) -> None:
+    """Multiply the bases of ``plan``, which fit it, into the weights of ``traced``, in place."""
+    if any(parameter.is_meta for parameter in traced.module.parameters()):
+        return  # there are no weights to change
+    for rotation in plan.rotations:
+        _rotate(traced, rotation)
+
+
+def _check_all(traced: Traced, plan: Plan) -> None:
     if traced.parts is not None:
         raise PlanError(
             "the plan does not fit this model",
@@ -32,12 +47,6 @@ def in_basis(traced: Traced, plan: Plan) -> Traced:
     known = {stream.name: stream for stream in streams(traced)}
     for rotation in plan.rotations:
         _check(rotation, known)
-    rotated = copy.deepcopy(traced)
-    if any(parameter.is_meta for parameter in rotated.module.parameters()):
-        return rotated  # there are no weights to change
-    for rotation in plan.rotations:
-        _rotate(rotated, rotation)
-    return rotated
 
 
 def _check(rotation: Rotation, known: Mapping[str, Stream]) -> None:

@@ -41,6 +41,25 @@ def out_of_place(module: nn.Module) -> Iterator[None]:
             part.inplace = True  # type: ignore[assignment]
 
 
+@contextlib.contextmanager
+def for_reading(module: nn.Module) -> Iterator[None]:
+    """``module`` in eval mode, out of place and without gradients of its parameters, for the duration."""
+    modes = {part: part.training for part in module.modules()}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for part in modes:
+        part.training = False
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        with out_of_place(module):
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
 class Stream:
     """The values of a graph's nodes over chunks of inputs: computed on demand, freed after their last use.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from octify.calibrate.streams.execution import out_of_place
+from octify.calibrate.streams.execution import for_reading
 from octify.calibrate.streams.sizes import gradient_batch
 from octify.compare.outputs import tensors_of
 from octify.trace import Traced
@@ -36,10 +35,9 @@ class _Watching(fx.Interpreter):
 
 def observe(traced: Traced, chunks: Sequence[tuple[Tensor, ...]], watch: Mapping[str, Observer]) -> None:
     """Run the original in eval mode; ``watch[node name](input, output)`` is called for every chunk."""
-    module = copy.deepcopy(traced.module).eval()
-    with out_of_place(module), torch.no_grad():
+    with for_reading(traced.module), torch.no_grad():
         for chunk in chunks:
-            _Watching(module, traced.module.graph, watch).run(*chunk)
+            _Watching(traced.module, traced.module.graph, watch).run(*chunk)
 
 
 def sensitivity(
@@ -52,7 +50,6 @@ def sensitivity(
     from the original's own prediction where the output is (N, classes), else of a random projection
     of the outputs.
     """
-    module = copy.deepcopy(traced.module).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     totals: dict[str, Tensor] = {}
     for chunk in _pieces(traced, chunks):
@@ -65,8 +62,8 @@ def sensitivity(
             return observer
 
         inputs = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in chunk]
-        with out_of_place(module), torch.enable_grad():
-            output = _Watching(module, traced.module.graph, {n: keep(n) for n in names}).run(*inputs)
+        with for_reading(traced.module), torch.enable_grad():
+            output = _Watching(traced.module, traced.module.graph, {n: keep(n) for n in names}).run(*inputs)
             loss = _random_loss(output, generator)
             present = [n for n in names if watched[n].requires_grad]
             grads = torch.autograd.grad(loss, [watched[n] for n in present], allow_unused=True)

@@ -158,12 +158,12 @@ def _onnx(source: Source, model: Any) -> Check:
 
 def _exported(model: Any, source: Source, file: Path) -> Any:
     """Export for any batch size, or for the example's alone where the model's own code fixes it."""
-    from octify import api
+    from octify.export import export_onnx
 
     try:
-        return api.export_onnx(model, source.example_inputs, file)
+        return export_onnx(model, source.example_inputs, file)
     except ExportError:
-        return api.export_onnx(model, source.example_inputs, file, dynamic_batch=False)
+        return export_onnx(model, source.example_inputs, file, dynamic_batch=False)
 
 
 def _can_be_exported(source: Source, file: Path) -> bool:

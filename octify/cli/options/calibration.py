@@ -155,7 +155,7 @@ class Settings:
 
     def check(self) -> None:
         """Validate the options before torch is imported. Raises OctifyError."""
-        from octify.allocate.target import Target
+        from octify.calibrate.options import Target
         from octify.data import check_data
 
         target = Target.of(self.target_macs, self.target_error)

@@ -20,7 +20,7 @@ from octify.calibrate.streams.observe import observe
 from octify.nn.functional import pool
 from octify.nn.pool import OctaveMaxPool
 from octify.passes.resolve import resolve
-from octify.planning.planner import make_plan
+from octify.planning.planner import make_plan, planned
 from octify.planning.ruleset import load_rules
 from octify.trace import trace
 
@@ -86,7 +86,7 @@ def test_greedy_spares_the_channels_that_cannot_be_made_at_half_resolution() -> 
     torch.manual_seed(0)
     model, x = Rectifier(nn.ReLU()).eval(), _inputs(40)
     traced = trace(model, x[:1])
-    plan = by_greedy(traced, make_plan(traced, load_rules("everywhere"), 0.5), [(x,)], rows=4000)
+    plan = by_greedy(traced, planned(traced, load_rules("everywhere"), 0.5), [(x,)], rows=4000).plan
     assert plan.conv("conv").low_out == (0, 1, 2, 3)
 
 

@@ -15,6 +15,7 @@ from octify.calibrate.channels.pivots import exchanged, swept
 from octify.calibrate.channels.readers import Reader
 from octify.calibrate.fit.gram import add_gram, gram, mirror
 from octify.layout.channels import DENSE
+from octify.passes.resolve import Planned
 from octify.planning.planner import make_plan
 from octify.planning.ruleset import load_rules
 from octify.trace import trace
@@ -166,10 +167,11 @@ def test_the_choice_is_the_same_in_one_run_and_in_many_and_in_chunks_of_any_size
     torch.manual_seed(0)
     traced = trace(TwoWide().double().eval(), torch.zeros(1, 3, 16, 16, dtype=torch.float64))
     plan = make_plan(traced, load_rules("everywhere"), 0.5)
+    planned = Planned(plan)
     x = torch.randn(12, 3, 16, 16, dtype=torch.float64)
-    whole = by_greedy(traced, plan, [(x,)], rows=500, seed=3)
+    whole = by_greedy(traced, planned, [(x,)], rows=500, seed=3).plan
     assert whole != plan
-    assert by_greedy(traced, plan, [(x,)], rows=500, seed=3) == whole
+    assert by_greedy(traced, planned, [(x,)], rows=500, seed=3).plan == whole
     monkeypatch.setattr(readers, "_MOST_BYTES", 1)
-    assert by_greedy(traced, plan, [(x,)], rows=500, seed=3) == whole
-    assert by_greedy(traced, plan, [(part,) for part in x.split(5)], rows=500, seed=3) == whole
+    assert by_greedy(traced, planned, [(x,)], rows=500, seed=3).plan == whole
+    assert by_greedy(traced, planned, [(part,) for part in x.split(5)], rows=500, seed=3).plan == whole

@@ -106,6 +106,9 @@ def test_a_unit_step_changes_an_output_by_at_most_its_own_size(seed: int, rank: 
     (made,) = directions.directions(rewritten.module, [site], {(site.path, "high"): [(block, fit)]})
     v, _ = made.start()
     size = (rows @ fit.weights[0, :-1]).square().mean(0).sqrt()
+    # Sizes come from the Gram matrix, whose rounding hides outputs that nearly cancel.
+    each = rows.square().mean(0).sum() * fit.weights[0, :-1].square().sum(0)
+    hidden = (torch.finfo(torch.float32).eps * block.unknowns * each).sqrt()
     steps = torch.eye(block.unknowns)
     for output in range(block.outputs):
         changes = []
@@ -114,8 +117,9 @@ def test_a_unit_step_changes_an_output_by_at_most_its_own_size(seed: int, rank: 
             w[0, :, output] = step
             changes.append((rows @ ((made.whitening @ w) * made.factor)[0]).square().mean(0).sqrt())
         change = torch.stack(changes)
-        assert float(change[:, output].max()) <= float(size[output]) * (1 + 1e-4)
-        assert float(change[:, output].max()) >= 0.5 * float(size[output])  # the mean eigenvalue and more
+        largest = float(change[:, output].max())
+        assert largest <= float(size[output]) * (1 + 1e-4) + float(hidden[output])
+        assert largest >= 0.5 * float(size[output] - hidden[output])  # the mean eigenvalue and more
         others = [o for o in range(block.outputs) if o != output]
         assert not change[:, others].any()
     own = {name: p.detach() for name, p in rewritten.module.named_parameters()}
@@ -300,19 +304,19 @@ def test_the_teacher_is_the_original_and_not_what_fits_made_of_it(
     net = nn.Sequential(OrderedDict(parts)).eval()
     rules = tmp_path / "rules.toml"
     rules.write_text(DENSE_END)
-    x, taught, written = smooth(8, 5), [], []
+    x, taught, shared = smooth(8, 5), [], set()
 
-    def distilled(traced: Any, original: Any, *rest: Any, **options: Any) -> None:
-        taught.append(original.eval()(x))
-        written.append(traced.module.eval()(x))
-        distill.distill(traced, original, *rest, **options)
+    def distilled(teacher: Any, rewritten: Any, *rest: Any, **options: Any) -> None:
+        taught.append(teacher.module.eval()(x))
+        shared.update({*map(id, teacher.module.parameters())} & {*map(id, rewritten.module.parameters())})
+        distill.distill(teacher, rewritten, *rest, **options)
 
     monkeypatch.setattr(recipe, "distill", distilled)
     found = octify.convert(net, smooth(1), 0.5, rules, calibration=[smooth(96, 7)])
     monkeypatch.setattr(recipe, "STEPS", {})
     plain = octify.convert(net, smooth(1), 0.5, rules, calibration=[smooth(96, 7)])
     assert torch.equal(taught[0], net(x))
-    assert not torch.equal(written[0], taught[0])  # or this test shows nothing
+    assert not shared  # the fits write to what the converted model shares with others
     errors = [r.report.calibration.after.relative_error for r in (found, plain)]
     assert errors[0] <= errors[1]
 

@@ -15,6 +15,7 @@ from octify.calibrate import recipe
 from octify.calibrate.inputs import few, synthetic
 from octify.calibrate.inputs.augment import alteration, augmented, with_colours
 from octify.calibrate.inputs.images import Images, gather
+from octify.calibrate.options import Calibration
 from octify.calibrate.streams.sizes import gradient_batch
 from octify.trace import trace
 from tests.calibrate.test_recipe import settled, smooth
@@ -170,11 +171,14 @@ def test_only_copies_of_few_images_are_coloured(net: nn.Module) -> None:
 
 
 def test_few_images_are_distilled_on_for_longer(net: nn.Module) -> None:
+    def steps(images: Images, effort: str) -> int:
+        return recipe.steps_of(images, Calibration((), effort))
+
     given = _gathered(smooth(48, 7), net)
     joined = dataclasses.replace(given, made=16)
-    assert recipe._steps(joined, "standard") == 2 * recipe._steps(given, "standard") > 0
-    assert recipe._steps(joined, "thorough") == recipe._steps(given, "thorough")
-    assert recipe._steps(joined, "fast") == 0
+    assert steps(joined, "standard") == 2 * steps(given, "standard") > 0
+    assert steps(joined, "thorough") == steps(given, "thorough")
+    assert steps(joined, "fast") == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -30,6 +30,7 @@ from octify.calibrate.streams.execution import Stream, out_of_place
 from octify.calibrate.streams.observe import sensitivity
 from octify.calibrate.streams.store import Store
 from octify.errors import OctifyError
+from octify.passes.resolve import Planned
 from octify.passes.rewrite import rewrite
 from octify.planning.planner import make_plan
 from octify.planning.ruleset import load_rules
@@ -80,7 +81,7 @@ def repaired(model: nn.Module, chunks: list[tuple[Tensor, ...]], **options: Any)
     """All parameters and statistics of the repaired model, as one vector."""
     traced = trace(model, chunks[0][0][:1])
     rewritten = rewrite(traced, make_plan(traced, load_rules("everywhere"), 0.5))
-    repair(traced, rewritten, chunks, rows=2000, seed=3, **options)
+    repair(copy.deepcopy(traced), rewritten, chunks, rows=2000, seed=3, **options)
     return torch.cat([t.flatten().double() for t in rewritten.module.state_dict().values()])
 
 
@@ -245,9 +246,11 @@ def test_progress_goes_from_nothing_to_all_of_the_work() -> None:
     traced = trace(model, x[:1])
     told: dict[str, list[tuple[str, int, int]]] = {"greedy": [], "repair": []}
     plan = make_plan(traced, load_rules("everywhere"), 0.5)
-    by_greedy(traced, plan, [(x,)], rows=500, progress=lambda *step: told["greedy"].append(step))
+    by_greedy(traced, Planned(plan), [(x,)], rows=500, progress=lambda *step: told["greedy"].append(step))
     rewritten = rewrite(traced, plan)
-    repair(traced, rewritten, [(x,)], rows=500, progress=lambda *step: told["repair"].append(step))
+    repair(
+        copy.deepcopy(traced), rewritten, [(x,)], rows=500, progress=lambda *step: told["repair"].append(step)
+    )
     for steps in told.values():
         done = [step[1] for step in steps]
         assert done[0] == 0
