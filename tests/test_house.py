@@ -47,17 +47,6 @@ CALIBRATE = (
     *("device", "options", "streams", "rotate", "inputs", "fit", "channels"),
     *("distill", "spectrum", "recipe"),
 )
-    "device",
-    "options",
-    "streams",
-    "rotate",
-    "inputs",
-    "fit",
-    "channels",
-    "distill",
-    "spectrum",
-    "recipe",
-)
 LOOSE = 6  # modules that may lie in octify/ itself, besides __init__ and __main__
 
 

@@ -75,8 +75,8 @@ def export_onnx(
         ONNX opset version; the exporter's own choice if None.
     target:
         The runtime that the file is for (``octify.export.targets``): ``"onnxruntime"``,
-        ``"onnxruntime-int8"`` (to be quantized for it), ``"openvino"`` or ``"ncnn"``. Every file computes the
-        same; another runtime takes longer for it.
+        ``"openvino"``, ``"ncnn"``, or, to be quantized for them, ``"onnxruntime-int8"`` or
+        ``"openvino-int8"``. Every file computes the same; another runtime takes longer for it.
 
     Raises
     ------

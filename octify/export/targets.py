@@ -1,4 +1,4 @@
-"""What an exported file is for: which rewrite rules of ``octify.export.deploy`` each runtime gets.
+"""Targets of exported files: the rewrite rules of ``octify.export.deploy`` that each runtime gets.
 
 A rule that is not in ``LIMITS`` is for every target. docs/works-with.md says what was measured.
 """
@@ -18,6 +18,7 @@ class Target(str, enum.Enum):
     onnxruntime = "onnxruntime"
     onnxruntime_int8 = "onnxruntime-int8"
     openvino = "openvino"
+    openvino_int8 = "openvino-int8"
     ncnn = "ncnn"
 
 
@@ -35,13 +36,13 @@ class Limit:
 
 
 _BY_ONE = "only onnxruntime's float kernels stay in their blocked layout for it; others make one more pass"
-_WIDENING = "OpenVINO fuses a sum with any activation, and copies for a Concat"
+_WIDENING = "OpenVINO's float kernels fuse a sum with any activation, and copy for a Concat"
 
 LIMITS: Mapping[str, Limit] = {
     "ActivationOfSum(Clip)": Limit(FLOAT, _BY_ONE),
     "ActivationOfSum(LeakyRelu)": Limit(FLOAT, _BY_ONE),
     "HalvingPoolToConvolution": Limit(
-        EVERY - {Target.openvino},
+        EVERY - {Target.openvino, Target.openvino_int8},
         "OpenVINO's average pooling is as fast, and quantizers for it leave such a convolution in float",
     ),
     "WideningOfHigh": Limit(EVERY - {Target.openvino}, _WIDENING),
@@ -62,7 +63,7 @@ def target_named(name: str | Target) -> Target:
 
 
 def is_for(rule: object, target: Target) -> bool:
-    """Whether ``rule`` is applied to files for ``target``."""
+    """Return whether ``rule`` is applied to files for ``target``."""
     limit = LIMITS.get(name_of(rule))
     return limit is None or target in limit.targets
 

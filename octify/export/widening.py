@@ -88,7 +88,7 @@ class WideningOfLow(RewriteRuleClassBase):
 
 
 def _joinable(first: ir.Value, second: ir.Value, y: ir.Value) -> MatchResult:
-    """Whether the sum ``y`` of two convolutions can be one convolution, and gains by it."""
+    """Check whether the sum ``y`` of two convolutions can be one convolution, and gains by it."""
     uses = list(y.uses())
     if y.is_graph_output() or len(uses) != 1 or uses[0].node.op_type not in _UNFUSED:
         return refused("no activation reads it that runtimes fuse with a convolution only", y)

@@ -5,6 +5,8 @@ The file gets its name only if it answers as required; the float files it comes 
 
 from __future__ import annotations
 
+import copy
+import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +19,8 @@ from torch import Tensor, nn
 
 from octify.calibrate.inputs.images import Images, gather
 from octify.compare.outputs import Agreement, Output, compare
-from octify.errors import CheckFailed, OctifyError
-from octify.export.calls import as_inputs, batch_size
+from octify.errors import CheckFailed, ExportError, OctifyError
+from octify.export.calls import as_inputs, batch_size, shortened
 from octify.export.onnx import Captured, captured, written
 from octify.export.targets import Target, target_named
 from octify.files import check_file, staged_file
@@ -38,7 +40,8 @@ ROUNDS = 10  # of timing
 _PLANS: Mapping[Target, tuple[Target, str]] = {
     Target.onnxruntime: (Target.onnxruntime_int8, "onnxruntime"),
     Target.onnxruntime_int8: (Target.onnxruntime_int8, "onnxruntime"),
-    Target.openvino: (Target.openvino, "openvino"),
+    Target.openvino: (Target.openvino_int8, "openvino"),
+    Target.openvino_int8: (Target.openvino_int8, "openvino"),
 }
 
 
@@ -99,8 +102,7 @@ def export_int8(
     check_file(path)
     inputs = as_inputs(example_inputs)
     progress("reading calibration inputs")
-    images = gather(trace(model, inputs), data, device=torch.device("cpu"))
-    _require_size(inputs, images)
+    images = _images(model, inputs, data)
     progress("exporting")
     source = captured(model, inputs, dynamic_batch)
     with tempfile.TemporaryDirectory() as folder:
@@ -148,6 +150,20 @@ def _plan(target: str) -> tuple[Target, str]:
     return _PLANS[wanted]
 
 
+def _images(model: nn.Module, inputs: tuple[Any, ...], data: Iterable[Any]) -> Images:
+    """Calibration inputs of the example's size, and those kept aside."""
+    if isinstance(data, str):
+        raise OctifyError(
+            f"int8 calibration data is the word {data!r}",
+            why="ranges are measured on inputs like those the model will see",
+            hint="a list of tensors will do; octify export --int8 --calib reads folders and files",
+        )
+    plain = copy.deepcopy(model).cpu().float().eval()  # as it is exported
+    images = gather(trace(plain, inputs), data, device=torch.device("cpu"))
+    _require_size(inputs, images)
+    return images
+
+
 def _check_limit(min_agreement: float | None) -> None:
     if min_agreement is not None and not 0 <= min_agreement <= 1:
         raise OctifyError(
@@ -170,14 +186,11 @@ def _require_size(inputs: tuple[Any, ...], images: Images) -> None:
 
 
 def _floats(source: Captured, folder: Path, graph: Target, runtime: str) -> _Floats:
-    """Write both float files; one where they are the same."""
-    best = Target(runtime)
-    if best is graph:
-        file = written(source, folder / "float.onnx", graph).path
-        return _Floats(file, file)
+    """Write both float files."""
     second = source.copy()
     return _Floats(
-        written(source, folder / "source.onnx", graph).path, written(second, folder / "float.onnx", best).path
+        written(source, folder / "source.onnx", graph).path,
+        written(second, folder / "float.onnx", Target(runtime)).path,
     )
 
 
@@ -201,8 +214,21 @@ def _answering(runtime: str) -> str:
 def _agreement(best: Path, file: Path, images: Images, fixed: int | None, runtime: str) -> Agreement:
     """Agreement of ``file`` with the float file on the inputs kept aside, or on all if there are none."""
     chunks = images.held_out or images.chunks
-    exact = _answers(best, chunks, fixed, _answering(runtime))
-    return compare(exact, _answers(file, chunks, fixed, _answering(runtime)), held_out=bool(images.held_out))
+    name = _answering(runtime)
+    try:
+        exact, approximate = (_answers(each, chunks, fixed, name) for each in (best, file))
+    except OctifyError:
+        raise
+    except Exception as error:  # the runtime's own, which share no base class
+        raise ExportError(f"{name} does not run the int8 file", why=shortened(error)) from error
+    if not exact:
+        raise OctifyError("the model has no floating point output", why="there is nothing to compare")
+    agreement = compare(exact, approximate, held_out=bool(images.held_out))
+    if not math.isfinite(agreement.relative_error):
+        raise CheckFailed(
+            "the int8 file answers with values that are not finite where the float file does not"
+        )
+    return agreement
 
 
 def _answers(file: Path, chunks: Sequence[Row], fixed: int | None, runtime: str) -> list[Output]:

@@ -1,4 +1,4 @@
-"""What an int8 file is worth, beside the float file of the same model."""
+"""An int8 file beside the float file of the same model: size, agreement, time."""
 
 from __future__ import annotations
 

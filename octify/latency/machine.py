@@ -43,15 +43,15 @@ def machine() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the runtimes that are installed."""
-    found = {}
+    installed = {}
     for package in _RUNTIMES:
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
 
 
 def facts(threads: int) -> dict[str, Any]:
-    """What a reader needs to tell whether times would be the same elsewhere, as JSON."""
+    """Facts by which a reader can tell whether times would be the same elsewhere, as JSON."""
     return {
         "processor": processor(),
         "instruction_sets": list(instruction_sets()),

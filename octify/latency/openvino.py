@@ -74,7 +74,7 @@ def prepared(path: Path, inputs: Sequence[Tensor], threads: int) -> Callable[[],
 
 
 def has_tiles() -> bool:
-    """Whether the processor multiplies bfloat16 in tiles, as far as the system tells."""
+    """Return whether the processor multiplies bfloat16 in tiles, as far as the system tells."""
     with contextlib.suppress(OSError):
         return _TILES in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     return False

@@ -26,7 +26,7 @@ class Ratio:
 
     @property
     def significant(self) -> bool:
-        """Whether 1, no difference, lies outside the interval."""
+        """Return whether 1, no difference, lies outside the interval."""
         return not self.low <= 1 <= self.high
 
     @property

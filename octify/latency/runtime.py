@@ -215,7 +215,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     "onnxruntime-int8": Runtime("onnx", _CPU, target=Target.onnxruntime_int8, int8=True, session=True),
     "onnxruntime-cuda": Runtime("onnx", _onnxruntime("CUDAExecutionProvider"), _without_cuda),
     "openvino": Runtime("onnx", _openvino, openvino.missing, target=Target.openvino),
-    "openvino-int8": Runtime("onnx", _openvino, openvino.missing, target=Target.openvino, int8=True),
+    "openvino-int8": Runtime("onnx", _openvino, openvino.missing, target=Target.openvino_int8, int8=True),
     "eager": Runtime("module", _eager(torch.contiguous_format)),
     "channels-last": Runtime("module", _eager(torch.channels_last)),
     "compile": Runtime("module", _compiled, _without_compiler),

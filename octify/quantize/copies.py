@@ -91,7 +91,7 @@ def _equal(a: ir.Value, b: ir.Value) -> bool:
 
 
 def _doubles(resize: ir.Node) -> bool:
-    """Whether a Resize doubles height and width by nearest samples, each the one at half its place."""
+    """Check that a Resize doubles height and width by nearest samples, each the one at half its place."""
     if len(resize.inputs) != 3 or "axes" in resize.attributes:
         return False
     scales = resize.inputs[2]

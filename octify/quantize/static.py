@@ -74,6 +74,8 @@ def quantized(
     except Exception as error:  # the quantizer's own, which share no base class
         raise ExportError("onnxruntime cannot quantize the file", why=shortened(error)) from error
     program = ir.from_proto(model)
+    if not any(node.op_type == "QuantizeLinear" for node in program.graph):
+        raise ExportError("nothing in the file can be quantized", why="no operator of it has an int8 form")
     if target is Target.onnxruntime_int8:
         UpsampleByCopies.rule().apply_to_model(program)
     for clean_up in (passes.RemoveUnusedNodesPass(), passes.ClearMetadataAndDocStringPass()):

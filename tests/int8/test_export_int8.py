@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 
@@ -138,3 +139,76 @@ def test_data_of_another_size_is_refused(data: Tensor, tmp_path: Path) -> None:
     with pytest.raises(OctifyError, match="inputs of 3x16x16; the file takes 3x18x18"):
         octify.export_int8(dense, data[:1], tmp_path / "x.onnx", [data[..., :16, :16]])
     assert not list(tmp_path.iterdir())
+
+
+def test_openvino_answers_for_its_own_file(octave: nn.Module, data: Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    result = octify.export_int8(
+        octave, data[:1], path, [data], target="openvino", timed=False, reduce_range=True
+    )
+    assert (result.runtime, result.target) == ("openvino", "openvino-int8")
+    assert result.agreement.relative_error < 0.2
+    operators = {node.op_type for node in onnx.load(path).graph.node}
+    assert "Resize" in operators and "AveragePool" in operators  # it does both faster than copies
+
+
+def test_without_openvino_its_file_is_run_in_onnxruntime_and_that_is_said(
+    octave: nn.Module, data: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octify.latency.openvino.missing", lambda: "it is not installed")
+    result = octify.export_int8(octave, data[:1], tmp_path / "net.onnx", [data], target="openvino")
+    assert result.runtime == "onnxruntime" and result.times is None
+    assert any("not timed" in warning for warning in result.warnings)
+
+
+class Steps(nn.Module):
+    """Upsampling by 2 and by a transposed convolution, in one or more dimensions, and two outputs."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+        back = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1]
+        self.down, self.up = conv(3, 16, 3, 2, padding=1), back(16, 8, 2, 2)
+        self.out = conv(24, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        low = self.down(x).relu()
+        joined = torch.cat([self.up(low), nn.functional.interpolate(low, scale_factor=2)], 1)
+        return self.out(joined), low.flatten(2).mean(2)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_networks_of_other_kinds(rank: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = torch.randn(8, 3, *[8] * rank)
+    net = Steps(rank).eval()
+    result = octify.export_int8(
+        net, data[:1], tmp_path / "x.onnx", data.split(4), timed=False, reduce_range=True
+    )
+    assert not result.agreement.held_out and result.agreement.agreement is None
+    assert result.agreement.relative_error < 0.1
+    half = copy.deepcopy(net).half()
+    again = octify.export_int8(
+        half, data[:1].half(), tmp_path / "h.onnx", data.split(4), timed=False, reduce_range=True
+    )
+    assert again.agreement.relative_error < 0.1
+
+
+@pytest.mark.parametrize(
+    ("net", "told"),
+    [
+        (nn.Identity(), "nothing in the file can be quantized|cannot quantize"),
+        (nn.Softplus(), "nothing in the file can be quantized|cannot quantize"),
+    ],
+)
+def test_models_without_an_int8_form_end_in_an_error(net: nn.Module, told: str, tmp_path: Path) -> None:
+    with pytest.raises(OctifyError, match=told):
+        octify.export_int8(
+            net.eval(), torch.zeros(1, 3, 4, 4), tmp_path / "x.onnx", [torch.randn(4, 3, 4, 4)]
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_word_is_no_data(octave: nn.Module, data: Tensor, tmp_path: Path) -> None:
+    with pytest.raises(OctifyError, match="is the word 'synthetic'"):
+        octify.export_int8(octave, data[:1], tmp_path / "x.onnx", "synthetic")

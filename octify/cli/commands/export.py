@@ -66,11 +66,12 @@ StaticBatchOption = Annotated[
 
 
 class TargetName(str, enum.Enum):
-    """What the file is for."""
+    """Runtimes that a file can be for."""
 
     onnxruntime = "onnxruntime"
     onnxruntime_int8 = "onnxruntime-int8"
     openvino = "openvino"
+    openvino_int8 = "openvino-int8"
     ncnn = "ncnn"
 
 
@@ -88,8 +89,8 @@ TargetOption = Annotated[
     TargetName,
     typer.Option(
         "--target",
-        help="The runtime that the file is for; every file computes the same. onnxruntime-int8 is the float"
-        " file that a quantizer for onnxruntime should get; --int8 quantizes.",
+        help="The runtime that the file is for; every file computes the same. Those in -int8 are float files"
+        " as quantizers should get them; --int8 quantizes.",
     ),
 ]
 
@@ -179,10 +180,10 @@ def _check(
             "--static-batch keeps the example's batch size, --batch sets another",
             hint="leave one of them out",
         )
-    if file.suffix == PROGRAM and (settings.wanted or target != TargetName.onnxruntime.value):
+    if file.suffix == PROGRAM and (settings.enabled or target != TargetName.onnxruntime.value):
         raise OctifyError(
             f"{file} is a PyTorch program by its name",
-            why=f"{'--int8' if settings.wanted else '--target'} is for ONNX files",
+            why=f"{'--int8' if settings.enabled else '--target'} is for ONNX files",
             hint=f"{file.with_suffix('.onnx')}",
         )
     settings.check(target)

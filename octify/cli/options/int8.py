@@ -57,7 +57,7 @@ ReduceRangeOption = Annotated[
 class Int8Settings:
     """The int8 options of one run, as typed."""
 
-    wanted: bool
+    enabled: bool
     data: Settings
     min_agreement: float | None
     max_error: float | None
@@ -65,7 +65,7 @@ class Int8Settings:
 
     def check(self, target: str) -> None:
         """Validate the options before torch is imported. Raises OctifyError."""
-        if not self.wanted:
+        if not self.enabled:
             self._refuse_strays()
             return
         if target == "ncnn":
@@ -93,7 +93,7 @@ class Int8Settings:
         self.data.check()
 
     def _refuse_strays(self) -> None:
-        given = {
+        values = {
             "--calib": self.data.data,
             "--mean": self.data.mean,
             "--std": self.data.std,
@@ -104,7 +104,7 @@ class Int8Settings:
             "--max-error": self.max_error,
             "--reduce-range": self.reduce_range or None,
         }
-        for option, value in given.items():
+        for option, value in values.items():
             if value is not None:
                 raise OctifyError(
                     f"{option} is for --int8",
