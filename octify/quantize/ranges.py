@@ -4,6 +4,9 @@ A quantized Concat whose inputs have the scale of its output copies; any other l
 table. Its output has the range of all its inputs together, so that giving them this range costs nothing at
 the Concat. An input that is read elsewhere too loses precision there; it keeps its own range if that is
 less than half of the common one, a bit.
+
+The quantizer drops ReLU and Clip: what they cut off lies outside the range of their output. Such a range is
+never widened to where they cut.
 """
 
 from __future__ import annotations
@@ -50,11 +53,21 @@ def shared(graph: ir.Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
     groups: dict[str, list[str]] = defaultdict(list)
     for name in ranges:
         groups[root(_origin(name, origins))].append(name)
-    return {
-        name: _union([ranges[member] for member in members])
-        for members in groups.values()
-        for name in members
-    }
+    makers = {str(node.outputs[0].name): node.op_type for node in graph if len(node.outputs) == 1}
+    result = {}
+    for members in groups.values():
+        common_range = _union([ranges[member] for member in members])
+        for name in members:
+            maker = makers.get(_origin(name, origins), "")
+            result[name] = common_range if _may_be(common_range, ranges[name], maker) else ranges[name]
+    return result
+
+
+def _may_be(wide: Range, own: Range, maker: str) -> bool:
+    """Check that what ``maker`` cuts off lies outside the range ``wide`` as it lies outside its ``own``."""
+    if maker == "Relu":
+        return wide[0] >= 0
+    return maker != "Clip" or (wide[0] >= own[0] and wide[1] <= own[1])
 
 
 def _origin(name: str, origins: Mapping[str, str]) -> str:

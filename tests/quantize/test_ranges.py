@@ -43,5 +43,14 @@ def test_a_narrow_input_that_is_read_elsewhere_keeps_its_bits() -> None:
     assert shared(graph(body, outputs), {"a": half, "b": wide, "w": wide, "y": wide})["a"] == wide
 
 
+@given(a=RANGE, b=RANGE)
+def test_what_an_activation_cuts_off_stays_outside(a: Range, b: Range) -> None:
+    union, cut = (min(a[0], b[0]), max(a[1], b[1])), (0.0, a[1])
+    for maker, outside in (("Relu(a)", (0.0, float("inf"))), ("Clip(a)", cut)):
+        body = f"r = {maker} " + JOINED.replace("Concat<axis = 1>(a, w)", "Concat<axis = 1>(r, w)")
+        low, high = shared(graph(body), {"r": cut, "b": b, "w": b, "y": union})["r"]
+        assert outside[0] <= low <= cut[0] and cut[1] <= high <= outside[1]
+
+
 def test_a_value_that_was_not_measured_is_left_alone() -> None:
     assert shared(graph(JOINED), {"a": (-1.0, 1.0), "y": (-2.0, 2.0)}) == {"a": (-1.0, 1.0), "y": (-2.0, 2.0)}
