@@ -55,7 +55,7 @@ def export_int8(
     target: str = "onnxruntime",
     min_agreement: float | None = None,
     max_error: float | None = None,
-    reduce_range: bool = False,
+    reduce_range: bool | None = None,
     timed: bool = True,
     progress: Tell = lambda phase: None,
 ) -> Int8Result:
@@ -81,7 +81,8 @@ def export_int8(
     max_error:
         Largest relative error of the outputs against the float file's.
     reduce_range:
-        7-bit weights, for processors without VNNI: their sums of 8-bit products overflow.
+        Weights of 7 bits, for onnxruntime on processors without VNNI: their sums of 8-bit products
+        overflow. None: where this processor is one.
     timed:
         Also time both files on this machine.
     progress:
@@ -98,6 +99,7 @@ def export_int8(
     """
     path = Path(path)
     graph, runtime = _plan(target)
+    narrow = _overflows(runtime) if reduce_range is None else reduce_range
     _check_limit(min_agreement)
     check_file(path)
     inputs = as_inputs(example_inputs)
@@ -111,7 +113,7 @@ def export_int8(
         with staged_file(path) as staged:
             progress("quantizing")
             calls = [call for chunk in images.chunks for call, _ in _calls(chunk, fixed)]
-            quantized(files.source, staged, calls, graph, reduce_range=reduce_range)
+            quantized(files.source, staged, calls, graph, reduce_range=narrow)
             progress("comparing")
             agreement = _agreement(files.best, staged, images, fixed, runtime)
             _require(agreement, min_agreement, max_error, path)
@@ -125,8 +127,9 @@ def export_int8(
                 files.best.stat().st_size,
                 agreement,
                 images.count,
+                7 if narrow else 8,
                 times,
-                (*images.warnings, *_warnings(runtime, reduce_range)),
+                (*images.warnings, *_warnings(runtime, narrow)),
             )
     return result
 
@@ -272,13 +275,13 @@ def _require(agreement: Agreement, min_agreement: float | None, max_error: float
             f"the int8 file has the float file's class in {agreement.agreement:.2%} of the cases, less than "
             f"{min_agreement:.2%}",
             why=where,
-            hint="more data like what the model will see, or weights of 7 bits (reduce range) without VNNI",
+            hint="more data like what the model will see; weights of 7 bits (--reduce-range) without VNNI",
         )
     if max_error is not None and not agreement.relative_error <= max_error:
         raise CheckFailed(
             f"the relative error of the int8 file is {agreement.relative_error:.4f}, above {max_error:g}",
             why=where,
-            hint="more data like what the model will see, or weights of 7 bits (reduce range) without VNNI",
+            hint="more data like what the model will see; weights of 7 bits (--reduce-range) without VNNI",
         )
 
 
@@ -292,14 +295,19 @@ def _times(best: Path, file: Path, inputs: tuple[Any, ...], runtime: str) -> Tim
     return Times(runtime, rows[0].batch, base.median, row.median, ratio.value, (ratio.low, ratio.high))
 
 
-def _warnings(runtime: str, reduce_range: bool) -> list[str]:
+def _warnings(runtime: str, narrow: bool) -> list[str]:
     warnings = []
     if _answering(runtime) != runtime:
         warnings.append(f"the file was run in onnxruntime and not timed: openvino {openvino.missing()}")
-    sets = instruction_sets()
-    if sets and not reduce_range and not any("vnni" in name or "dotprod" in name for name in sets):
+    if _overflows(runtime) and not narrow:
         warnings.append(
-            "this processor has no VNNI: its sums of 8-bit products may overflow, and another one may answer"
-            " better; 7-bit weights (reduce range) never overflow"
+            "this processor has no VNNI: in onnxruntime its sums of products of 8 bits overflow, and others answer"
+            " better; those with weights of 7 bits (--reduce-range) never do"
         )
     return warnings
+
+
+def _overflows(runtime: str) -> bool:
+    """Return whether ``runtime`` adds up products of 8 bits in 16 here, as onnxruntime does without VNNI."""
+    sets = instruction_sets()
+    return runtime == "onnxruntime" and "sse4_2" in sets and not any("vnni" in name for name in sets)

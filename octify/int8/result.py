@@ -42,6 +42,8 @@ class Int8Result:
         Of the int8 file's outputs with the float file's, in ``runtime``.
     calibrated_on:
         Number of inputs that the ranges were measured on.
+    weight_bits:
+        8, or 7 for processors without VNNI.
     times:
         None where they were not measured.
     """
@@ -53,6 +55,7 @@ class Int8Result:
     float_bytes: int
     agreement: Agreement
     calibrated_on: int
+    weight_bits: int
     times: Times | None
     warnings: tuple[str, ...] = ()
 
@@ -66,6 +69,7 @@ class Int8Result:
             "float_bytes": self.float_bytes,
             "agreement": self.agreement.to_dict(),
             "calibrated_on": self.calibrated_on,
+            "weight_bits": self.weight_bits,
             "times": None if self.times is None else self.times.to_dict(),
             "warnings": list(self.warnings),
         }
@@ -79,7 +83,8 @@ class Int8Result:
             "" if agreement.agreement is None else f"same class as the float file {agreement.agreement:.1%}, "
         )
         lines = [
-            f"wrote {self.path}: {self.bytes:,} bytes, {share:.2f} of the float file's {self.float_bytes:,}",
+            f"wrote {self.path}: {self.bytes:,} bytes, {share:.2f} of the float file's {self.float_bytes:,}, "
+            f"weights of {self.weight_bits} bits",
             f"calibrated on {self.calibrated_on} input(s); on {agreement.inputs} {place}, in {self.runtime}: "
             f"{same}relative error {agreement.relative_error:.4f}",
         ]

@@ -62,7 +62,7 @@ def quantized(
     target:
         What the file is for: with ``onnxruntime-int8`` it upsamples by copies of bytes.
     reduce_range:
-        7-bit weights. Processors without VNNI add up products of 8 bits in 16, which overflow.
+        Weights of 7 bits. Processors without VNNI add up products of 8 bits in 16, which overflow.
 
     Raises ExportError when onnxruntime cannot quantize the file.
     """

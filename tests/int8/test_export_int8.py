@@ -50,7 +50,7 @@ def octave(data: Tensor) -> nn.Module:
 @pytest.fixture(scope="module")
 def result(octave: nn.Module, data: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Int8Result:
     path = tmp_path_factory.mktemp("int8") / "net.onnx"
-    return octify.export_int8(octave, data[:1], path, [data], reduce_range=True)
+    return octify.export_int8(octave, data[:1], path, [data])
 
 
 def answers(path: Path, x: Tensor) -> np.ndarray:
@@ -96,9 +96,7 @@ def test_a_batch_that_is_open_stays_open(result: Int8Result, data: Tensor) -> No
 
 def test_a_fixed_batch_that_the_data_does_not_fill(octave: nn.Module, data: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    fixed = octify.export_int8(
-        octave, data[:3], path, [data[:40]], dynamic_batch=False, timed=False, reduce_range=True
-    )
+    fixed = octify.export_int8(octave, data[:3], path, [data[:40]], dynamic_batch=False, timed=False)
     assert fixed.calibrated_on + fixed.agreement.inputs == 40 and fixed.times is None
     assert fixed.agreement.relative_error < 0.2
     assert answers(path, data[:3]).shape == (3, 4)
@@ -143,9 +141,7 @@ def test_data_of_another_size_is_refused(data: Tensor, tmp_path: Path) -> None:
 
 def test_openvino_answers_for_its_own_file(octave: nn.Module, data: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    result = octify.export_int8(
-        octave, data[:1], path, [data], target="openvino", timed=False, reduce_range=True
-    )
+    result = octify.export_int8(octave, data[:1], path, [data], target="openvino", timed=False)
     assert (result.runtime, result.target) == ("openvino", "openvino-int8")
     assert result.agreement.relative_error < 0.2
     operators = {node.op_type for node in onnx.load(path).graph.node}
@@ -182,15 +178,11 @@ def test_networks_of_other_kinds(rank: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     data = torch.randn(8, 3, *[8] * rank)
     net = Steps(rank).eval()
-    result = octify.export_int8(
-        net, data[:1], tmp_path / "x.onnx", data.split(4), timed=False, reduce_range=True
-    )
+    result = octify.export_int8(net, data[:1], tmp_path / "x.onnx", data.split(4), timed=False)
     assert not result.agreement.held_out and result.agreement.agreement is None
     assert result.agreement.relative_error < 0.1
     half = copy.deepcopy(net).half()
-    again = octify.export_int8(
-        half, data[:1].half(), tmp_path / "h.onnx", data.split(4), timed=False, reduce_range=True
-    )
+    again = octify.export_int8(half, data[:1].half(), tmp_path / "h.onnx", data.split(4), timed=False)
     assert again.agreement.relative_error < 0.1
 
 
@@ -207,6 +199,34 @@ def test_models_without_an_int8_form_end_in_an_error(net: nn.Module, told: str, 
             net.eval(), torch.zeros(1, 3, 4, 4), tmp_path / "x.onnx", [torch.randn(4, 3, 4, 4)]
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("sets", "option", "bits", "warned"),
+    [
+        (("sse4_2", "avx2"), None, 7, False),
+        (("sse4_2", "avx2"), False, 8, True),
+        (("sse4_2", "avx2", "avx512_vnni"), None, 8, False),
+        (("sse4_2", "avx2", "avx_vnni"), True, 7, False),
+        ((), None, 8, False),
+        (("asimd", "asimddp"), None, 8, False),
+    ],
+)
+def test_weights_have_7_bits_where_sums_would_overflow(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sets: tuple[str, ...],
+    option: bool | None,
+    bits: int,
+    warned: bool,
+) -> None:
+    monkeypatch.setattr("octify.int8.export.instruction_sets", lambda: sets)
+    net, x, path = nn.Conv2d(3, 8, 1).eval(), torch.randn(4, 3, 4, 4), tmp_path / "x.onnx"
+    result = octify.export_int8(net, x[:1], path, [x], timed=False, reduce_range=option)
+    assert result.weight_bits == bits and f"weights of {bits} bits" in result.lines()[0]
+    assert any("no VNNI" in warning for warning in result.warnings) is warned
+    weights = next(i for i in onnx.load(path).graph.initializer if i.name.endswith("weight_quantized"))
+    assert np.abs(onnx.numpy_helper.to_array(weights).astype(int)).max() == {7: 64, 8: 127}[bits]
 
 
 def test_a_word_is_no_data(octave: nn.Module, data: Tensor, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def export(
     bgr: BgrOption = False,
     min_agreement: quantization.MinAgreementOption = None,
     max_error: quantization.MaxErrorOption = None,
-    reduce_range: quantization.ReduceRangeOption = False,
+    reduce_range: quantization.ReduceRangeOption = None,
     force: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,

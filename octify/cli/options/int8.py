@@ -45,10 +45,11 @@ MaxErrorOption = Annotated[
     ),
 ]
 ReduceRangeOption = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--reduce-range",
-        help="7-bit weights, for processors without VNNI, whose sums of 8-bit products overflow.",
+        "--reduce-range/--full-range",
+        help="Weights of 7 bits, for onnxruntime on processors without VNNI, whose sums of 8-bit products"
+        " overflow; or of 8 bits. Default: by this processor.",
     ),
 ]
 
@@ -61,7 +62,7 @@ class Int8Settings:
     data: Settings
     min_agreement: float | None
     max_error: float | None
-    reduce_range: bool
+    reduce_range: bool | None
 
     def check(self, target: str) -> None:
         """Validate the options before torch is imported. Raises OctifyError."""
@@ -102,7 +103,7 @@ class Int8Settings:
             "--bgr": self.data.bgr or None,
             "--min-agreement": self.min_agreement,
             "--max-error": self.max_error,
-            "--reduce-range": self.reduce_range or None,
+            "--reduce-range": self.reduce_range,
         }
         for option, value in values.items():
             if value is not None:
