@@ -6,35 +6,31 @@ The file gets its name only if it answers as required; the float files it comes 
 from __future__ import annotations
 
 import copy
-import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor, nn
 
 from octify.calibrate.inputs.images import Images, gather
-from octify.compare.outputs import Agreement, Output, compare
-from octify.errors import CheckFailed, ExportError, OctifyError
-from octify.export.calls import as_inputs, batch_size, shortened
+from octify.compare.outputs import Agreement
+from octify.errors import CheckFailed, OctifyError
+from octify.export.calls import as_inputs, batch_size
 from octify.export.onnx import Captured, captured, written
 from octify.export.targets import Target, target_named
 from octify.files import check_file, staged_file
+from octify.int8.answers import agreement_of, answering, calls_of
 from octify.int8.result import Int8Result, Times
 from octify.latency import openvino
 from octify.latency.bench import bench
 from octify.latency.machine import instruction_sets
-from octify.latency.runtime import session_of
 from octify.progress import Tell
 from octify.quantize import quantized
-from octify.quantize.static import feed_of
 from octify.trace import trace
 
-Row = tuple[Tensor, ...]
 ROUNDS = 10  # of timing
 # By the target that is asked for: the target of the file to quantize, and the runtime that answers for it.
 _PLANS: Mapping[Target, tuple[Target, str]] = {
@@ -112,24 +108,24 @@ def export_int8(
         fixed = None if dynamic_batch else batch_size(inputs)
         with staged_file(path) as staged:
             progress("quantizing")
-            calls = [call for chunk in images.chunks for call, _ in _calls(chunk, fixed)]
+            calls = [call for chunk in images.chunks for call, _ in calls_of(chunk, fixed)]
             quantized(files.source, staged, calls, graph, reduce_range=narrow)
             progress("comparing")
-            agreement = _agreement(files.best, staged, images, fixed, runtime)
+            agreement = agreement_of(files.best, staged, images, fixed, runtime)
             _require(agreement, min_agreement, max_error, path)
             progress("timing")
             times = _times(files.best, staged, inputs, runtime) if timed else None
             result = Int8Result(
                 path,
                 graph.value,
-                _answering(runtime),
+                answering(runtime),
                 staged.stat().st_size,
                 files.best.stat().st_size,
                 agreement,
                 images.count,
                 7 if narrow else 8,
                 times,
-                (*images.warnings, *_warnings(runtime, narrow)),
+                (*_warnings_of(images), *_warnings(runtime, narrow)),
             )
     return result
 
@@ -197,70 +193,6 @@ def _floats(source: Captured, folder: Path, graph: Target, runtime: str) -> _Flo
     )
 
 
-def _calls(chunk: Row, fixed: int | None) -> list[tuple[Row, int]]:
-    """``chunk`` in calls of ``fixed`` rows, the last row repeated where they do not suffice; rows of each."""
-    count = len(chunk[0])
-    if fixed is None:
-        return [(chunk, count)]
-    calls = []
-    for first in range(0, count, fixed):
-        rows = torch.arange(first, first + fixed).clamp(max=count - 1)
-        calls.append((tuple(x[rows] for x in chunk), min(fixed, count - first)))
-    return calls
-
-
-def _answering(runtime: str) -> str:
-    """The runtime that answers: onnxruntime where the other is not installed."""
-    return "onnxruntime" if runtime == "openvino" and openvino.missing() else runtime
-
-
-def _agreement(best: Path, file: Path, images: Images, fixed: int | None, runtime: str) -> Agreement:
-    """Agreement of ``file`` with the float file on the inputs kept aside, or on all if there are none."""
-    chunks = images.held_out or images.chunks
-    name = _answering(runtime)
-    try:
-        exact, approximate = (_answers(each, chunks, fixed, name) for each in (best, file))
-    except OctifyError:
-        raise
-    except Exception as error:  # the runtime's own, which share no base class
-        raise ExportError(f"{name} does not run the int8 file", why=shortened(error)) from error
-    if not exact:
-        raise OctifyError("the model has no floating point output", why="there is nothing to compare")
-    agreement = compare(exact, approximate, held_out=bool(images.held_out))
-    if not math.isfinite(agreement.relative_error):
-        raise CheckFailed(
-            "the int8 file answers with values that are not finite where the float file does not"
-        )
-    return agreement
-
-
-def _answers(file: Path, chunks: Sequence[Row], fixed: int | None, runtime: str) -> list[Output]:
-    """Every floating point output of ``file`` over all ``chunks``."""
-    parts: list[list[Tensor]] = []
-    run = _runner(file, runtime)
-    for chunk in chunks:
-        for call, rows in _calls(chunk, fixed):
-            answers = [y[:rows] if y.ndim else y for y in run(call) if y.is_floating_point()]
-            parts.append(answers)
-    return [
-        torch.cat([part if part.ndim else part[None] for part in each]) for each in zip(*parts, strict=True)
-    ]
-
-
-def _runner(file: Path, runtime: str) -> Any:
-    names = [value.name for value in onnx.load(file, load_external_data=False).graph.input]
-    if runtime == "openvino":
-        model = openvino.compiled(file, torch.get_num_threads())
-
-        def infer(call: Row) -> list[Tensor]:
-            answers = model(list(feed_of(names, call).values()))
-            return [torch.from_numpy(answers[output].copy()) for output in model.outputs]
-
-        return infer
-    session = session_of(file, torch.get_num_threads())
-    return lambda call: [torch.from_numpy(y) for y in session.run(None, feed_of(names, call))]
-
-
 def _require(agreement: Agreement, min_agreement: float | None, max_error: float | None, path: Path) -> None:
     """Raise CheckFailed, and OctifyError where there are no classes to agree on."""
     where = f"measured on {agreement.inputs} inputs. {path} was not written"
@@ -287,7 +219,7 @@ def _require(agreement: Agreement, min_agreement: float | None, max_error: float
 
 def _times(best: Path, file: Path, inputs: tuple[Any, ...], runtime: str) -> Times | None:
     """Both files in rounds on this machine; None where that is not possible."""
-    if _answering(runtime) != runtime or not all(isinstance(x, Tensor) for x in inputs):
+    if answering(runtime) != runtime or not all(isinstance(x, Tensor) for x in inputs):
         return None
     rows = bench({"float": best, "int8": file}, inputs, runtimes=[runtime], rounds=ROUNDS, memory=False).rows
     base, row = rows[0].timing, rows[1].timing
@@ -295,14 +227,25 @@ def _times(best: Path, file: Path, inputs: tuple[Any, ...], runtime: str) -> Tim
     return Times(runtime, rows[0].batch, base.median, row.median, ratio.value, (ratio.low, ratio.high))
 
 
+def _warnings_of(images: Images) -> tuple[str, ...]:
+    """Warnings about the inputs; where they are few, about ranges and not about calibration's fit."""
+    if images.held_out:
+        return images.warnings
+    few = (
+        f"{images.count} calibration input(s) are too few to keep some aside: the agreement is that on inputs"
+        " which the ranges were measured on; 100 are enough"
+    )
+    return (*images.warnings[:-1], few)  # the last one is that they are few for a fit
+
+
 def _warnings(runtime: str, narrow: bool) -> list[str]:
     warnings = []
-    if _answering(runtime) != runtime:
+    if answering(runtime) != runtime:
         warnings.append(f"the file was run in onnxruntime and not timed: openvino {openvino.missing()}")
     if _overflows(runtime) and not narrow:
         warnings.append(
-            "this processor has no VNNI: in onnxruntime its sums of products of 8 bits overflow, and others answer"
-            " better; those with weights of 7 bits (--reduce-range) never do"
+            "this processor has no VNNI: in onnxruntime its sums of products of 8 bits overflow, and other"
+            " processors answer better; with weights of 7 bits (--reduce-range) they never do"
         )
     return warnings
 
