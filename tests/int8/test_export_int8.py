@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import octify
 from octify.errors import CheckFailed, OctifyError
 from octify.int8 import Int8Result
+from tests.export.test_targets import Inverted
 
 
 class Net(nn.Module):
@@ -71,6 +72,24 @@ def test_the_file_is_quantized_throughout(result: Int8Result) -> None:
             assert [made[name] for name in node.input] == ["DequantizeLinear"] * len(node.input)
     scales = [init.dims for init in graph.initializer if init.name.endswith("weight_scale")]
     assert any(list(dims) and dims[0] > 1 for dims in scales)  # one scale a channel
+
+
+def test_what_is_put_side_by_side_has_one_scale(data: Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = data[..., :14, :14]
+    octave = octify.convert(Inverted().eval(), x[:1], 0.5, rules="everywhere").model
+    result = octify.export_int8(octave, x[:1], tmp_path / "x.onnx", [x], timed=False)
+    assert result.agreement.relative_error < 0.2
+    graph = onnx.load(result.path).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    values = {init.name: onnx.numpy_helper.to_array(init) for init in graph.initializer}
+    pairs = 0
+    for node in graph.node:
+        sources = [makers[name] for name in node.input] if node.op_type == "Concat" else []
+        if sources and all(source.op_type == "DequantizeLinear" for source in sources):
+            pairs += 1
+            assert len({(*map(float, (values[q.input[1]], values[q.input[2]])),) for q in sources}) == 1
+    assert pairs >= 2
 
 
 def test_the_result_says_what_the_file_is(result: Int8Result, octave: nn.Module, data: Tensor) -> None:
