@@ -11,6 +11,7 @@ never widened to where they cut.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
@@ -53,21 +54,28 @@ def shared(graph: ir.Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
     groups: dict[str, list[str]] = defaultdict(list)
     for name in ranges:
         groups[root(_origin(name, origins))].append(name)
-    makers = {str(node.outputs[0].name): node.op_type for node in graph if len(node.outputs) == 1}
+    makers = {str(node.outputs[0].name): node for node in graph if len(node.outputs) == 1}
     result = {}
     for members in groups.values():
         common_range = _union([ranges[member] for member in members])
         for name in members:
-            maker = makers.get(_origin(name, origins), "")
-            result[name] = common_range if _may_be(common_range, ranges[name], maker) else ranges[name]
+            low, high = _limits(makers.get(_origin(name, origins)), ranges[name])
+            fits = low <= common_range[0] and common_range[1] <= high
+            result[name] = common_range if fits else ranges[name]
     return result
 
 
-def _may_be(wide: Range, own: Range, maker: str) -> bool:
-    """Check that what ``maker`` cuts off lies outside the range ``wide`` as it lies outside its ``own``."""
-    if maker == "Relu":
-        return wide[0] >= 0
-    return maker != "Clip" or (wide[0] >= own[0] and wide[1] <= own[1])
+def _limits(maker: ir.Node | None, own: Range) -> Range:
+    """Where ``maker`` cuts off; its ``own`` range where that is computed."""
+    if maker is not None and maker.op_type == "Relu":
+        return 0.0, math.inf
+    if maker is None or maker.op_type != "Clip":
+        return -math.inf, math.inf
+    ends = [-math.inf, math.inf]
+    for index, value in enumerate(maker.inputs[1:3]):
+        if value is not None:
+            ends[index] = own[index] if value.const_value is None else float(value.const_value.numpy().item())
+    return ends[0], ends[1]
 
 
 def _origin(name: str, origins: Mapping[str, str]) -> str:
