@@ -172,16 +172,16 @@ def backward_hooks(module: nn.Module) -> Mapping[int, Any]:
 def _hooks(module: nn.Module, table: str) -> Mapping[int, Any]:
     own = vars(module)
     if table in own:
-        found: Mapping[int, Any] = own[table]
-        return found
+        hooks: Mapping[int, Any] = own[table]
+        return hooks
     every = (v for k, v in own.items() if "hook" in k and isinstance(v, Mapping))
     return {handle: hook for each in every for handle, hook in each.items()}
 
 
 def buffers_of(module: nn.Module) -> MutableMapping[str, Any]:
     """The table in which ``module`` holds its own buffers; its attributes where there is none."""
-    found: MutableMapping[str, Any] = getattr(module, "_buffers", vars(module))
-    return found
+    buffers: MutableMapping[str, Any] = getattr(module, "_buffers", vars(module))
+    return buffers
 
 
 # Padding: (last axis left, right, ..., first axis left, right).
@@ -190,8 +190,8 @@ _PADS = "_reversed_padding_repeated_twice"
 
 def reversed_pads(conv: Any) -> list[int]:
     """The pads of a convolution, last axis first, in numbers also for ``padding="same"``."""
-    known = getattr(conv, _PADS, None)
-    return list(_repeated(conv) if known is None else known)
+    pads = getattr(conv, _PADS, None)
+    return list(_repeated(conv) if pads is None else pads)
 
 
 def set_reversed_pads(conv: Any, pads: Sequence[int] | None = None) -> None:
@@ -227,17 +227,17 @@ with contextlib.suppress(ImportError):
 
 
 def is_watched() -> bool:
-    """Whether a tracer, a dispatch mode or a transform sees every operator; True if it cannot be told."""
+    """Return whether a tracer, a dispatch mode or a transform sees every operator; True if unknown."""
     return _tracing_state() is not None or _in_dispatch_mode() or _transform() is not None
 
 
 def has_global_hooks() -> bool:
-    """Whether hooks are set on all modules at once; True if it cannot be told."""
+    """Return whether global module hooks are registered; True if that is unknown."""
     return bool(_any_global_hook())
 
 
 def has_onednn() -> bool:
-    """Whether oneDNN is there and may be used."""
+    """Return whether oneDNN is available and enabled."""
     return _has_onednn and bool(_onednn_enabled())
 
 
@@ -357,5 +357,5 @@ except ImportError:
 
 
 def is_exported_operation(target: Any) -> bool:
-    """Whether a node's target is an operator overload, as the graphs of ``torch.export`` have them."""
+    """Return whether a node's target is an operator overload, as the graphs of ``torch.export`` have them."""
     return type(target).__name__ == "OpOverload"

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from octify.allocate.plans import Plans
 from octify.allocate.search import convert_to
-from octify.allocate.target import Allocation, Rival
 from octify.artefact.files import PLAN, REPORT, WEIGHTS, weights_of
 from octify.calibrate.inputs.synthetic import NO_IMAGES, can_be_made
 from octify.calibrate.options import Calibration, Target
@@ -22,7 +21,6 @@ from octify.calibrate.rotate import in_basis
 from octify.calibrate.spectrum import by_frequency, spectra
 from octify.checks.alpha import check_alpha
 from octify.checks.door import check_model
-from octify.compare.outputs import Agreement
 from octify.errors import OctifyError
 from octify.files import staged_directory
 from octify.kernels.taps import Scheme
@@ -35,9 +33,8 @@ from octify.planning.planner import planned
 from octify.planning.ruleset import RuleSet, load_rules
 from octify.progress import Progress, Tell
 from octify.report import Report
-from octify.report.allocation import AllocationRow, RivalRow, SetRow
 from octify.report.build import UNCALIBRATED, build_report
-from octify.report.calibration import BranchError, CalibrationRow, OutputError, RotationRow
+from octify.report.calibration import CalibrationRow, RotationRow
 from octify.source.dtype import examples_of
 from octify.trace import Traced
 from octify.trace.parts import measure_nodes
@@ -183,10 +180,10 @@ def _to_target(plans: Plans, options: Calibration, tell: Tell) -> Result:
     selected, allocation = convert_to(plans, images, options, progress=progress)
     based, layout = in_basis(plans.traced, selected.plan), selected.rewritten.resolved
     curves, final = spectra(based, layout, images.chunks), Planned(selected.plan, layout)
-    spectrum = by_frequency(based, final, curves, images.given, synthetic=options.synthetic)
+    spectrum = by_frequency(based, final, curves, images.user_count, synthetic=options.synthetic)
     before = uncalibrated(plans.traced, Planned(selected.origin), images)
     result = _calibrated(plans.traced, replace(selected, before=before, spectrum=spectrum), tell)
-    return replace(result, report=with_allocation(result.report, allocation))
+    return replace(result, report=replace(result.report, allocation=allocation))
 
 
 def _counting(tell: Tell) -> Progress:
@@ -231,9 +228,9 @@ def with_calibration(report: Report, calibrated: Calibrated) -> Report:
         calibrated.images,
         calibrated.after.inputs,
         calibrated.after.held_out,
-        _output(calibrated.before),
-        _output(calibrated.after),
-        tuple(BranchError(e.path, e.branch, e.before, e.after) for e in calibrated.layers),
+        calibrated.before.error,
+        calibrated.after.error,
+        calibrated.layers,
         tuple(sorted(calibrated.left.items())),
         None if calibrated.distilled is None else calibrated.distilled.sentence(),
         tuple(_rotation(rotation) for rotation in calibrated.plan.rotations),
@@ -243,33 +240,6 @@ def with_calibration(report: Report, calibrated: Calibrated) -> Report:
     return replace(report, calibration=row, warnings=merged, spectrum=calibrated.spectrum)
 
 
-def with_allocation(report: Report, allocation: Allocation) -> Report:
-    """Copy of ``report`` with the choice of its alphas to meet a target."""
-    totals = report.totals
-    row = AllocationRow(
-        allocation.target.kind,
-        allocation.target.value,
-        totals.macs_after / totals.macs_before if totals.macs_before else 1.0,
-        allocation.chosen,
-        allocation.why,
-        tuple(SetRow(each.paths, each.alpha) for each in allocation.sets),
-        None if allocation.per_set is None else _rival(allocation.per_set),
-        _rival(allocation.uniform),
-        allocation.uniform_alpha,
-        allocation.effort,
-        allocation.trials,
-    )
-    return replace(report, allocation=row)
-
-
-def _rival(rival: Rival) -> RivalRow:
-    return RivalRow(rival.macs_ratio, rival.relative_error)
-
-
 def _rotation(rotation: Rotation) -> RotationRow:
     writers = tuple(writer.path for writer in rotation.writers)
     return RotationRow(writers, rotation.channels, rotation.low, rotation.lost_before, rotation.lost)
-
-
-def _output(agreement: Agreement) -> OutputError:
-    return OutputError(agreement.relative_error, agreement.agreement)

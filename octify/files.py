@@ -123,7 +123,7 @@ def _kind(path: Path) -> str:
 
 
 def _may_be_exchanged(destination: Path) -> bool:
-    """Whether a folder may become another one: not where somebody stands in it, nor a file system's root."""
+    """Return whether a folder may be replaced: no mount point, nor around the working directory."""
     if not destination.is_dir() or os.path.ismount(destination):
         return False
     here = Path.cwd()

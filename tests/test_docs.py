@@ -38,6 +38,7 @@ class Net(nn.Module):
         return self.head(self.last(self.body(self.stem(x))).relu().mean((2, 3)))
 
 
+@pytest.mark.usefixtures("short_calibration")
 @pytest.mark.parametrize(
     ("page", "code"), list(blocks("python")), ids=lambda value: getattr(value, "name", "")
 )

@@ -136,6 +136,6 @@ def convex(shares: Sequence[float], errors: Sequence[float]) -> tuple[float, ...
 
 
 def _is_above(point: tuple[float, float], left: tuple[float, float], right: tuple[float, float]) -> bool:
-    """Whether a point lies on or above the line between its neighbours."""
+    """Return whether a point lies on or above the line between its neighbours."""
     rise, run = right[1] - left[1], right[0] - left[0]
     return (point[1] - left[1]) * run >= rise * (point[0] - left[0])

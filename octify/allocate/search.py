@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 
 from octify.allocate.curves import error_curves
 from octify.allocate.plans import Path, Plans, first
-from octify.allocate.target import Allocation, Rival, SetAlpha
 from octify.calibrate.inputs.images import Images
 from octify.calibrate.options import Calibration, Target
 from octify.calibrate.recipe import Calibrated, calibrate_on
@@ -26,6 +25,7 @@ from octify.errors import CheckFailed, OctifyError
 from octify.passes.resolve import Planned
 from octify.plan import Plan
 from octify.progress import Progress
+from octify.report.allocation import AllocationRow, RivalRow, SetRow
 
 _SPANS = (8, 4, 2, 1, 1)  # stops between trials with the full effort
 
@@ -65,7 +65,7 @@ def convert_to(
     options: Calibration,
     *,
     progress: Progress = lambda what, done, of: None,
-) -> tuple[Calibrated, Allocation]:
+) -> tuple[Calibrated, AllocationRow]:
     """Search for the model that meets the target of ``options``, and calibrate it.
 
     Raises CheckFailed when no plan meets it, saying how near one comes; OctifyError when there are too
@@ -76,7 +76,7 @@ def convert_to(
     return _to_macs(target, trials) if target.kind == "macs" else _to_error(target, trials)
 
 
-def _to_macs(target: Target, trials: _Trials) -> tuple[Calibrated, Allocation]:
+def _to_macs(target: Target, trials: _Trials) -> tuple[Calibrated, AllocationRow]:
     plans = trials.plans
     uniform = plans.uniform_below(target.value)
     if uniform is None:
@@ -119,20 +119,33 @@ def _rounded_up(ratio: float) -> str:
     return f"{min(0.99, int(ratio * 100) / 100 + 0.01):.2f}"
 
 
-def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[Calibrated, Allocation]:
+def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[Calibrated, AllocationRow]:
     """Result of the uniform plan, without a rival."""
     result = trials.calibrated(uniform, trials.effort, "uniform alpha")
     lower = _lower(target, trials.plans, result)
     if lower is not None:
         uniform, result = lower, trials.calibrated(lower, trials.effort, "uniform alpha")
-    rival = Rival(trials.plans.true_ratio(result.rewritten), result.after.relative_error)
+    rival = RivalRow(trials.plans.true_ratio(result.rewritten), result.after.relative_error)
     sets = _sets(trials.plans, result.plan)
-    return result, Allocation(target, "uniform", why, sets, None, rival, uniform.alpha, trials.effort, 0)
+    row = AllocationRow(
+        target.kind,
+        target.value,
+        rival.macs_ratio,
+        "uniform",
+        why,
+        sets,
+        None,
+        rival,
+        uniform.alpha,
+        trials.effort,
+        0,
+    )
+    return result, row
 
 
 def _better(
     target: Target, trials: _Trials, uniform: Plan, ours: Calibrated, tried: int = 0
-) -> tuple[Calibrated, Allocation]:
+) -> tuple[Calibrated, AllocationRow]:
     """Result with alpha per set, or with a uniform alpha if its error is smaller."""
     theirs = trials.calibrated(uniform, trials.comparing, "uniform alpha")
     errors = [each.after.relative_error for each in (ours, theirs)]
@@ -144,13 +157,16 @@ def _better(
         + (", which may be chance" if worse and errors[0] < errors[1] else "")
     )
     result = theirs if worse else ours
-    allocation = Allocation(
-        target,
+    ratios = [trials.plans.true_ratio(each.rewritten) for each in (ours, theirs)]
+    allocation = AllocationRow(
+        target.kind,
+        target.value,
+        ratios[worse],
         "uniform" if worse else "per set",
         why,
         _sets(trials.plans, result.plan),
-        Rival(trials.plans.true_ratio(ours.rewritten), errors[0]),
-        Rival(trials.plans.true_ratio(theirs.rewritten), errors[1]),
+        RivalRow(ratios[0], errors[0]),
+        RivalRow(ratios[1], errors[1]),
         uniform.alpha,
         trials.comparing,
         tried,
@@ -161,7 +177,7 @@ def _better(
 
 
 def _clear(trials: _Trials, ours: Calibrated, theirs: Calibrated) -> bool:
-    """Whether ``ours`` is better on held-out inputs by more than the standard error of the difference."""
+    """Return whether ``ours`` beats ``theirs`` on held-out inputs by more than a standard error."""
     modules = (trials.plans.traced.module, ours.rewritten.module, theirs.rewritten.module)
     gain, error = advantage(*(outputs(module, trials.images.held_out) for module in modules))
     return gain > error
@@ -177,11 +193,11 @@ def _distilled(target: Target, trials: _Trials, earlier: Calibrated) -> Calibrat
     return result
 
 
-def _sets(plans: Plans, plan: Plan) -> tuple[SetAlpha, ...]:
-    return tuple(SetAlpha(free.paths, plan.conv(free.paths[0]).alpha_out) for free in plans.choices.free)
+def _sets(plans: Plans, plan: Plan) -> tuple[SetRow, ...]:
+    return tuple(SetRow(free.paths, plan.conv(free.paths[0]).alpha_out) for free in plans.choices.free)
 
 
-def _to_error(target: Target, trials: _Trials) -> tuple[Calibrated, Allocation]:
+def _to_error(target: Target, trials: _Trials) -> tuple[Calibrated, AllocationRow]:
     if not trials.images.held_out:
         raise OctifyError(
             "a target for the error needs more calibration inputs",

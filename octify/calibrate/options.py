@@ -56,7 +56,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a conversion is calibrated. The model's own device is used.
+    """Options of a calibration, which runs on the device of the model.
 
     Parameters
     ----------

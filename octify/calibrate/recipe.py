@@ -15,7 +15,7 @@ from octify.calibrate.device import require_doubles
 from octify.calibrate.distill.distill import distill
 from octify.calibrate.distill.judge import Distilled
 from octify.calibrate.fit.match import match_norms
-from octify.calibrate.fit.repair import LayerError, Repaired, repair
+from octify.calibrate.fit.repair import Repaired, repair
 from octify.calibrate.fit.solve import REFITS
 from octify.calibrate.inputs.augment import enlarged
 from octify.calibrate.inputs.few import joined_by_made
@@ -24,18 +24,20 @@ from octify.calibrate.inputs.synthetic import synthetic_images
 from octify.calibrate.options import Calibration
 from octify.calibrate.rotate import in_basis, rotate, with_rotations
 from octify.calibrate.spectrum import by_frequency, spectra
-from octify.compare.outputs import Agreement, compare, outputs
+from octify.compare.agreement import Agreement
+from octify.compare.outputs import compare, outputs
 from octify.errors import OctifyError
 from octify.passes.resolve import Planned
 from octify.passes.rewrite import Rewritten, rewrite
 from octify.plan import Plan
 from octify.progress import Progress
+from octify.report.calibration import BranchError
 from octify.report.spectrum import SpectrumRow
 from octify.trace import Traced
 
 STEPS: Mapping[str, int] = {"standard": 300, "thorough": 900}  # of distillation
 SECONDS: Mapping[str, float] = {"standard": 240.0}  # that it may take, of two cores
-_MADE = 2  # times as many steps of ``standard`` where images are made, in which more errors are left
+_STEPS_FACTOR = 2  # times as many steps of ``standard`` where images are made, in which more errors are left
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Calibrated:
     images: int
     origin: Plan
     after: Agreement
-    layers: tuple[LayerError, ...]
+    layers: tuple[BranchError, ...]
     left: Mapping[str, str]
     warnings: tuple[str, ...]
     before: Agreement | None = None
@@ -140,14 +142,14 @@ def calibrate_on(
     after = compare(target, outputs(rewritten.module, measured), held_out=held)
     final = Planned(chosen.plan, rewritten.resolved)
     synthetic = options.synthetic
-    spectrum = curves and by_frequency(teacher, final, curves, images.given, synthetic=synthetic)
+    spectrum = curves and by_frequency(teacher, final, curves, images.user_count, synthetic=synthetic)
     return Calibrated(
         chosen.plan,
         rewritten,
         options.effort,
         options.order,
         synthetic,
-        images.given,
+        images.user_count,
         planned.plan,
         after,
         repaired.layers,
@@ -181,7 +183,7 @@ def images_of(
     if isinstance(options.data, str):
         data = synthetic_images(traced, seed=options.seed, progress=progress)
         images = gather(traced, data, most=most, device=device)
-        return replace(images, made=images.count)
+        return replace(images, generated=images.count)
     images = gather(traced, options.data, most=most, device=device)
     return joined_by_made(traced, images, options.seed, progress) if options.effort in STEPS else images
 
@@ -231,7 +233,7 @@ def steps_of(images: Images, options: Calibration) -> int:
         return steps
     if not images.held_out:
         return 0
-    return _MADE * steps if images.made else steps
+    return _STEPS_FACTOR * steps if images.generated else steps
 
 
 def repair_on(

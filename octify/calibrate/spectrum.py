@@ -70,21 +70,21 @@ def by_frequency(
     for conv in resolved.layout.convs:
         if conv.path in converted:
             readers.setdefault(_source(traced, conv), []).append(conv)
-    known = {
+    by_source = {
         _source(traced, conv): measured[conv.node] for conv in resolved.layout.convs if conv.node in measured
     }
     maps, bands = [], []
     for source, convs in readers.items():
         mask = mask_of(convs[0].ids_in, resolved.low)
-        if source not in known or mask is None:
+        if source not in by_source or mask is None:
             continue
-        found = known[source]
-        bands.append((found, mask))
+        spectrum = by_source[source]
+        bands.append((spectrum, mask))
         paths = tuple(dict.fromkeys(conv.path for conv in convs))
-        maps.append(MapRow(paths, found.size, _band([(found, mask)]), _band([(found, ~mask)])))
+        maps.append(MapRow(paths, spectrum.size, _band([(spectrum, mask)]), _band([(spectrum, ~mask)])))
     if not maps:
         return None
-    low, high = _band(bands), _band([(found, ~mask) for found, mask in bands])
+    low, high = _band(bands), _band([(spectrum, ~mask) for spectrum, mask in bands])
     edges = tuple(i * _WIDTH for i in range(BINS + 1))
     return SpectrumRow(min(inputs, _MOST_INPUTS), synthetic, edges, low, high, tuple(maps))
 
@@ -154,8 +154,8 @@ def _mean(parts: Sequence[tuple[tuple[int, ...], Tensor, Tensor]]) -> ChannelSpe
 
 def _band(groups: Sequence[tuple[ChannelSpectra, Mask]]) -> BandRow:
     """The mean over the channels that the masks name, each the same weight."""
-    power = torch.cat([found.power[torch.from_numpy(np.asarray(mask))] for found, mask in groups])
-    share = torch.cat([found.share[torch.from_numpy(np.asarray(mask))] for found, mask in groups])
+    power = torch.cat([spectrum.power[torch.from_numpy(np.asarray(mask))] for spectrum, mask in groups])
+    share = torch.cat([spectrum.share[torch.from_numpy(np.asarray(mask))] for spectrum, mask in groups])
     lively = ~share.isnan()
     mean = power[lively].nanmean(0)
     return BandRow(
@@ -167,10 +167,10 @@ def _band(groups: Sequence[tuple[ChannelSpectra, Mask]]) -> BandRow:
 
 def _first_readers(traced: Traced, resolved: Resolved) -> list[ConvNode]:
     """First call among all calls of convolutions that read one value."""
-    found: dict[str, ConvNode] = {}
+    first: dict[str, ConvNode] = {}
     for conv in resolved.layout.convs:
-        found.setdefault(_source(traced, conv), conv)
-    return list(found.values())
+        first.setdefault(_source(traced, conv), conv)
+    return list(first.values())
 
 
 def _source(traced: Traced, conv: ConvNode) -> str:
@@ -181,10 +181,10 @@ def _source(traced: Traced, conv: ConvNode) -> str:
 
 def _few(chunks: Chunks) -> list[tuple[Tensor, ...]]:
     """The first inputs of ``chunks``, at most ``_MOST_INPUTS``."""
-    found: list[tuple[Tensor, ...]] = []
+    inputs: list[tuple[Tensor, ...]] = []
     left = _MOST_INPUTS
     for chunk in chunks:
         if left > 0:
-            found.append(tuple(x[:left] for x in chunk))
+            inputs.append(tuple(x[:left] for x in chunk))
             left -= len(chunk[0])
-    return found
+    return inputs

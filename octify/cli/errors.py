@@ -83,7 +83,7 @@ def say(text: str) -> None:
 
 
 def is_interrupt(error: BaseException | None) -> bool:
-    """Whether an exception stems from a Ctrl-C that the model's code caught (a bare ``except``)."""
+    """Return whether an exception stems from a Ctrl-C that the model's code caught (a bare ``except``)."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True

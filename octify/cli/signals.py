@@ -24,7 +24,7 @@ def install() -> None:
 
 
 def interrupted() -> bool:
-    """Whether a KeyboardInterrupt comes from a Ctrl-C: a model's code can raise one as well."""
+    """Return whether a KeyboardInterrupt comes from a Ctrl-C; a model's code can raise one as well."""
     return bool(_received) or not _installed
 
 

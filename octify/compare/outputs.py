@@ -3,42 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from octify.compare.agreement import Agreement, OutputError
 from octify.compat import tree_leaves
 from octify.errors import OctifyError
 from octify.trace.opened import opened
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of two models, on inputs that calibration did not use (or did, see ``held_out``).
-
-    relative_error:
-        ``||converted - original|| / ||original - mean over the inputs||`` of the outputs (of one
-        input: over ``||original||``).
-    agreement:
-        Share of inputs with the original's argmax; None if the output is not (N, classes).
-    """
-
-    inputs: int
-    held_out: bool
-    relative_error: float
-    agreement: float | None
-
-    def to_dict(self) -> dict[str, object]:
-        """JSON-ready form."""
-        return {
-            "inputs": self.inputs,
-            "held_out": self.held_out,
-            "relative_error": self.relative_error,
-            "agreement": self.agreement,
-        }
-
 
 Output = Tensor | tuple[Tensor, ...]
 """One output over all inputs, or, where its size depends on the input's, one tensor for every size."""
@@ -93,7 +66,7 @@ def compare(original: Sequence[Output], converted: Sequence[Output], *, held_out
     if len(ours) == 1 and first.ndim == 2 and first.shape[1] > 1:
         agreement = float((first.argmax(1) == theirs[0].argmax(1)).double().mean())
     inputs = sum(len(part) for part in _parts(original[0]))
-    return Agreement(inputs, held_out, (error / max(spread, 1e-30)) ** 0.5, agreement)
+    return Agreement(inputs, held_out, OutputError((error / max(spread, 1e-30)) ** 0.5, agreement))
 
 
 def advantage(

@@ -145,6 +145,6 @@ def _is_iterable(value: Any) -> bool:
 
 
 def is_dataset(value: Any) -> bool:
-    """Whether an object is a map-style dataset: ``__len__`` and ``__getitem__``, no tensor or mapping."""
+    """Return whether an object is a map-style dataset: sized and indexable, no tensor or mapping."""
     sized = hasattr(value, "__len__") and hasattr(value, "__getitem__")
     return sized and not isinstance(value, (Tensor, Mapping, type))

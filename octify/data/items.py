@@ -64,7 +64,7 @@ def parse_item(
 
 
 def usable(x: Tensor) -> bool:
-    """Whether all values of an input are finite, and small enough to be squared and summed."""
+    """Return whether all values of an input are finite, and their squares can be summed without overflow."""
     return not x.is_floating_point() or bool((torch.isfinite(x) & (x.abs() <= LARGEST)).all())
 
 
@@ -118,7 +118,7 @@ def _tensor(value: Any) -> Tensor | None:
 
 
 def _fits(tensor: Tensor, spec: InputSpec) -> bool:
-    """Whether ``tensor`` is a batch, or a single sample, of ``spec``, at any spatial size."""
+    """Return whether ``tensor`` is a batch, or a single sample, of ``spec``, at any spatial size."""
     single = tensor.ndim == len(spec.shape) - 1
     shape = (1, *tensor.shape) if single else tuple(tensor.shape)
     return len(shape) == len(spec.shape) and shape[1:2] == spec.shape[1:2] and 0 not in shape

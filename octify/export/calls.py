@@ -84,7 +84,7 @@ def dynamic_shapes(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def captures(model: nn.Module, inputs: tuple[Any, ...], shapes: tuple[Any, ...] | None) -> bool:
-    """Whether ``torch.export`` captures the model, the step in which a batch size can become fixed."""
+    """Return whether ``torch.export`` captures the model, a step that can fix the batch size."""
     try:
         torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
     except Exception:  # the caller has the error of the export itself

@@ -221,7 +221,7 @@ class _Sites:
 
 
 def is_linear_in_weight(module: nn.Module) -> bool:
-    """Whether scaling ``module.weight`` and ``module.bias`` scales its output.
+    """Return whether scaling ``module.weight`` and ``module.bias`` scales its output.
 
     Not so for subclasses that normalise the weight, for parametrizations and for anything with hooks.
     """

@@ -101,7 +101,7 @@ def _fits(
     index: ir.Value | None,
     weight: ir.Value,
 ) -> MatchResult:
-    """Whether the shapes are those of two branches and of what a linear layer reads of both."""
+    """Return whether the shapes are those of two branches and of a linear layer that reads both."""
     assert image.shape is not None and flat.shape is not None
     shape = static_sizes(image.shape[1:])
     if shape is None or len(shape) != 3 or static_sizes(flat.shape[1:]) != [int(np.prod(shape))]:

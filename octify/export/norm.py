@@ -33,7 +33,7 @@ class ChannelAffine(nn.Module):
 
 @dataclass(frozen=True)
 class Norm:
-    """What a BatchNorm does in eval mode."""
+    """Affine map of a BatchNorm in eval mode."""
 
     scale: Tensor  # (C,) float64
     shift: Tensor  # (C,) float64
@@ -76,5 +76,5 @@ def norm_of(module: nn.Module) -> Norm | None:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling ``module`` does more than its forward: weight norm and spectral norm work this way."""
+    """Return whether ``module`` has hooks, by which weight norm and spectral norm work, too."""
     return bool(forward_hooks(module) or forward_pre_hooks(module) or attached(module))

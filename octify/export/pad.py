@@ -57,7 +57,7 @@ class PadIntoPool(RewriteRuleClassBase):
 
 
 def _amounts(amounts: ir.Value) -> tuple[list[int], list[int]]:
-    """What Pad adds to batch and channels, and to the axes behind them; each all begins, then all ends."""
+    """Amounts of a Pad for batch and channels, and for the spatial axes; each all begins, then all ends."""
     assert amounts.const_value is not None
     numbers = [int(n) for n in amounts.const_value.numpy().reshape(-1)]
     rank = len(numbers) // 2

@@ -11,7 +11,7 @@ from octify.export.edit import ints, text
 
 @dataclass(frozen=True)
 class Windows:
-    """Where a pooling's windows lie: one number for each spatial axis, in ``pads`` begins, then ends."""
+    """Windows of a pooling: one number for each spatial axis, in ``pads`` begins, then ends."""
 
     kernel: list[int]
     strides: list[int]
@@ -19,7 +19,7 @@ class Windows:
     pads: list[int]
 
     def uncovered(self, axis: int, size: int) -> int:
-        """How many of the last of ``size`` padded samples no window of whole length covers."""
+        """Number of samples at the end of an axis of ``size`` that no whole window covers."""
         reach = self.dilations[axis] * (self.kernel[axis] - 1) + 1
         padded = size + self.pads[axis] + self.pads[axis + len(self.kernel)]
         return (padded - reach) % self.strides[axis]

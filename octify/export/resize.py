@@ -64,7 +64,7 @@ class ResizeToConstantSize(RewriteRuleClassBase):
 
 
 def _constant_size(x: ir.Value, y: ir.Value) -> MatchResult:
-    """Whether the size is one of spatial axes alone, and known."""
+    """Return whether only spatial axes are resized, to a constant size."""
     node = producer(y)
     if x.shape is None or y.shape is None:
         return refused("a shape is unknown", node)

@@ -43,7 +43,7 @@ def sum_in_order(node: ir.Node) -> None:
 
 
 def is_end_of_sum(node: ir.Node) -> bool:
-    """Whether ``node`` is the last addition of a chain of them."""
+    """Return whether ``node`` is the last addition of a chain."""
     return _is_sum(node) and not _continues(node)
 
 
@@ -165,14 +165,14 @@ def _is_sum(node: ir.Node) -> bool:
 
 
 def _continues(node: ir.Node) -> bool:
-    """Whether ``node`` is in the middle of a chain, where its last addition will see to it."""
+    """Return whether ``node`` is inside a chain, which its last addition handles."""
     value = node.outputs[0]
     readers = [use.node for use in value.uses()]
     return _is_lone(value, "Add") and _is_sum(readers[0])
 
 
 def _is_lone(value: ir.Value, op_type: str) -> bool:
-    """Whether ``value`` is made by an operator of ``op_type`` and read once, by another one."""
+    """Return whether an operator of ``op_type`` writes ``value``, and a single operator reads it."""
     producer = value.producer()
     return (
         producer is not None

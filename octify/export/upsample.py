@@ -55,7 +55,7 @@ class UpsampleBeforeConvolution(RewriteRuleClassBase):
 
 
 def _widens(conv: ir.Node) -> bool:
-    """Whether ``conv`` is 1x1, of few channels to more."""
+    """Return whether ``conv`` is 1x1 and maps a few channels to more."""
     weight, source = conv.inputs[1], conv.inputs[0]
     if weight is None or weight.const_value is None or source is None or source.shape is None:
         return False

@@ -139,14 +139,14 @@ class _Floats:
 
 
 def _plan(target: str) -> tuple[Target, str]:
-    wanted = target_named(target)
-    if wanted not in _PLANS:
+    named = target_named(target)
+    if named not in _PLANS:
         raise OctifyError(
-            f"{wanted.value} takes no int8 ONNX file",
+            f"{named.value} takes no int8 ONNX file",
             why="it quantizes its own files, with its own tools",
             hint="export the float file, or use the target onnxruntime or openvino",
         )
-    return _PLANS[wanted]
+    return _PLANS[named]
 
 
 def _images(model: nn.Module, inputs: tuple[Any, ...], data: Iterable[Any]) -> Images:

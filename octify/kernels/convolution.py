@@ -87,7 +87,7 @@ def pool_conv_up(axis: Axis) -> Taps:
 
 
 def _commutes_with_up(axis: Axis) -> bool:
-    """Whether both phases of ``C U`` are the same low-resolution convolution, so that ``C U = U C'``."""
+    """Return whether both phases of ``C U`` are one low-resolution convolution: ``C U = U C'``."""
     first, second = conv_up_phase(axis, 0), conv_up_phase(axis, 1)
     return axis.stride == 1 and first.offsets == second.offsets and np.array_equal(first.rows, second.rows)
 

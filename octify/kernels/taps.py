@@ -45,7 +45,7 @@ class PathName(str, Enum):
 
     @property
     def keeps_resolution(self) -> bool:
-        """Whether the path leads from a branch to the same one."""
+        """Return whether the path leads from a branch to itself."""
         return self.source == self.target
 
     def __str__(self) -> str:

@@ -93,7 +93,7 @@ class Layout:
         return map_shape(self.roles(name, shape), shape) if name in self.views else tuple(shape)
 
     def reads_view(self, node: fx.Node) -> bool:
-        """Whether an operand can have low channels that are not in dimension 1."""
+        """Return whether an operand can have low channels that are not in dimension 1."""
         names = [n.name for n in node.all_input_nodes if n.name in self.views]
         return any(bool((self.ids[name] != DENSE).any()) for name in names)
 

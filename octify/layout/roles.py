@@ -43,7 +43,7 @@ class View:
 
     @property
     def standard(self) -> bool:
-        """Whether it is an ordinary (N, C, *size)."""
+        """Return whether the value is an ordinary (N, C, *size)."""
         return self.roles == standard_roles(len(self.roles))
 
     @property
@@ -89,11 +89,11 @@ def _runs(roles: str, shape: Sequence[int]) -> list[tuple[str, int]]:
 
 
 def is_vector(shape: Sequence[int]) -> bool:
-    """Whether a value (N, C, *size) is one sample per channel, or has no spatial dimensions."""
+    """Return whether a value (N, C, *size) is one sample per channel, or has no spatial dimensions."""
     return all(n == 1 for n in shape[2:])
 
 
 def is_reduced(shape: Sequence[int]) -> bool:
-    """Whether a value was reduced over a spatial axis: a vector, or a strip such as (N, C, H, 1)."""
+    """Return whether a value was reduced over a spatial axis: a vector, or a strip such as (N, C, H, 1)."""
     spatial = shape[2:]
     return is_vector(shape) or any(n == 1 for n in spatial[len(spatial) == 3 :])

@@ -1,4 +1,4 @@
-"""Which channels are low-frequency, as index lists."""
+"""Index lists of the low-frequency channels."""
 
 from __future__ import annotations
 

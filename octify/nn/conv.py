@@ -140,10 +140,10 @@ class OctaveConv(nn.Module):
         A path between groups with different numbers of low channels is an ``UnevenGroups``. Raises
         PlanError when that would take more than ``octify.nn.groups.MAX_RUNS`` convolutions.
         """
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)
-        made._build(settled(conv), low_in, low_out, kernels, exchange)
-        return made
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._build(settled(conv), low_in, low_out, kernels, exchange)
+        return layer
 
     def _build(
         self,
@@ -187,8 +187,8 @@ class OctaveConv(nn.Module):
         """The path as one plain convolution, or several where its groups differ."""
         runs = grouped.runs
         leading = [run for run in runs if run.leads]
-        made = [self._run_module(conv, name, grouped, run, out) for run in leading]
-        return made[0] if len(runs) == 1 else UnevenGroups(made, leading, len(out))
+        convs = [self._run_module(conv, name, grouped, run, out) for run in leading]
+        return convs[0] if len(runs) == 1 else UnevenGroups(convs, leading, len(out))
 
     def _run_module(
         self, conv: nn.Module, name: PathName, grouped: Grouped, run: Run, out: Sequence[int]
@@ -198,7 +198,7 @@ class OctaveConv(nn.Module):
         # The path at one resolution carries the bias; the other one does for groups that have none of it.
         alone = run.inputs == conv.in_channels // conv.groups
         bias = conv.bias if alone or name.keeps_resolution else None
-        made = (_CONV_TRANSPOSE if recipe.transposed else _CONV)[len(self.axes)](
+        layer = (_CONV_TRANSPOSE if recipe.transposed else _CONV)[len(self.axes)](
             run.inputs * groups,
             run.outputs * groups,
             recipe.kernel_size,
@@ -212,11 +212,11 @@ class OctaveConv(nn.Module):
         own = dict(conv.named_parameters(recurse=False)).get("weight")
         grad = own is None or own.requires_grad
         weight = compose_kernel(grouped.kernel(conv.weight, run), recipe, groups)
-        made.weight = nn.Parameter(weight, requires_grad=grad)
+        layer.weight = nn.Parameter(weight, requires_grad=grad)
         if bias is not None:
             channels = out[run.first_out : run.first_out + run.outputs * groups]
-            made.bias = nn.Parameter(bias.detach()[list(channels)], requires_grad=grad)
-        return made
+            layer.bias = nn.Parameter(bias.detach()[list(channels)], requires_grad=grad)
+        return layer
 
     def _padding(self, recipe: Path, name: PathName) -> tuple[int, ...]:
         """The padding a path's own convolution can do: symmetric, where that gives the right size."""
@@ -224,14 +224,14 @@ class OctaveConv(nn.Module):
             return tuple(-start for start in recipe.starts)
         size = (NOMINAL_LENGTH,) * len(self.axes)
         out = tuple(axis.output_length(n) for axis, n in zip(self.axes, size, strict=True))
-        given = low_size(size) if recipe.before == "pool" or name.source == "low" else size
-        wanted = low_size(out) if name.target == "low" or recipe.after == "up" else out
+        source_size = low_size(size) if recipe.before == "pool" or name.source == "low" else size
+        target_size = low_size(out) if name.target == "low" or recipe.after == "up" else out
         if recipe.before == "up":
-            given = size
+            source_size = size
         elif recipe.before == "pool" and name.source == "low":
-            given = low_size(low_size(size))
+            source_size = low_size(low_size(size))
         paddings = []
-        for axis, (n, need) in enumerate(zip(given, wanted, strict=True)):
+        for axis, (n, need) in enumerate(zip(source_size, target_size, strict=True)):
             left = -recipe.starts[axis]
             natural = _natural_length(recipe, axis, n, left)
             paddings.append(left if left >= 0 and natural == need else 0)
@@ -334,12 +334,12 @@ def _natural_length(recipe: Path, axis: int, n: int, padding: int) -> int:
 def convolved_to_size(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
     """``conv`` on ``x`` so that its output has spatial size ``need`` and starts at the recipe's offset."""
     extra: list[int] = []
-    for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
+    for axis, (n, length) in enumerate(zip(x.shape[2:], need, strict=True)):
         own, left = int(conv.padding[axis]), -recipe.starts[axis]
         reach = recipe.dilations[axis] * (recipe.kernel_size[axis] - 1)
-        right = (wanted - 1) * recipe.strides[axis] + reach + 1 - n - left
+        right = (length - 1) * recipe.strides[axis] + reach + 1 - n - left
         if own == left:  # more outputs than wanted are cropped; fewer need zeros on the right
-            missing = max(0, right - own) if _natural_length(recipe, axis, n, own) < wanted else 0
+            missing = max(0, right - own) if _natural_length(recipe, axis, n, own) < length else 0
             extra = [0, missing, *extra]
         else:
             extra = [left, right, *extra]
@@ -351,9 +351,9 @@ def convolved_to_size(conv: _PathModule, x: Tensor, recipe: Path, need: Sequence
 def _transposed_to_size(conv: nn.Module, x: Tensor, recipe: Path, need: Sequence[int]) -> Tensor:
     """Like ``convolved_to_size``, for a transposed convolution of stride 2."""
     extra: list[int] = []
-    for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
+    for axis, (n, length) in enumerate(zip(x.shape[2:], need, strict=True)):
         natural = (n - 1) * 2 + 2 * recipe.starts[axis] + recipe.kernel_size[axis]
-        extra = [0, max(0, (wanted - natural + 1) // 2), *extra]
+        extra = [0, max(0, (length - natural + 1) // 2), *extra]
     if any(extra):
         x = F.pad(x, extra)
     return crop(conv(x), need)

@@ -116,19 +116,21 @@ class OctaveConvTranspose(OctaveConv):
         return transposed_path(name, self._geometry)
 
     def _run_module(self, conv: nn.Module, name: PathName, *args: Any) -> nn.Module:
-        made = super()._run_module(conv, name, *args)
+        layer = super()._run_module(conv, name, *args)
         recipe = self.recipes[name]
         if recipe.transposed:
-            made.output_padding = self._output_padding(recipe, name)  # type: ignore[assignment]
-        return made
+            layer.output_padding = self._output_padding(recipe, name)  # type: ignore[assignment]
+        return layer
 
     def _output_padding(self, recipe: Path, name: PathName) -> tuple[int, ...]:
         """Samples that the path's transposed convolution lacks on the right at even sizes."""
         size = (NOMINAL_LENGTH,) * len(self.axes)
         out = tuple(axis.output_length(n) for axis, n in zip(self.axes, size, strict=True))
-        given = low_size(size) if name.source == "low" else size
-        wanted = low_size(out) if recipe.after == "up" or (name.target == "low" and not recipe.after) else out
-        lengths = zip(given, wanted, recipe.strides, strict=True)
+        source_size = low_size(size) if name.source == "low" else size
+        target_size = (
+            low_size(out) if recipe.after == "up" or (name.target == "low" and not recipe.after) else out
+        )
+        lengths = zip(source_size, target_size, recipe.strides, strict=True)
         return tuple(
             min(max(0, need - _spread(recipe, axis, n)), stride - 1)
             for axis, (n, need, stride) in enumerate(lengths)
@@ -141,8 +143,8 @@ class OctaveConvTranspose(OctaveConv):
             return convolved_to_size(conv, x, recipe, need)  # type: ignore[arg-type]
         extra: list[int] = []
         own = self._output_padding(recipe, name)
-        for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
-            lacking = wanted - _spread(recipe, axis, n) - own[axis]
+        for axis, (n, length) in enumerate(zip(x.shape[2:], need, strict=True)):
+            lacking = length - _spread(recipe, axis, n) - own[axis]
             extra = [0, max(0, -(-lacking // recipe.strides[axis])), *extra]
         if any(extra):
             x = F.pad(x, extra)

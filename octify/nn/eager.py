@@ -28,7 +28,7 @@ _FEW = 150  # taps times positions: oneDNN brings weights into its layout at eve
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether ``x`` is an ordinary float32 tensor on the CPU, and nothing but its value is wanted."""
+    """Return whether ``x`` is an ordinary float32 tensor on the CPU, in inference without tracing."""
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor
@@ -41,7 +41,7 @@ def is_plain(x: Tensor) -> bool:
 
 
 def is_bare(conv: nn.Module) -> bool:
-    """Whether calling ``conv`` does no more than an ``nn.Conv2d`` does: nothing is hooked in."""
+    """Return whether calling ``conv`` is the same as calling an ``nn.Conv2d``: it has no hooks."""
     return (
         type(conv) is nn.Conv2d
         and not forward_hooks(conv)
@@ -63,7 +63,7 @@ def convolved(conv: nn.Module, x: Tensor) -> Tensor:
 
 
 def _is_for_onednn(conv: nn.Module, x: Tensor) -> bool:
-    """Whether oneDNN is there, and takes the convolution: PyTorch itself asks it for grouped ones."""
+    """Return whether to call oneDNN for the convolution; PyTorch itself does so for grouped ones."""
     assert isinstance(conv, nn.Conv2d)
     if conv.kernel_size[0] * conv.kernel_size[1] * x.shape[0] * x.shape[2] * x.shape[3] < _FEW:
         return False

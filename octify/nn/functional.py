@@ -21,7 +21,7 @@ _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def octave_axes(spatial_dims: int) -> tuple[bool, ...]:
-    """Which spatial axes the low branch halves: both of an image, the last two of a video."""
+    """Flags of the spatial axes that the low branch halves: both of an image, the last two of a video."""
     return {1: (True,), 2: (True, True), 3: (False, True, True)}[spatial_dims]
 
 
@@ -60,7 +60,7 @@ def upsample(low: Tensor, size: Sequence[int]) -> Tensor:
     compute a size.
     """
     have = low.shape[2:]
-    factors = [1.0 if n == wanted else 2.0 for n, wanted in zip(have, size, strict=True)]
+    factors = [1.0 if n == length else 2.0 for n, length in zip(have, size, strict=True)]
     if all(factor == 1.0 for factor in factors):
         return low
     y = F.interpolate(low, scale_factor=factors, mode="nearest")
@@ -69,9 +69,9 @@ def upsample(low: Tensor, size: Sequence[int]) -> Tensor:
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:
     """The first ``size`` samples along each spatial axis."""
-    for dim, wanted in enumerate(size, start=2):
-        if x.shape[dim] != wanted:
-            x = x.narrow(dim, 0, wanted)
+    for dim, length in enumerate(size, start=2):
+        if x.shape[dim] != length:
+            x = x.narrow(dim, 0, length)
     return x
 
 

@@ -36,7 +36,7 @@ class Run:
 
     @property
     def leads(self) -> bool:
-        """Whether there is anything to compute."""
+        """Return whether the path has inputs and outputs."""
         return bool(self.inputs and self.outputs)
 
 
@@ -63,14 +63,14 @@ class Grouped:
     @property
     def runs(self) -> tuple[Run, ...]:
         """Runs of equal groups, in order; groups without any channel here are passed over."""
-        made = []
+        result = []
         first_in = first_out = 0
         present = [g for g in range(len(self.into)) if self.into[g] or self.out[g]]
         for (inputs, outputs), same in groupby(present, lambda g: (len(self.into[g]), len(self.out[g]))):
             groups = tuple(same)
-            made.append(Run(groups, inputs, outputs, first_in, first_out))
+            result.append(Run(groups, inputs, outputs, first_in, first_out))
             first_in, first_out = first_in + inputs * len(groups), first_out + outputs * len(groups)
-        return tuple(made)
+        return tuple(result)
 
     def kernel(self, weight: Tensor, run: Run) -> Tensor:
         """The part of ``weight`` (O, I / groups, *taps) that connects the channels of ``run``."""
@@ -85,10 +85,10 @@ class Grouped:
 def _by_group(channels: Sequence[int], count: int, groups: int) -> tuple[tuple[int, ...], ...]:
     """Channels counted from the first of their group."""
     per = count // groups
-    found: list[list[int]] = [[] for _ in range(groups)]
+    by_group: list[list[int]] = [[] for _ in range(groups)]
     for channel in channels:
-        found[channel // per].append(channel % per)
-    return tuple(tuple(own) for own in found)
+        by_group[channel // per].append(channel % per)
+    return tuple(tuple(own) for own in by_group)
 
 
 def _take(weight: Tensor, dim: int, channels: Sequence[int]) -> Tensor:
@@ -100,7 +100,7 @@ def _take(weight: Tensor, dim: int, channels: Sequence[int]) -> Tensor:
 
 
 def is_scattered(conv: nn.Module, low_in: Sequence[int], low_out: Sequence[int]) -> bool:
-    """Whether some path of ``conv`` in octave form would take more than ``MAX_RUNS`` convolutions."""
+    """Return whether some path of ``conv`` in octave form would take more than ``MAX_RUNS`` convolutions."""
     assert isinstance(conv, ConvNd)
     if conv.groups == 1:
         return False
@@ -116,7 +116,7 @@ def _branches(channels: int, low: Sequence[int]) -> tuple[list[int], list[int]]:
 
 
 def needs_no_exchange(layer: nn.Module, low_in: Sequence[int], low_out: Sequence[int]) -> bool:
-    """Whether a layer can do without its high-to-low and low-to-high paths (``exchange = "spatial"``).
+    """Return whether a layer needs no high-to-low and low-to-high paths (``exchange = "spatial"``).
 
     It must be a 1x1 convolution, or a linear layer, whose every output still has inputs then: in every
     group, high ones for high outputs and low ones for low outputs. Where one side is dense the paths between
@@ -176,7 +176,7 @@ class UnevenGroups(nn.Module):
         return zip(self.convs, (run.first_out for run in self.runs), strict=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        made: list[Tensor] = []
+        outputs: list[Tensor] = []
         done = 0
         for conv, run in zip(self.convs, self.runs, strict=True):
             y = conv(x.narrow(1, run.first_in, run.inputs * len(run.groups)))
@@ -184,9 +184,9 @@ class UnevenGroups(nn.Module):
             zeros_after = self.out_channels - stop if run is self.runs[-1] else 0
             if run.first_out > done or zeros_after:
                 y = F.pad(y, [*[0, 0] * (y.ndim - 2), run.first_out - done, zeros_after])
-            made.append(y)
+            outputs.append(y)
             done = stop
-        return made[0] if len(made) == 1 else torch.cat(made, 1)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
 
     def extra_repr(self) -> str:
         return f"{sum(len(run.groups) for run in self.runs)} groups in {len(self.runs)} runs"

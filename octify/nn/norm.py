@@ -46,15 +46,15 @@ class OctaveChannelwise(nn.Module):
     @classmethod
     def from_module(cls, module: nn.Module, channels: int, low: Sequence[int]) -> OctaveChannelwise:
         """Split a per-channel ``module`` of ``channels`` channels at the low channels ``low``."""
-        made = cls.__new__(cls)
+        layer = cls.__new__(cls)
         high_channels, low_channels = split_indices(channels, low)
         OctaveChannelwise.__init__(
-            made,
+            layer,
             select_channels(module, channels, high_channels) if high_channels else None,
             select_channels(module, channels, low_channels) if low_channels else None,
         )
-        made.train(module.training)
-        return made
+        layer.train(module.training)
+        return layer
 
     def forward(self, high: Tensor | None, low: Tensor | None) -> Pair:
         y_high = None if self.high is None or high is None else self.high(high)

@@ -45,15 +45,15 @@ class _Padded:
         self.same = same
 
     def forward(self, x: Tensor) -> Tensor:
-        made: Any = self
-        return self._conv_forward(x, made.weight, made.bias)
+        conv: Any = self
+        return self._conv_forward(x, conv.weight, conv.bias)
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         x = F.pad(x, reversed_pads(self), mode=mode)
         convolve = _FUNCTION[weight.ndim - 2]
-        made: Any = self
-        y: Tensor = convolve(x, weight, bias, made.stride, 0, made.dilation, made.groups)
+        conv: Any = self
+        y: Tensor = convolve(x, weight, bias, conv.stride, 0, conv.dilation, conv.groups)
         return y
 
 
@@ -91,7 +91,7 @@ def padded_conv(
     and at another the right ones are what gives ceil(n / stride) outputs.
     """
     kernel = tuple(weight.shape[2:])
-    made: Any = _PADDED[len(kernel)](
+    conv: Any = _PADDED[len(kernel)](
         weight.shape[1] * groups,
         weight.shape[0],
         kernel,
@@ -101,11 +101,11 @@ def padded_conv(
         bias=bias is not None,
         device="meta",
     )
-    made.weight = weight
-    made.bias = bias
-    made.set_pads(pads, mode, same)
-    found: PaddedConv1d | PaddedConv2d | PaddedConv3d = made
-    return found
+    conv.weight = weight
+    conv.bias = bias
+    conv.set_pads(pads, mode, same)
+    result: PaddedConv1d | PaddedConv2d | PaddedConv3d = conv
+    return result
 
 
 class _OctavePadded:
@@ -122,7 +122,7 @@ class _OctavePadded:
 
     @property
     def _torn(self) -> bool:
-        """Whether the padding tears pairs of the low map apart."""
+        """Return whether the padding tears pairs of the low map apart."""
         return self.padding_mode == "reflect" and any(
             axis.octave and max(axis.pad_left, axis.pad_right) > 1 for axis in self.axes
         )
@@ -155,23 +155,23 @@ class _OctavePadded:
     ) -> Tensor:
         recipe = self.recipes[name]
         pads = []
-        for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
+        for axis, (n, length) in enumerate(zip(x.shape[2:], need, strict=True)):
             reach = recipe.dilations[axis] * (recipe.kernel_size[axis] - 1)
             left = -recipe.starts[axis]
-            pads.append((left, (wanted - 1) * recipe.strides[axis] + reach + 1 - n - left))
+            pads.append((left, (length - 1) * recipe.strides[axis] + reach + 1 - n - left))
         return crop(conv(_padded(x, pads, self._modes(halved))), need)
 
     def _transposed(self, name: PathName, conv: nn.Module, x: Tensor, need: Sequence[int]) -> Tensor:
         """``C U`` at stride 1: kernel element ``m`` of low sample ``j`` lands on ``2 j + start + m``."""
         recipe = self.recipes[name]
         pads = []
-        for axis, (n, wanted) in enumerate(zip(x.shape[2:], need, strict=True)):
+        for axis, (n, length) in enumerate(zip(x.shape[2:], need, strict=True)):
             first, last = recipe.starts[axis], recipe.starts[axis] + recipe.kernel_size[axis] - 1
-            left, right = last // 2, (wanted - 1 - first) // 2 - (n - 1)
+            left, right = last // 2, (length - 1 - first) // 2 - (n - 1)
             pads.append((max(0, left), max(0, right)))
         y: Tensor = conv(_padded(x, pads, self._modes(True)))
-        for axis, wanted in enumerate(need):
-            y = y.narrow(axis + 2, 2 * pads[axis][0] - recipe.starts[axis], wanted)
+        for axis, length in enumerate(need):
+            y = y.narrow(axis + 2, 2 * pads[axis][0] - recipe.starts[axis], length)
         return y
 
 

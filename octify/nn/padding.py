@@ -34,8 +34,10 @@ def octave_pad(
     if low is None:
         return y_high, None
     size = dense_size(high, low)
-    given = [*amounts, *[0] * (2 * len(size) - len(amounts))]
-    require_tellable(high, [n + a + b for n, a, b in zip(size, given[-2::-2], given[-1::-2], strict=True)])
+    all_amounts = [*amounts, *[0] * (2 * len(size) - len(amounts))]
+    require_tellable(
+        high, [n + a + b for n, a, b in zip(size, all_amounts[-2::-2], all_amounts[-1::-2], strict=True)]
+    )
     return y_high, _pad_low(low, size, amounts, mode, value, scheme)
 
 
@@ -43,8 +45,8 @@ def _pad_low(
     low: Tensor, size: Sequence[int], amounts: Sequence[int], mode: str, value: float | None, scheme: Scheme
 ) -> Tensor:
     dims = len(size)
-    given = [*amounts, *[0] * (2 * dims - len(amounts))]
-    pads = [(given[2 * (dims - 1 - a)], given[2 * (dims - 1 - a) + 1]) for a in range(dims)]
+    all_amounts = [*amounts, *[0] * (2 * dims - len(amounts))]
+    pads = [(all_amounts[2 * (dims - 1 - a)], all_amounts[2 * (dims - 1 - a) + 1]) for a in range(dims)]
     halves: list[int] = []
     for n, halved, (left, right) in zip(size, octave_axes(dims), pads, strict=True):
         if not halved:
@@ -58,7 +60,7 @@ def _pad_low(
 
 
 def _keeps_pairs(n: int, left: int, right: int, mode: str) -> bool:
-    """Whether padding an axis of ``n`` samples leaves pairs as they are and adds pairs of equal samples."""
+    """Return whether padding an axis of ``n`` samples keeps its pairs and adds pairs of equal samples."""
     if left == right == 0:
         return True
     if n == 1 or left % 2:
@@ -71,7 +73,7 @@ def _keeps_pairs(n: int, left: int, right: int, mode: str) -> bool:
 
 
 def _nearly(n: int, left: int, right: int) -> bool:
-    """Whether reflecting the low map by half the amounts is nearly the same."""
+    """Return whether reflecting the low map by half the amounts approximates the padding."""
     return n % 2 == left % 2 == right % 2 == 0 and max(left, right) < n
 
 

@@ -166,12 +166,12 @@ class OctaveAvgPool(_OctavePool):
         if holds_a_window and (self.scheme == "paper" or self._commutes(size, need)):
             for ceil in (False, True):
                 lengths = self._lengths(low.shape[2:], ceil)
-                if all(have >= wanted for have, wanted in zip(lengths, inner, strict=True)):
+                if all(have >= length for have, length in zip(lengths, inner, strict=True)):
                     return crop(self._pool(low, ceil), inner)
         return pool(self._pool(upsample(low, size)))
 
     def _commutes(self, size: tuple[int, ...], need: tuple[int, ...]) -> bool:
-        """Whether the low output is the same pooling of the low input: windows side by side, in whole pairs.
+        """Return whether the low output is the same pooling of the low input: windows in whole pairs.
 
         A last window without a partner is half a window of the low input, which must end there.
         """

@@ -28,14 +28,14 @@ def prunable(model: nn.Module) -> nn.Module:
     every channel in order is an ``nn.Identity``. A pruned model no longer fits its plan: keep it as a state
     dict of its own, or as ONNX.
     """
-    made = copy.deepcopy(model)
+    result = copy.deepcopy(model)
     like = next(
-        (t for t in chain(made.parameters(), made.buffers()) if t.is_floating_point()), torch.ones(())
+        (t for t in chain(result.parameters(), result.buffers()) if t.is_floating_point()), torch.ones(())
     )
-    for path, module in list(made.named_modules()):
+    for path, module in list(result.named_modules()):
         if isinstance(module, Gather):
-            made.set_submodule(path, _as_convolution(module, like))
-    return made
+            result.set_submodule(path, _as_convolution(module, like))
+    return result
 
 
 def _as_convolution(gather: Gather, like: torch.Tensor) -> nn.Module:

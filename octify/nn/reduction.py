@@ -42,7 +42,7 @@ def low_reduced(
         return torch.amax(low, dims, True) if kind == "amax" else torch.amin(low, dims, True)
     size = dense_size(high, low)
     stretched = [size[i] if i + 2 in dims else n for i, n in enumerate(low.shape[2:])]
-    if any(wanted not in (n, 2 * n) for n, wanted in zip(low.shape[2:], stretched, strict=True)):
+    if any(target not in (n, 2 * n) for n, target in zip(low.shape[2:], stretched, strict=True)):
         low = upsample(low, stretched)
     samples = math.prod([size[d - 2] for d in dims])
     repeats = samples // math.prod([low.shape[d] for d in dims])

@@ -120,7 +120,7 @@ class Resize:
         )
 
     def doubles(self, low: int, length: int, out: int) -> bool:
-        """Whether an axis has the short form: linear, twofold, and whole blocks."""
+        """Return whether an axis has the short form: linear, by a factor of 2, in whole blocks."""
         linear = self.mode in _LINEAR and not self.align_corners and not self.antialias
         return linear and out == 2 * length and length == 2 * low
 
@@ -173,13 +173,13 @@ def low_adaptive(low: Tensor, high: Tensor | None, kind: Any, output_size: Any) 
     Means over equal windows that pair up commute with ``P``; everything else is ``P R U``.
     """
     size = dense_size(high, low)
-    given = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * len(size)
-    out = [n if wanted is None else int(wanted) for n, wanted in zip(size, given, strict=True)]
+    sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * len(size)
+    out = [n if length is None else int(length) for n, length in zip(size, sizes, strict=True)]
     require_tellable(high, out)
-    single = [axis + 2 for axis, (n, wanted) in enumerate(zip(size, out, strict=True)) if wanted == 1 < n]
+    single = [axis + 2 for axis, (n, length) in enumerate(zip(size, out, strict=True)) if length == 1 < n]
     if single:
         low = low_reduced(low, high, kind, single)
-    left = [axis for axis, (n, wanted) in enumerate(zip(size, out, strict=True)) if wanted not in (1, n)]
+    left = [axis for axis, (n, length) in enumerate(zip(size, out, strict=True)) if length not in (1, n)]
     if kind == "mean":
         for axis in left:
             low = _mean_axis(low, axis, size[axis], out[axis])
@@ -230,15 +230,15 @@ class AsWritten(nn.Module):
             return y_high, None
         if self.scheme == "paper" and y_high is not None and self._holds_a_window(low):
             direct: Tensor = self.layer(low)
-            wanted = low_size(y_high.shape[2:])
-            if all(have >= n for have, n in zip(direct.shape[2:], wanted, strict=True)):
-                return y_high, crop(direct, wanted)
+            target_size = low_size(y_high.shape[2:])
+            if all(have >= n for have, n in zip(direct.shape[2:], target_size, strict=True)):
+                return y_high, crop(direct, target_size)
         y_low = self.layer(upsample(low, dense_size(high, low)))
         require_tellable(high, y_low.shape[2:])
         return y_high, pool(y_low)
 
     def _holds_a_window(self, low: Tensor) -> bool:
-        """Whether a map is large enough for the layer, which may reflect what is inside it as its padding."""
+        """Return whether a map is large enough for the layer, which may pad by reflection."""
         names = ("kernel_size", "k", "filt_size")
         kernel: Any = next((getattr(self.layer, name) for name in names if hasattr(self.layer, name)), 1)
         axes = kernel if isinstance(kernel, (tuple, list)) else (kernel,) * (low.ndim - 2)

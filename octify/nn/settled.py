@@ -22,9 +22,9 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 def settled(layer: nn.Module) -> nn.Module:
     """A shallow copy of ``layer``, which shares its tensors, with attributes that agree."""
-    made = copy.copy(layer)
-    settle(made)
-    return made
+    result = copy.copy(layer)
+    settle(result)
+    return result
 
 
 def settle(model: nn.Module) -> None:
@@ -66,8 +66,8 @@ def _settle_conv(conv: ConvNd) -> None:
 
 def each(value: Any, dims: int) -> tuple[int, ...]:
     """A setting as one number for each of ``dims`` axes, as PyTorch's functions take it."""
-    given = tuple(int(n) for n in value) if isinstance(value, (tuple, list)) else (int(value),)
-    return given * dims if len(given) == 1 else given
+    numbers = tuple(int(n) for n in value) if isinstance(value, (tuple, list)) else (int(value),)
+    return numbers * dims if len(numbers) == 1 else numbers
 
 
 def _weight(module: nn.Module, name: str = "weight") -> Tensor | None:
@@ -78,8 +78,8 @@ def _weight(module: nn.Module, name: str = "weight") -> Tensor | None:
 
 def _count(module: nn.Module, tensor: str, **dims: int) -> None:
     """Set attributes to the lengths of a tensor's dimensions."""
-    found = _weight(module, tensor)
-    for name, dim in dims.items() if found is not None else ():
-        assert found is not None
-        if dim < found.ndim:
-            setattr(module, name, int(found.shape[dim]))
+    weight = _weight(module, tensor)
+    for name, dim in dims.items() if weight is not None else ():
+        assert weight is not None
+        if dim < weight.ndim:
+            setattr(module, name, int(weight.shape[dim]))

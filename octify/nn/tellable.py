@@ -15,7 +15,7 @@ from octify.errors import PlanError
 
 
 def is_tellable(size: Sequence[int]) -> bool:
-    """Whether a low branch tells the spatial ``size`` of its map (the last two axes are halved)."""
+    """Return whether a low branch determines the spatial ``size`` of its map (two halved axes)."""
     return not any(n == 2 or (n % 2 and n > 1) for n in tuple(size)[-2:])
 
 

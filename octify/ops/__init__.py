@@ -98,8 +98,8 @@ def table(views: bool = False) -> Table:
     """
     extra: list[Op] = []
     for point in entry_points(group="octify.ops"):
-        found = point.load()
-        extra += found if isinstance(found, (tuple, list)) else [found]
+        entry = point.load()
+        extra += entry if isinstance(entry, (tuple, list)) else [entry]
     if views:
         return Table([op for op in (*extra, *ON_VIEWS, *BUILT_IN) if op.views])
     return Table((*extra, *BUILT_IN))

@@ -130,7 +130,7 @@ def _shape(walk: Walk | Emitter, node: Any, rank: int) -> tuple[int, ...] | None
 
 
 def _varies(size: tuple[int, ...]) -> bool:
-    """Whether an operand of spatial ``size`` may differ inside a block."""
+    """Return whether an operand of spatial ``size`` may differ inside a block."""
     return any(n != 1 for n, halved in zip(size, octave_axes(len(size)), strict=True) if halved)
 
 
@@ -161,11 +161,11 @@ def layout_pointwise(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     size = sizes(roles, out, "S")
     if not 1 <= len(size) <= 3:
         return Refusal("its values do not have one to three spatial dimensions")
-    found = _found(walk, node, roles, out)
-    if isinstance(found, Refusal):
-        return found
+    operands = _operand_layouts(walk, node, roles, out)
+    if isinstance(operands, Refusal):
+        return operands
     # Where nothing has full size (strips added to each other) each takes part alike.
-    parted = [(o.ids, o.size) for o in found if o.ids is not None]
+    parted = [(o.ids, o.size) for o in operands if o.ids is not None]
     whole = [ids for ids, own in parted if own == size] or [ids for ids, _ in parted]
     result = np.full(math.prod(sizes(roles, out, "C")), DENSE)
     for ids in whole:
@@ -174,12 +174,12 @@ def layout_pointwise(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
         both = (ids != DENSE) & (result != DENSE)
         if both.any():
             walk.tie(ids[both], result[both])
-    refusal = _refusal(node, found, result)
+    refusal = _refusal(node, operands, result)
     return refusal or View(roles, result.reshape(sizes(roles, out, "C")))
 
 
-def _found(walk: Walk, node: fx.Node, roles: str, out: tuple[int, ...]) -> list[_Operand] | Refusal:
-    found = []
+def _operand_layouts(walk: Walk, node: fx.Node, roles: str, out: tuple[int, ...]) -> list[_Operand] | Refusal:
+    operands = []
     full = sizes(roles, out, "C")
     for position, n in enumerate(_operands(node)):
         shape = _shape(walk, n, len(out))
@@ -193,17 +193,17 @@ def _found(walk: Walk, node: fx.Node, roles: str, out: tuple[int, ...]) -> list[
             ids = view.flat if same and view is not None else np.full(math.prod(full), DENSE)
         elif any(c != 1 for c in channels):
             return Refusal("an operand broadcasts over some of the channel dimensions")
-        found.append(_Operand(position, ids, size))
-    return found
+        operands.append(_Operand(position, ids, size))
+    return operands
 
 
-def _refusal(node: fx.Node, found: list[_Operand], result: Ids) -> Refusal | None:
+def _refusal(node: fx.Node, operands: list[_Operand], result: Ids) -> Refusal | None:
     pointwise = _pointwise(node)
     affine = () if node.kwargs.get("rounding_mode") is not None else pointwise.affine
-    for given in found:
-        if given.position in affine or not _varies(given.size):
+    for other in operands:
+        if other.position in affine or not _varies(other.size):
             continue
-        if given.ids is None or bool(((given.ids == DENSE) & (result != DENSE)).any()):
+        if other.ids is None or bool(((other.ids == DENSE) & (result != DENSE)).any()):
             name = getattr(pointwise.function, "__name__", "it")
             return Refusal(f"{name} with a full-resolution operand does not commute with pooling")
     return None
@@ -253,12 +253,12 @@ def _picked(emitter: Emitter, node: fx.Node, lifted: fx.Node, chosen: Mask) -> f
     return picked(emitter, node, lifted, chosen, 1) if chosen.any() else None
 
 
-def parted_parameter(emitter: Emitter, given: Any, mask: Mask) -> tuple[fx.Node | None, fx.Node | None]:
+def parted_parameter(emitter: Emitter, parameter: Any, mask: Mask) -> tuple[fx.Node | None, fx.Node | None]:
     """A tensor (C,) parted into its high and its low channels; None for what is not there."""
-    if not isinstance(given, fx.Node):
+    if not isinstance(parameter, fx.Node):
         return None, None
-    whole = emitter.dense(given)
-    high, low = (picked(emitter, given, whole, part, 0) if part.any() else None for part in (~mask, mask))
+    whole = emitter.dense(parameter)
+    high, low = (picked(emitter, parameter, whole, part, 0) if part.any() else None for part in (~mask, mask))
     return high, low
 
 

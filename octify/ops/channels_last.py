@@ -65,33 +65,33 @@ def _op(name: str, normalise: Normalise, *modules: type[nn.Module] | str) -> Op:
 
 
 def _arguments(node: fx.Node, keys: Sequence[str]) -> dict[str, Any]:
-    given = dict(zip(keys, node.args[1:], strict=False))
-    return dict.fromkeys(keys) | given | {k: v for k, v in node.kwargs.items() if k in keys}
+    positional = dict(zip(keys, node.args[1:], strict=False))
+    return dict.fromkeys(keys) | positional | {k: v for k, v in node.kwargs.items() if k in keys}
 
 
 def _layout_function(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
-    given = _arguments(node, _KEYS)
+    arguments = _arguments(node, _KEYS)
     if not walk.coupled(operand(node)):
         return walk.dense(node)
-    view = _view(walk, node, given["normalized_shape"])
-    for other in (given["weight"], given["bias"]):
+    view = _view(walk, node, arguments["normalized_shape"])
+    for other in (arguments["weight"], arguments["bias"]):
         if isinstance(view, View) and isinstance(other, fx.Node) and walk.shape(other) != view.ids.shape:
             return Refusal("its settings are computed in the model")
     return view
 
 
 def _emit_function(emitter: Emitter, node: fx.Node) -> Value:
-    given = _arguments(node, _KEYS)
+    arguments = _arguments(node, _KEYS)
     x = emitter.value(operand(node))
     assert x.mask is not None
     parts = []
     for name in ("weight", "bias"):
-        whole = given[name]
+        whole = arguments[name]
         dense = emitter.dense(whole) if isinstance(whole, fx.Node) else None
         for chosen in (~x.mask, x.mask):
             there = dense is not None and chosen.any()
             parts.append(picked(emitter, whole, dense, chosen, 0) if there and dense is not None else None)
-    eps = 1e-5 if given["eps"] is None else given["eps"]
+    eps = 1e-5 if arguments["eps"] is None else arguments["eps"]
     return emitter.pair(emitter.function(layer_norm, x.high, x.low, eps, parts[:2], parts[2:]), x.mask)
 
 
@@ -99,10 +99,10 @@ def layer_norm(
     high: Tensor | None, low: Tensor | None, eps: float, weights: Sequence[Any], biases: Sequence[Any]
 ) -> Pair:
     """``F.layer_norm`` over the channels of both branches; ``weights`` and ``biases`` are (high, low)."""
-    made = layer_normalise(*each((high, low), wide), eps)
+    normalised = layer_normalise(*each((high, low), wide), eps)
     y_high, y_low = (
         None if y is None else shifted(weighted(y, w), b)
-        for y, w, b in zip(made, weights, biases, strict=True)
+        for y, w, b in zip(normalised, weights, biases, strict=True)
     )
     return (
         None if high is None or y_high is None else y_high.to(high.dtype),

@@ -23,18 +23,18 @@ def _name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
-def _stops(name: str, given: Any, size: int) -> list[int] | None:
+def _stops(name: str, sections: Any, size: int) -> list[int] | None:
     """Ends of the parts of ``size`` channels; None where they are computed."""
-    if isinstance(given, (list, tuple)):
-        if not all(isinstance(n, int) for n in given):
+    if isinstance(sections, (list, tuple)):
+        if not all(isinstance(n, int) for n in sections):
             return None
-        return [*given, size] if name == "tensor_split" else [int(n) for n in np.cumsum(given)]
-    if not isinstance(given, int):
+        return [*sections, size] if name == "tensor_split" else [int(n) for n in np.cumsum(sections)]
+    if not isinstance(sections, int):
         return None
     if name == "tensor_split":
-        each, longer = divmod(size, given)
-        return [int(n) for n in np.cumsum([each + (part < longer) for part in range(given)])]
-    each = -(-size // given) if name == "chunk" else given
+        each, longer = divmod(size, sections)
+        return [int(n) for n in np.cumsum([each + (part < longer) for part in range(sections)])]
+    each = -(-size // sections) if name == "chunk" else sections
     return [min(start + each, size) for start in range(0, size, each)]
 
 
@@ -52,10 +52,10 @@ def _parted(node: fx.Node, roles: str, ids: Ids) -> list[View] | str:
     if name == "unbind":
         kept = roles[:dim] + roles[dim + 1 :]
         return [View(kept, np.take(ids, i, axis)) for i in range(ids.shape[axis])]
-    given = operand(node, 1, _NAMES[name])
-    if given is None:
-        given = node.kwargs.get("split_size", node.kwargs.get("sections", node.kwargs.get("indices")))
-    stops = _stops(name, given, ids.shape[axis])
+    sections = operand(node, 1, _NAMES[name])
+    if sections is None:
+        sections = node.kwargs.get("split_size", node.kwargs.get("sections", node.kwargs.get("indices")))
+    stops = _stops(name, sections, ids.shape[axis])
     if stops is None:
         return "it splits at computed places"
     return [View(roles, part) for part in np.split(ids, stops, axis)[: len(stops)]]

@@ -42,10 +42,10 @@ def _roles(walk: Walk, node: fx.Node) -> str | None:
     """The roles that all operands with low channels have; None if they differ."""
     tensors = [n for n in _tensors(node) if isinstance(n, fx.Node)]
     views = [view for n in tensors if (view := walk.view(n)) is not None]
-    found = {view.roles for view in views if bool((view.ids != DENSE).any())} or {
+    candidates = {view.roles for view in views if bool((view.ids != DENSE).any())} or {
         view.roles for view in views
     }
-    return found.pop() if len(found) == 1 else None
+    return candidates.pop() if len(candidates) == 1 else None
 
 
 def _joined(node: fx.Node, roles: str, ids: list[Ids]) -> View | str:
@@ -71,12 +71,12 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
         coupled = any(isinstance(n, fx.Node) and walk.coupled(n) for n in tensors)
         return Refusal("it joins the value with one of unknown layout") if coupled else dense
     roles = _roles(walk, node)
-    made: View | str = "its operands have their channels in different dimensions"
+    result: View | str = "its operands have their channels in different dimensions"
     if roles is not None:
-        made = _joined(node, roles, [_ids(walk, n, roles) for n in tensors])
-    if isinstance(made, str):
-        return Refusal(made) if any(map(walk.coupled, tensors)) else dense
-    return made
+        result = _joined(node, roles, [_ids(walk, n, roles) for n in tensors])
+    if isinstance(result, str):
+        return Refusal(result) if any(map(walk.coupled, tensors)) else dense
+    return result
 
 
 def _ids(walk: Walk, node: fx.Node, roles: str) -> Ids:
@@ -108,9 +108,9 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
         _concatenated(emitter, [v.low for v in values if v.low is not None]),
         np.concatenate(masks),
     )
-    made = _joined(node, roles, numbers)
-    assert not isinstance(made, str)
-    return taken(emitter, whole, made.flat)
+    view = _joined(node, roles, numbers)
+    assert not isinstance(view, str)
+    return taken(emitter, whole, view.flat)
 
 
 def _concatenated(emitter: Emitter, nodes: list[fx.Node]) -> fx.Node | None:

@@ -106,7 +106,7 @@ def convolved_ids(walk: Walk, node: fx.Node, ids: Ids) -> Ids | Refusal:
 
 
 def _single_samples(walk: Walk, node: fx.Node, conv: ConvNd) -> tuple[bool, bool]:
-    """Whether a halved axis has a single sample before, and after, the convolution.
+    """Return whether a halved axis has a single sample before, and after, the convolution.
 
     It is its own mean, ``P`` and ``U`` leave it alone, and the composed kernels would not. There is
     nothing to compose along an axis where every output reads one position in its place, but the
@@ -131,7 +131,7 @@ def _single_samples(walk: Walk, node: fx.Node, conv: ConvNd) -> tuple[bool, bool
 
 
 def _called_alike(walk: Walk, node: fx.Node, here: tuple[Form | str, Padding | None]) -> bool:
-    """Whether the first call of the module pads its input as this one does."""
+    """Return whether the first call of the module pads its input as this one does."""
     first = walk.traced.calls(str(node.target))[0]
     if first is node:
         return True
@@ -147,12 +147,12 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
     if not planned.low_in and not planned.low_out:
         return Value(emitter.copy(node))
-    wanted = np.zeros(conv.in_channels, dtype=bool)
-    wanted[list(planned.low_in)] = True
-    x = emitter.as_mask(source, wanted if planned.low_in else None)
-    made = emitter.modules.get(path)
-    if made is None:
-        made = octave_conv(
+    mask = np.zeros(conv.in_channels, dtype=bool)
+    mask[list(planned.low_in)] = True
+    x = emitter.as_mask(source, mask if planned.low_in else None)
+    layer = emitter.modules.get(path)
+    if layer is None:
+        layer = octave_conv(
             conv,
             emitter.shape(operand(node)),
             pads,
@@ -161,7 +161,7 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
             planned.kernels,
             planned.exchange,
         )
-    return emitter.pair(emitter.call(path, made, x.high, x.low), emitter.mask(node))
+    return emitter.pair(emitter.call(path, layer, x.high, x.low), emitter.mask(node))
 
 
 def octave_conv(

@@ -49,28 +49,28 @@ class _Call(nn.Module):
         return y
 
 
-def constant(traced: Traced, value: Any, known: dict[fx.Node, Any]) -> Any:
+def constant(traced: Traced, value: Any, cache: dict[fx.Node, Any]) -> Any:
     """Evaluate a value of the graph that is independent of the input. Raises LookupError if it is not."""
     if not isinstance(value, fx.Node):
         return value
-    if value in known:
-        return known[value]
+    if value in cache:
+        return cache[value]
     if value.op == "get_attr":
-        found: Any = traced.module
+        result: Any = traced.module
         for name in str(value.target).split("."):
-            found = getattr(found, name)
+            result = getattr(result, name)
     elif value.op in ("call_function", "call_method"):
-        args = fx.map_arg(value.args, lambda n: constant(traced, n, known))
-        kwargs = fx.map_arg(value.kwargs, lambda n: constant(traced, n, known))
+        args = fx.map_arg(value.args, lambda n: constant(traced, n, cache))
+        kwargs = fx.map_arg(value.kwargs, lambda n: constant(traced, n, cache))
         with torch.no_grad():
             if value.op == "call_method":
-                found = getattr(args[0], str(value.target))(*args[1:], **kwargs)
+                result = getattr(args[0], str(value.target))(*args[1:], **kwargs)
             else:
-                found = value.target(*args, **kwargs)  # type: ignore[operator]
+                result = value.target(*args, **kwargs)  # type: ignore[operator]
     else:
         raise LookupError(value.name)
-    known[value] = found
-    return found
+    cache[value] = result
+    return result
 
 
 def _layer(traced: Traced, node: fx.Node) -> nn.Module | str:
@@ -78,12 +78,12 @@ def _layer(traced: Traced, node: fx.Node) -> nn.Module | str:
     module = traced.submodule(node)
     if module is not None:
         return module
-    given = {**dict(zip(_NAMES, node.args, strict=False)), **node.kwargs}
-    given.pop("input")
-    known: dict[fx.Node, Any] = {}
+    arguments = {**dict(zip(_NAMES, node.args, strict=False)), **node.kwargs}
+    arguments.pop("input")
+    cache: dict[fx.Node, Any] = {}
     try:
         constants = {
-            name: fx.map_arg(value, lambda n: constant(traced, n, known)) for name, value in given.items()
+            name: fx.map_arg(value, lambda n: constant(traced, n, cache)) for name, value in arguments.items()
         }
     except LookupError:
         return "its weights or settings are computed from its input"
@@ -113,9 +113,9 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     x, mask = emitter.value(source), emitter.mask(node)
     assert isinstance(layer, nn.Module) and x.mask is not None and mask is not None
     low_in, low_out = (indices(m) for m in (x.mask, mask))
-    made = octave_conv(layer, emitter.shape(source), None, low_in, low_out, emitter.plan.kernels)
+    octave = octave_conv(layer, emitter.shape(source), None, low_in, low_out, emitter.plan.kernels)
     path = str(node.target) if node.op == "call_module" else f"octave_{node.name}"
-    return emitter.pair(emitter.call(path, made, x.high, x.low), mask)
+    return emitter.pair(emitter.call(path, octave, x.high, x.low), mask)
 
 
 OPS = (

@@ -39,14 +39,14 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     assert isinstance(conv, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
     if not planned.low_in and not planned.low_out:
         return Value(emitter.copy(node))
-    wanted = np.zeros(conv.in_channels, dtype=bool)
-    wanted[list(planned.low_in)] = True
-    x = emitter.as_mask(operand(node), wanted if planned.low_in else None)
-    made = emitter.modules.get(path)
-    if made is None:
+    mask = np.zeros(conv.in_channels, dtype=bool)
+    mask[list(planned.low_in)] = True
+    x = emitter.as_mask(operand(node), mask if planned.low_in else None)
+    layer = emitter.modules.get(path)
+    if layer is None:
         kind = OCTAVE_CONV_TRANSPOSE[len(conv.kernel_size)]
-        made = kind.from_conv(conv, planned.low_in, planned.low_out, planned.kernels)
-    return emitter.pair(emitter.call(path, made, x.high, x.low), emitter.mask(node))
+        layer = kind.from_conv(conv, planned.low_in, planned.low_out, planned.kernels)
+    return emitter.pair(emitter.call(path, layer, x.high, x.low), emitter.mask(node))
 
 
 OPS = (

@@ -85,15 +85,15 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if not any(t is old for t in given for old in (self.current, *self._stale)):
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not any(t is old for t in tensors for old in (self.current, *self._stale)):
             return func(*args, **kwargs)
         if func in _DIMS or func in _PADS:
             return self._step(func, args, kwargs)
         result = func(*args, **kwargs)
         if any(isinstance(leaf, Tensor) and leaf is not self.current for leaf in tree_leaves(result)):
             name = getattr(func, "__name__", str(func))
-            if any(t is not self.current and t.device.type != "meta" for t in given):
+            if any(t is not self.current and t.device.type != "meta" for t in tensors):
                 raise NotPlainError(f"it computes {name} of its input and of its parameters")
             raise NotPlainError(f"it computes {name} beside its convolution")
         return result
@@ -210,10 +210,10 @@ def form_of(layer: nn.Module, shape: Sequence[int]) -> Form | str:
         channels = (layer.in_channels, layer.out_channels)
         return Form(pads, mode, layer.stride, layer.dilation, layer.groups, *channels)
     key = tuple(shape[1:])
-    known = _FORMS.setdefault(layer, {})
-    if key not in known:
-        known[key] = _watched_form(layer, key)
-    return known[key]
+    forms = _FORMS.setdefault(layer, {})
+    if key not in forms:
+        forms[key] = _watched_form(layer, key)
+    return forms[key]
 
 
 def _watched_form(layer: nn.Module, key: tuple[int, ...]) -> Form | str:
@@ -250,7 +250,7 @@ def plain_form(
     joined = (form.pads, form.mode) if before is None else join_pads(before, (form.pads, form.mode))
     assert joined is not None
     trained = any(p.requires_grad for p in layer.parameters())
-    made = padded_conv(
+    conv = padded_conv(
         _parameter(weight, trained),
         None if bias is None else _parameter(bias, trained),
         form.stride,
@@ -259,8 +259,8 @@ def plain_form(
         *joined,
         form.same,
     )
-    made.training = layer.training
-    return made
+    conv.training = layer.training
+    return conv
 
 
 def _parameter(value: Tensor, trained: bool) -> nn.Parameter:
@@ -270,7 +270,7 @@ def _parameter(value: Tensor, trained: bool) -> nn.Parameter:
 
 
 def reads_own_weight(layer: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether ``layer``, for an input of ``shape``, is one convolution with its very ``weight`` and ``bias``.
+    """Return whether ``layer`` convolves an input of ``shape`` with its own ``weight`` and ``bias``.
 
     Whoever changes these then changes the convolution in the same way.
     """

@@ -40,7 +40,7 @@ class Value:
 
     @property
     def octave(self) -> bool:
-        """Whether some channels are low."""
+        """Return whether some channels are low."""
         return self.mask is not None
 
     def each(self, apply: Callable[[fx.Node], fx.Node]) -> Value:
@@ -131,8 +131,10 @@ class Emitter:
         key = (node, roles, b"" if mask is None else mask.tobytes())
         if key not in self._relaid:
             whole = self.as_map(node, roles)
-            made = self.spread(node, Value(whole)) if mask is None else self._split(node, whole, mask, roles)
-            self._relaid[key] = made
+            result = (
+                self.spread(node, Value(whole)) if mask is None else self._split(node, whole, mask, roles)
+            )
+            self._relaid[key] = result
         return self._relaid[key]
 
     def as_map(self, node: fx.Node, roles: str | None = None) -> fx.Node:
@@ -140,11 +142,11 @@ class Emitter:
         value, roles = self._values[node], roles or self.roles(node)
         if (node, roles) not in self._maps:
             if value.mask is not None:
-                made = self._merge(node, value)
+                result = self._merge(node, value)
             else:
                 assert value.high is not None
-                made = value.high if _standard(roles) else self.function(to_map, value.high, roles)
-            self._maps[node, roles] = made
+                result = value.high if _standard(roles) else self.function(to_map, value.high, roles)
+            self._maps[node, roles] = result
         return self._maps[node, roles]
 
     def spread(self, node: fx.Node, value: Value) -> Value:
@@ -178,14 +180,14 @@ class Emitter:
 
     def copy(self, node: fx.Node, lookup: Callable[[fx.Node], fx.Node] | None = None) -> fx.Node:
         """The node as it was, on dense operands (or on what ``lookup`` gives for them)."""
-        made = self.graph.node_copy(node, lookup or self.dense)
+        result = self.graph.node_copy(node, lookup or self.dense)
         if node.op == "call_method" and node.target == "view" and not _asks_for_type(node):
-            made.target = "reshape"  # the same, and of a merged map with its dimensions moved, too
+            result.target = "reshape"  # the same, and of a merged map with its dimensions moved, too
         if node.op == "call_module":
             self.modules[str(node.target)] = self.module(node)
         elif node.op == "get_attr":
             self.modules[str(node.target)] = attribute(self.traced.module, str(node.target))
-        return made
+        return result
 
     def per_branch(self, node: fx.Node, operand: fx.Node) -> Value:
         """The node applied to each branch of its one tensor operand."""
@@ -197,16 +199,16 @@ class Emitter:
 
     def join(self, node: fx.Node, reduced: Value) -> fx.Node:
         """The parts of a value reduced over space, in channel order."""
-        made = reduced.high if reduced.mask is None else self._merge(node, reduced, reduced=True)
-        assert made is not None
-        return made
+        result = reduced.high if reduced.mask is None else self._merge(node, reduced, reduced=True)
+        assert result is not None
+        return result
 
     def set(self, node: fx.Node, value: Value) -> None:
         """Keep the rewritten value of ``node``."""
         self._values[node] = value
 
     def is_octave(self, node: fx.Node) -> bool:
-        """Whether a node's value, or a part of it, has low channels."""
+        """Return whether a node's value, or a part of it, has low channels."""
         return self._values[node].octave or any(part.octave for part in self.parts.get(node.name, ()))
 
     def _merge(self, node: fx.Node, value: Value, reduced: bool = False) -> fx.Node:
@@ -245,7 +247,7 @@ class Emitter:
 
 
 def _is_constant(node: fx.Node) -> bool:
-    """Whether a value is computed by functions and methods from parameters and buffers alone."""
+    """Return whether a value is computed by functions and methods from parameters and buffers alone."""
     left = [node]
     while left:
         each = left.pop()
@@ -258,7 +260,7 @@ def _is_constant(node: fx.Node) -> bool:
 
 
 def _asks_for_type(view: fx.Node) -> bool:
-    """Whether ``x.view(...)`` reads the same bytes as another dtype, which ``reshape`` does not do."""
+    """Return whether ``x.view(...)`` reads the same bytes as another dtype, which ``reshape`` does not do."""
     return (
         any(isinstance(a, torch.dtype) for a in (*view.args, *view.kwargs.values())) or "dtype" in view.kwargs
     )

@@ -28,8 +28,8 @@ _INSTANCE_KEYS = (*_CHANNEL_KEYS, "use_input_stats", "momentum", "eps")
 
 def _arguments(node: fx.Node, keys: tuple[str, ...], **defaults: Any) -> dict[str, Any]:
     """The arguments after the first, by name."""
-    given = dict(zip(keys, node.args[1:], strict=False)) | dict(node.kwargs)
-    return dict.fromkeys(keys) | defaults | given
+    arguments = dict(zip(keys, node.args[1:], strict=False)) | dict(node.kwargs)
+    return dict.fromkeys(keys) | defaults | arguments
 
 
 def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
@@ -46,16 +46,16 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
 
 
 def _emit_group(emitter: Emitter, node: fx.Node) -> Value:
-    given = _arguments(node, _GROUP_KEYS, eps=1e-5)
-    return _normalised(emitter, node, given["num_groups"], given)
+    arguments = _arguments(node, _GROUP_KEYS, eps=1e-5)
+    return _normalised(emitter, node, arguments["num_groups"], arguments)
 
 
-def _normalised(emitter: Emitter, node: fx.Node, groups: int, given: dict[str, Any]) -> Value:
+def _normalised(emitter: Emitter, node: fx.Node, groups: int, arguments: dict[str, Any]) -> Value:
     x = emitter.value(operand(node))
     assert x.mask is not None
-    made = GroupNormalise(len(x.mask), indices(x.mask), groups, given["eps"])
-    weights, biases = (parted_parameter(emitter, given[name], x.mask) for name in ("weight", "bias"))
-    return emitter.pair(emitter.call(f"octave_{node.name}", made, x.high, x.low, weights, biases), x.mask)
+    layer = GroupNormalise(len(x.mask), indices(x.mask), groups, arguments["eps"])
+    weights, biases = (parted_parameter(emitter, arguments[name], x.mask) for name in ("weight", "bias"))
+    return emitter.pair(emitter.call(f"octave_{node.name}", layer, x.high, x.low, weights, biases), x.mask)
 
 
 def _layout_batch(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
@@ -71,11 +71,11 @@ def _emit_batch(emitter: Emitter, node: fx.Node) -> Value:
     return _by_running_statistics(emitter, node, _arguments(node, _BATCH_KEYS, momentum=0.1, eps=1e-5))
 
 
-def _by_running_statistics(emitter: Emitter, node: fx.Node, given: dict[str, Any]) -> Value:
+def _by_running_statistics(emitter: Emitter, node: fx.Node, arguments: dict[str, Any]) -> Value:
     x = emitter.value(operand(node))
     assert x.mask is not None
-    parts = [parted_parameter(emitter, given[name], x.mask) for name in _CHANNEL_KEYS]
-    rest = (False, given["momentum"], given["eps"])
+    parts = [parted_parameter(emitter, arguments[name], x.mask) for name in _CHANNEL_KEYS]
+    rest = (False, arguments["momentum"], arguments["eps"])
     high, low = (
         None if branch is None else emitter.function(F.batch_norm, branch, *own, *rest)
         for branch, own in zip((x.high, x.low), zip(*parts, strict=True), strict=True)
@@ -87,37 +87,37 @@ def _layout_instance(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     ids = _layout(walk, node)
     if isinstance(ids, Refusal) or ids is None or not bool((ids != DENSE).any()):
         return ids
-    given = _arguments(node, _INSTANCE_KEYS, use_input_stats=True)
-    if given["use_input_stats"] and given["running_mean"] is not None:
+    arguments = _arguments(node, _INSTANCE_KEYS, use_input_stats=True)
+    if arguments["use_input_stats"] and arguments["running_mean"] is not None:
         return Refusal("it updates running statistics")
     return ids
 
 
 def _emit_instance(emitter: Emitter, node: fx.Node) -> Value:
-    given = _arguments(node, _INSTANCE_KEYS, use_input_stats=True, momentum=0.1, eps=1e-5)
-    if not given["use_input_stats"]:
-        return _by_running_statistics(emitter, node, given)
-    return _normalised(emitter, node, emitter.shape(operand(node))[1], given)
+    arguments = _arguments(node, _INSTANCE_KEYS, use_input_stats=True, momentum=0.1, eps=1e-5)
+    if not arguments["use_input_stats"]:
+        return _by_running_statistics(emitter, node, arguments)
+    return _normalised(emitter, node, emitter.shape(operand(node))[1], arguments)
 
 
 def _layout_normalize(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     ids = walk.ids(operand(node))
     if ids is None or not bool((ids != DENSE).any()):
         return ids
-    given = _arguments(node, ("p", "dim", "eps", "out"), p=2.0, dim=1, eps=1e-12)
-    dim = given["dim"] if isinstance(given["dim"], int) else None
+    arguments = _arguments(node, ("p", "dim", "eps", "out"), p=2.0, dim=1, eps=1e-12)
+    dim = arguments["dim"] if isinstance(arguments["dim"], int) else None
     if dim is None or dim % len(walk.shape(operand(node))) != 1:
         return Refusal("it normalises along another dimension than channels")
-    if given["p"] not in (1, 2) or given["out"] is not None or isinstance(given["eps"], fx.Node):
+    if arguments["p"] not in (1, 2) or arguments["out"] is not None or isinstance(arguments["eps"], fx.Node):
         return Refusal("octify normalises lengths of order 1 and 2 only")
     return ids
 
 
 def _emit_normalize(emitter: Emitter, node: fx.Node) -> Value:
-    given = _arguments(node, ("p", "dim", "eps", "out"), p=2.0, eps=1e-12)
+    arguments = _arguments(node, ("p", "dim", "eps", "out"), p=2.0, eps=1e-12)
     x = emitter.value(operand(node))
-    function: Callable[..., Any] = l2_normalise if given["p"] == 2 else l1_normalise
-    return emitter.pair(emitter.function(function, x.high, x.low, given["eps"]), x.mask)
+    function: Callable[..., Any] = l2_normalise if arguments["p"] == 2 else l1_normalise
+    return emitter.pair(emitter.function(function, x.high, x.low, arguments["eps"]), x.mask)
 
 
 OPS = (

@@ -27,11 +27,11 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     path = str(node.target)
     x = emitter.value(operand(node))
     assert x.mask is not None
-    made = emitter.modules.get(path)
-    if made is None:
+    layer = emitter.modules.get(path)
+    if layer is None:
         low = indices(x.mask)
-        made = OctaveGlobalContext(emitter.module(node), len(x.mask), low)
-    return emitter.pair(emitter.call(path, made, x.high, x.low), x.mask)
+        layer = OctaveGlobalContext(emitter.module(node), len(x.mask), low)
+    return emitter.pair(emitter.call(path, layer, x.high, x.low), x.mask)
 
 
 OPS = (Op("global context", _layout, _emit, modules=GLOBAL_CONTEXTS),)

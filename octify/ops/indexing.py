@@ -66,8 +66,8 @@ def _getitem(site: Site) -> Move | str:
                 return "it picks one position"
             windows.append(item)
         else:
-            wanted = site.after[len(roles)] if isinstance(item, slice) else 0
-            picked = _channels(item, size, wanted)
+            count = site.after[len(roles)] if isinstance(item, slice) else 0
+            picked = _channels(item, size, count)
             if picked is None:
                 return _COMPUTED
             ids = np.take(ids, picked, axis)
@@ -76,10 +76,10 @@ def _getitem(site: Site) -> Move | str:
     return _windowed(site, roles, ids, windows)
 
 
-def _channels(item: Any, size: int, wanted: int) -> Any:
+def _channels(item: Any, size: int, count: int) -> Any:
     """Positions that an index takes of ``size``; None where it is computed.
 
-    One end of a slice may be computed: ``wanted`` is how many it takes.
+    One end of a slice may be computed: ``count`` is how many it takes.
     """
     if isinstance(item, int):
         return item
@@ -92,11 +92,11 @@ def _channels(item: Any, size: int, wanted: int) -> Any:
         return None
     if isinstance(start, fx.Node):
         stop = size if stop is None else stop % size if stop < 0 else min(stop, size)
-        return np.arange(stop - wanted, stop) if item.step in (None, 1) else None
+        return np.arange(stop - count, stop) if item.step in (None, 1) else None
     if isinstance(stop, fx.Node):
         start = slice(start, None).indices(size)[0]
         step = item.step or 1
-        return start + step * np.arange(wanted)
+        return start + step * np.arange(count)
     taken = np.arange(size)[item]
     return taken if len(taken) else None
 
@@ -198,9 +198,9 @@ def constant(node: Any) -> Ids | None:
     """The numbers of an integer tensor that the model holds, such as a buffer of channel indices."""
     if not isinstance(node, fx.Node) or node.op != "get_attr" or node.graph.owning_module is None:
         return None
-    found = operator.attrgetter(str(node.target))(node.graph.owning_module)
-    whole = isinstance(found, Tensor) and not found.is_floating_point() and not found.is_meta
-    return found.detach().cpu().numpy().astype(np.int64) if whole else None
+    value = operator.attrgetter(str(node.target))(node.graph.owning_module)
+    whole = isinstance(value, Tensor) and not value.is_floating_point() and not value.is_meta
+    return value.detach().cpu().numpy().astype(np.int64) if whole else None
 
 
 OPS = (

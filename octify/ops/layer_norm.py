@@ -62,7 +62,7 @@ def _layout_last(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
 
 
 def _over_channels(view: View, normalized_shape: Any) -> bool:
-    """Whether the channels, all of them and nothing else, are the dimensions that are normalised."""
+    """Return whether the channels, all of them and nothing else, are the dimensions that are normalised."""
     return view.roles.count("C") == 1 and view.roles.endswith("C") and len(normalized_shape) == 1
 
 
@@ -70,8 +70,8 @@ def _function(name: str, normalise: Normalise, function: Any, keys: tuple[str, .
     """The rule of a function that normalises over the last dimensions."""
 
     def arguments(node: fx.Node) -> dict[str, Any]:
-        given = dict(zip(keys, node.args[1:], strict=False)) | dict(node.kwargs)
-        return dict.fromkeys(("bias", *keys)) | {"eps": eps} | given
+        settings = dict(zip(keys, node.args[1:], strict=False)) | dict(node.kwargs)
+        return dict.fromkeys(("bias", *keys)) | {"eps": eps} | settings
 
     def layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
         source = operand(node)
@@ -84,11 +84,11 @@ def _function(name: str, normalise: Normalise, function: Any, keys: tuple[str, .
         return view
 
     def emit(emitter: Emitter, node: fx.Node) -> Value:
-        x, given = emitter.value(operand(node)), arguments(node)
+        x, settings = emitter.value(operand(node)), arguments(node)
         assert x.mask is not None
-        made = emitter.pair(emitter.function(normalise, x.high, x.low, given["eps"]), x.mask)
-        parts = [parted_parameter(emitter, given[key], x.mask) for key in ("weight", "bias")]
-        branches = zip((made.high, made.low), *parts, strict=True)
+        pair = emitter.pair(emitter.function(normalise, x.high, x.low, settings["eps"]), x.mask)
+        parts = [parted_parameter(emitter, settings[key], x.mask) for key in ("weight", "bias")]
+        branches = zip((pair.high, pair.low), *parts, strict=True)
         high, low = (_scaled(emitter, *branch) for branch in branches)
         return Value(high, low, x.mask)
 

@@ -82,17 +82,17 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     if not planned.converted:
         return Value(emitter.copy(node))
     source = operand(node)
-    wanted = np.zeros(planned.in_channels, dtype=bool)
-    wanted[list(planned.low_in)] = True
-    x = emitter.as_mask(source, wanted) if planned.low_in else Value(emitter.as_map(source))
-    made = emitter.modules.get(path)
-    if made is None:
+    mask = np.zeros(planned.in_channels, dtype=bool)
+    mask[list(planned.low_in)] = True
+    x = emitter.as_mask(source, mask) if planned.low_in else Value(emitter.as_map(source))
+    layer = emitter.modules.get(path)
+    if layer is None:
         dims = len(emitter.shape(source)) - 2
         conv = conv_form(emitter.module(node), dims)
-        made = OCTAVE_CONV[dims].from_conv(
+        layer = OCTAVE_CONV[dims].from_conv(
             conv, planned.low_in, planned.low_out, planned.kernels, planned.exchange
         )
-    pair = emitter.pair(emitter.call(path, made, x.high, x.low), emitter.mask(node))
+    pair = emitter.pair(emitter.call(path, layer, x.high, x.low), emitter.mask(node))
     return emitter.spread(node, pair)
 
 

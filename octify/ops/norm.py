@@ -50,11 +50,11 @@ def emit_module(
     path = str(node.target)
     x = emitter.value(operand(node))
     assert x.mask is not None
-    made = emitter.modules.get(path)
-    if made is None:
+    layer = emitter.modules.get(path)
+    if layer is None:
         low = list(indices(x.mask))
-        made = make(emitter.module(node), len(x.mask), low)
-    return emitter.pair(emitter.call(path, made, x.high, x.low), x.mask)
+        layer = make(emitter.module(node), len(x.mask), low)
+    return emitter.pair(emitter.call(path, layer, x.high, x.low), x.mask)
 
 
 def _emit_norm(emitter: Emitter, node: fx.Node) -> Value:

@@ -45,7 +45,7 @@ _PAD_MODULES = tuple(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Arguments:
     """A padding's arguments. Amounts may be nodes of the graph."""
 
     amounts: tuple[Any, ...]
@@ -58,11 +58,11 @@ class _Asked:
         return [int(n) for n in self.amounts] if all(isinstance(n, int) for n in self.amounts) else None
 
 
-def _asked(traced: Traced, node: fx.Node) -> _Asked:
+def _arguments(traced: Traced, node: fx.Node) -> _Arguments:
     module = traced.submodule(node)
     if module is None:
         amounts, mode = operand(node, 1, "pad"), operand(node, 2, "mode") or "constant"
-        return _Asked(
+        return _Arguments(
             tuple(amounts) if isinstance(amounts, (list, tuple)) else (None,), mode, operand(node, 3, "value")
         )
     kind = next(
@@ -73,7 +73,7 @@ def _asked(traced: Traced, node: fx.Node) -> _Asked:
     amounts = module.padding
     dims = len(traced.shape(operand(node)) or ()) - 2
     each = (amounts,) * (2 * dims) if isinstance(amounts, int) else tuple(amounts)  # type: ignore[arg-type]
-    return _Asked(each, kind, getattr(module, "value", None))
+    return _Arguments(each, kind, getattr(module, "value", None))
 
 
 def _is_pad(traced: Traced, node: object) -> bool:
@@ -86,14 +86,14 @@ def _is_pad(traced: Traced, node: object) -> bool:
 
 def _foldable(traced: Traced, node: fx.Node) -> Padding | None:
     """The padding of ``node`` if every reader is a convolution that can take it over."""
-    asked, shape = _asked(traced, node), traced.shape(node)
-    numbers = asked.numbers
-    if shape is None or numbers is None or (asked.mode == "constant" and asked.value):
+    arguments, shape = _arguments(traced, node), traced.shape(node)
+    numbers = arguments.numbers
+    if shape is None or numbers is None or (arguments.mode == "constant" and arguments.value):
         return None
     pads = pads_of(numbers, len(shape) - 2)
     if pads is None or not any(map(any, pads)):
         return None
-    padding = (pads, "zeros" if asked.mode == "constant" else asked.mode)
+    padding = (pads, "zeros" if arguments.mode == "constant" else arguments.mode)
     return padding if all(_takes(traced, user, node, padding) for user in node.users) else None
 
 
@@ -117,14 +117,14 @@ def through_padding(traced: Traced, node: fx.Node) -> tuple[fx.Node, Padding | N
     return (source, None) if padding is None else (operand(source), padding)
 
 
-def _channel_ends(asked: _Asked, rank: int) -> tuple[int, int] | None:
+def _channel_ends(arguments: _Arguments, rank: int) -> tuple[int, int] | None:
     """Channels added in front and behind; None for a padding that has no rule."""
     spatial = 2 * (rank - 2)
-    rest = asked.amounts[spatial:]
+    rest = arguments.amounts[spatial:]
     if not all(isinstance(n, int) for n in rest) or len(rest) > 2:
         return (0, 0) if not any(rest) else None
     ends = (*rest, 0, 0)[:2]
-    return (ends[0], ends[1]) if min(ends) >= 0 and (asked.mode == "constant" or not any(ends)) else None
+    return (ends[0], ends[1]) if min(ends) >= 0 and (arguments.mode == "constant" or not any(ends)) else None
 
 
 def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
@@ -132,13 +132,13 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     ids = walk.ids(source)
     if ids is None:
         return walk.dense(node)
-    asked = _asked(walk.traced, node)
-    if None in asked.amounts:
+    arguments = _arguments(walk.traced, node)
+    if None in arguments.amounts:
         return Refusal("its amounts are not a list")
-    ends = _channel_ends(asked, len(walk.shape(source)))
+    ends = _channel_ends(arguments, len(walk.shape(source)))
     if ends is None:
         return Refusal("it pads or crops channels otherwise than by constants")
-    if isinstance(asked.value, fx.Node):
+    if isinstance(arguments.value, fx.Node):
         return Refusal("it pads with a computed value")
     if _foldable(walk.traced, node) is not None:
         return walk.dense(node)
@@ -154,23 +154,23 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
             # Its convolutions read the value from here; the dense copy is for those left as they are.
             emitter.parts[node.name] = [emitter.value(source)]
         return Value(emitter.copy(node))
-    asked = _asked(emitter.traced, node)
+    arguments = _arguments(emitter.traced, node)
     shape = emitter.shape(source)
-    front, back = _channel_ends(asked, len(shape)) or (0, 0)
+    front, back = _channel_ends(arguments, len(shape)) or (0, 0)
     inner = mask[front : len(mask) - back]
     x = emitter.as_mask(source, inner if inner.any() else None)
-    spatial = asked.amounts[: 2 * (len(shape) - 2)]
+    spatial = arguments.amounts[: 2 * (len(shape) - 2)]
     if any(spatial):
         amounts = fx.map_arg(list(spatial), emitter.dense)
         padded = emitter.function(
-            octave_pad, x.high, x.low, amounts, asked.mode, asked.value, emitter.plan.kernels
+            octave_pad, x.high, x.low, amounts, arguments.mode, arguments.value, emitter.plan.kernels
         )
         x = emitter.pair(padded, x.mask)
     if not front and not back:
         return Value(x.high, x.low, mask)
     low = (int(mask[:front].sum()), int(mask[len(mask) - back :].sum()))
     high = (front - low[0], back - low[1])
-    called = emitter.function(pad_channels, x.high, x.low, high, low, float(asked.value or 0))
+    called = emitter.function(pad_channels, x.high, x.low, high, low, float(arguments.value or 0))
     return emitter.pair(called, mask)
 
 

@@ -33,8 +33,8 @@ def _permuted(order: Sequence[int], view: View) -> Move | str:
     if exchanged and len(spatial) != 2:
         return "it exchanges axes of which only some are halved"
     axes = [roles[:dim].count("C") for dim in order if roles[dim] == "C"]
-    made = "".join(roles[dim] for dim in order)
-    return Move(made, view.ids.transpose(axes), _exchange_axes if exchanged else None)
+    new_roles = "".join(roles[dim] for dim in order)
+    return Move(new_roles, view.ids.transpose(axes), _exchange_axes if exchanged else None)
 
 
 def _exchange_axes(emitter: Emitter, value: Value) -> Value:

@@ -59,8 +59,8 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     x = emitter.value(operand(node))
     if _shuffles(emitter, node):
         plain, function = F.pixel_shuffle, low_pixel_shuffle
-        wanted: Mask = np.repeat(mask, factor * factor)
-        x = emitter.as_mask(operand(node), wanted)
+        input_mask: Mask = np.repeat(mask, factor * factor)
+        x = emitter.as_mask(operand(node), input_mask)
     high = None if x.high is None else emitter.function(plain, x.high, factor)
     return Value(high, emitter.function(function, x.low, x.high, factor), mask)
 

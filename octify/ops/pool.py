@@ -28,8 +28,10 @@ def _settings(node: fx.Node, module: nn.Module | None, keys: tuple[str, ...]) ->
     """The pooling's settings, from the module or from the call's arguments."""
     if module is not None:
         return {key: getattr(module, key) for key in keys if hasattr(module, key)}
-    given = dict(zip(keys, node.args[1:], strict=False)) | {k: v for k, v in node.kwargs.items() if k in keys}
-    return {key: value for key, value in given.items() if value is not None}
+    arguments = dict(zip(keys, node.args[1:], strict=False)) | {
+        k: v for k, v in node.kwargs.items() if k in keys
+    }
+    return {key: value for key, value in arguments.items() if value is not None}
 
 
 def _passes(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
@@ -50,23 +52,23 @@ def _emit_max(emitter: Emitter, node: fx.Node) -> Value:
         return _reduced(emitter, node, "amax")
     settings = _settings(node, emitter.traced.submodule(node), _MAX_KEYS)
     settings.pop("return_indices", None)
-    made = OctaveMaxPool(len(emitter.shape(node)) - 2, scheme=emitter.plan.kernels, **settings)
-    return _emit_module(emitter, node, made)
+    layer = OctaveMaxPool(len(emitter.shape(node)) - 2, scheme=emitter.plan.kernels, **settings)
+    return _emit_module(emitter, node, layer)
 
 
 def _emit_avg(emitter: Emitter, node: fx.Node) -> Value:
     if len(node.all_input_nodes) > 1:  # the window is the map, as its computed size says
         return _reduced(emitter, node, "mean")
     settings = _settings(node, emitter.traced.submodule(node), _AVG_KEYS)
-    made = OctaveAvgPool(len(emitter.shape(node)) - 2, scheme=emitter.plan.kernels, **settings)
-    return _emit_module(emitter, node, made)
+    layer = OctaveAvgPool(len(emitter.shape(node)) - 2, scheme=emitter.plan.kernels, **settings)
+    return _emit_module(emitter, node, layer)
 
 
-def _emit_module(emitter: Emitter, node: fx.Node, made: nn.Module) -> Value:
+def _emit_module(emitter: Emitter, node: fx.Node, layer: nn.Module) -> Value:
     """The pooling module in the original's place, or at a name of its own for a function."""
     x = emitter.value(operand(node))
     path = str(node.target) if node.op == "call_module" else f"octave_{node.name}"
-    return emitter.pair(emitter.call(path, made, x.high, x.low), x.mask)
+    return emitter.pair(emitter.call(path, layer, x.high, x.low), x.mask)
 
 
 def _reduced(emitter: Emitter, node: fx.Node, kind: Reduction) -> Value:
@@ -98,8 +100,8 @@ def _emit_adaptive(emitter: Emitter, node: fx.Node, kind: Reduction) -> Value:
         return _reduced(emitter, node, kind)
     x = emitter.value(operand(node))
     module = emitter.traced.submodule(node)
-    given: Any = operand(node, 1, "output_size") if module is None else module.output_size
-    size = map_arg(given, emitter.dense)
+    output_size: Any = operand(node, 1, "output_size") if module is None else module.output_size
+    size = map_arg(output_size, emitter.dense)
     return Value(_high(emitter, node), emitter.function(low_adaptive, x.low, x.high, kind, size), x.mask)
 
 

@@ -25,14 +25,14 @@ _ODD = "it moves positions of an odd size, which are not whole blocks"
 _BATCH = "it moves or repeats samples of the batch"
 
 
-def _listed(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, (tuple, list)) else [given]
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
 def _arguments(node: fx.Node, name: str) -> list[Any]:
     """Numbers given one by one or as a tuple."""
-    given = operand(node, 1, name)
-    return _listed(given) if isinstance(given, (tuple, list)) else list(node.args[1:])
+    argument = operand(node, 1, name)
+    return _listed(argument) if isinstance(argument, (tuple, list)) else list(node.args[1:])
 
 
 def _flip(site: Site) -> Move | str:
@@ -92,8 +92,8 @@ def _expand(site: Site) -> Move | str:
     """``x.expand(*sizes)`` along channel dimensions of one."""
     if len(site.after) != site.rank:
         return "it adds a dimension before the batch"
-    for role, have, wanted in zip(site.view.roles, site.before, site.after, strict=True):
-        if role != "C" and have != wanted:
+    for role, have, length in zip(site.view.roles, site.before, site.after, strict=True):
+        if role != "C" and have != length:
             return _BATCH if role == "N" else "it expands one position to many"
     return Move(site.view.roles, np.broadcast_to(site.view.ids, sizes(site.view.roles, site.after, "C")))
 

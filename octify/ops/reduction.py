@@ -81,7 +81,7 @@ class _Call:
 
     @property
     def across_slices(self) -> bool:
-        """Whether it reduces some of several channel dimensions, and nothing else."""
+        """Return whether the call reduces some of several channel dimensions, and nothing else."""
         return 0 < len(self.channels) < self.roles.count("C") and self.channels == self.dims
 
 
@@ -89,10 +89,10 @@ def _name(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
 
 
-def _dims(given: Any, rank: int) -> tuple[int, ...]:
-    if given is None:
+def _dims(dim: Any, rank: int) -> tuple[int, ...]:
+    if dim is None:
         return tuple(range(rank))
-    dims = given if isinstance(given, (tuple, list)) else (given,)
+    dims = dim if isinstance(dim, (tuple, list)) else (dim,)
     return tuple(sorted(int(d) % rank for d in dims))
 
 
@@ -119,14 +119,14 @@ def _call(node: fx.Node, roles: str) -> _Call | None:
     if name in _SPREADS:
         place = 2  # of keepdim, behind unbiased
         unbiased = _keyword(node, 2, "unbiased")
-        given: Any = node.kwargs.get("correction", 0 if unbiased is False else 1)
-        correction = float(given)
+        argument: Any = node.kwargs.get("correction", 0 if unbiased is False else 1)
+        correction = float(argument)
     keepdim = bool(_keyword(node, place + 1, "keepdim", "keepdims"))
     return _Call(kind, roles, _dims(dim, len(roles)), keepdim, correction, with_indices)
 
 
 def _of_two(walk: Walk | Emitter, node: fx.Node) -> bool:
-    """Whether this is ``torch.max(x, y)``, which is pointwise."""
+    """Return whether ``node`` is ``torch.max(x, y)``, which is pointwise."""
     other = operand(node, 1, "other")
     return _name(node) in ("max", "min") and isinstance(other, fx.Node)
 
@@ -145,10 +145,10 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     if call.across_slices:
         if call.kind not in _LINEAR and are_mixed(view.ids, call.axes):
             return Refusal(MIXED)
-        made = _across_slices(walk, view, call)
+        result = _across_slices(walk, view, call)
         if call.with_indices:
-            walk.set_parts(node, [made])
-        return None if call.with_indices else made
+            walk.set_parts(node, [result])
+        return None if call.with_indices else result
     if call.channels or not call.keepdim:
         return walk.dense(node)
     if call.with_indices:
@@ -177,15 +177,15 @@ def _reason(node: fx.Node, call: _Call) -> str | None:
 
 def _across_slices(walk: Walk, view: View, call: _Call) -> View:
     """(N, slices, C, *size) over the slices: the same channels of all slices are tied."""
-    made = tied(walk, view.ids, call.axes)
+    ids = tied(walk, view.ids, call.axes)
     if call.keepdim:
-        return View(view.roles, made)
+        return View(view.roles, ids)
     roles = "".join(role for dim, role in enumerate(view.roles) if dim not in call.dims)
-    return View(roles, made.squeeze(call.axes))
+    return View(roles, ids.squeeze(call.axes))
 
 
 def _reads_values(node: fx.Node, by_attribute: bool) -> bool:
-    """Whether all users take the values, not the indices, of ``torch.max(x, dim)``."""
+    """Return whether all users read the values, not the indices, of ``torch.max(x, dim)``."""
     reads = [(user.target, user.args[1]) for user in node.users if len(user.args) > 1]
     allowed: list[tuple[Any, Any]] = [(operator.getitem, 0), (getattr, "values")][: 1 + by_attribute]
     return len(reads) == len(node.users) and all(read in allowed for read in reads)
@@ -199,10 +199,10 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     call = _call(node, emitter.roles(source))
     assert call is not None
     if call.across_slices:
-        made = across(emitter, source, call.axes, slices_reduced, call.kind, call.correction)
+        result = across(emitter, source, call.axes, slices_reduced, call.kind, call.correction)
         if call.with_indices:
-            emitter.parts[node.name] = [made]
-        return Value(None) if call.with_indices else made
+            emitter.parts[node.name] = [result]
+        return Value(None) if call.with_indices else result
     if call.spatial:
         x = _over_positions(emitter, x, call)
     if call.channels:
@@ -216,11 +216,11 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     return Value(emitter.function(Extreme, joined) if call.with_indices else joined)
 
 
-def _in_place(emitter: Emitter, made: fx.Node, call: _Call, channels: tuple[int, ...]) -> fx.Node:
+def _in_place(emitter: Emitter, node: fx.Node, call: _Call, channels: tuple[int, ...]) -> fx.Node:
     """A map with its dimensions where the operand has them."""
     if call.roles == standard_roles(len(call.roles)):
-        return made
-    return emitter.function(from_map, made, call.roles, channels)
+        return node
+    return emitter.function(from_map, node, call.roles, channels)
 
 
 def _over_positions(emitter: Emitter, x: Value, call: _Call) -> Value:
@@ -248,9 +248,9 @@ _PLAIN: dict[Reduction, Any] = {
 def _over_channels(emitter: Emitter, x: Value, call: _Call) -> fx.Node:
     if call.with_indices:
         return emitter.function(channel_extreme, x.high, x.low, call.kind, call.keepdim)
-    made = emitter.function(channel_reduced, x.high, x.low, call.kind, call.correction)
-    made = _in_place(emitter, made, call, (1,) * len(call.channels))
-    return made if call.keepdim else _squeezed(emitter, made, call.dims)
+    node = emitter.function(channel_reduced, x.high, x.low, call.kind, call.correction)
+    node = _in_place(emitter, node, call, (1,) * len(call.channels))
+    return node if call.keepdim else _squeezed(emitter, node, call.dims)
 
 
 def _squeezed(emitter: Emitter, node: fx.Node, dims: tuple[int, ...]) -> fx.Node:

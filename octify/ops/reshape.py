@@ -50,8 +50,8 @@ def _beyond_batch(name: str, default: int | None, longer: int = 0) -> MoveRule:
     """
 
     def rule(site: Site) -> Move | str:
-        given = operand(site.node, 1, name)
-        dims = default if given is None else given
+        argument = operand(site.node, 1, name)
+        dims = default if argument is None else argument
         rank = site.rank + longer
         for dim in dims if isinstance(dims, (tuple, list)) else (dims,):
             if not isinstance(dim, int) or dim % rank == 0:

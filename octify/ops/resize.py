@@ -22,10 +22,10 @@ def _settings(walk: Walk | Emitter, node: fx.Node) -> list[Any]:
     """The arguments of ``torch.nn.functional.interpolate`` behind the input, in its order."""
     module = walk.traced.submodule(node)
     if module is not None:
-        found = [getattr(module, name, None) for name in _NAMES]
+        arguments = [getattr(module, name, None) for name in _NAMES]
     else:
-        found = [operand(node, i, name) for i, name in enumerate(_NAMES, start=1)]
-    return [_DEFAULTS.get(n) if value is None else value for n, value in zip(_NAMES, found, strict=True)]
+        arguments = [operand(node, i, name) for i, name in enumerate(_NAMES, start=1)]
+    return [_DEFAULTS.get(n) if value is None else value for n, value in zip(_NAMES, arguments, strict=True)]
 
 
 def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:

@@ -35,7 +35,7 @@ def _slices(ids: Ids, axes: Axes) -> Ids:
 
 
 def are_mixed(ids: Ids, axes: Axes) -> bool:
-    """Whether some slice has a channel that can be low where another's is dense.
+    """Return whether some slice has a channel that can be low where another's is dense.
 
     What is not linear across such slices is not constant on blocks: ``P f(U x, s)`` is not ``f(x, P s)``.
     """
@@ -64,8 +64,8 @@ def across(emitter: Emitter, source: fx.Node, axes: Axes, apply: Callable[..., A
     The result is a map of the channels of one slice.
     """
     x, order = _stacked(emitter, source, axes)
-    made = x.each(lambda branch: emitter.function(apply, branch, len(order), *settings))
-    return Value(made.high, made.low, None if made.mask is None else made.mask[: order.shape[1]])
+    result = x.each(lambda branch: emitter.function(apply, branch, len(order), *settings))
+    return Value(result.high, result.low, None if result.mask is None else result.mask[: order.shape[1]])
 
 
 def _stacked(emitter: Emitter, source: fx.Node, axes: Axes) -> tuple[Value, Ids]:
@@ -100,8 +100,8 @@ def _emit_softmax(emitter: Emitter, node: fx.Node) -> Value:
     source, dim = operand(node), _softmax_dim(emitter, node)
     roles = emitter.roles(source)
     x, order = _stacked(emitter, source, (roles[: dim % len(roles)].count("C"),))
-    made = x.each(lambda branch: emitter.function(slices_softmax, branch, len(order)))
-    return taken(emitter, made, np.argsort(order.ravel()))
+    result = x.each(lambda branch: emitter.function(slices_softmax, branch, len(order)))
+    return taken(emitter, result, np.argsort(order.ravel()))
 
 
 OPS = (

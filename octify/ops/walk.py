@@ -51,19 +51,19 @@ class Walk:
         """Ids of a value's channels with the roles of its dimensions; None without spatial dimensions."""
         if not isinstance(node, fx.Node):
             return None
-        found = self._views.get(node.name)
-        if found is not None:
-            return found
+        entry = self._views.get(node.name)
+        if entry is not None:
+            return entry
         ids = self.ids(node)
         return None if ids is None else View(standard_roles(len(self.shape(node))), ids)
 
     def coupled(self, node: fx.Node) -> bool:
-        """Whether a value, or a member of a tuple value, can have low channels."""
+        """Return whether a value, or a member of a tuple value, can have low channels."""
         views = (self.view(node), *(self.parts(node) or ()))
         return any(view is not None and bool((view.ids != DENSE).any()) for view in views)
 
     def reads_view(self, node: fx.Node) -> bool:
-        """Whether an operand can have low channels that are not in dimension 1."""
+        """Return whether an operand can have low channels that are not in dimension 1."""
         return any(n.name in self._views and self.coupled(n) for n in node.all_input_nodes)
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
@@ -73,7 +73,7 @@ class Walk:
         return shape
 
     def is_tensor(self, node: object) -> bool:
-        """Whether ``node`` is a graph node that yields one tensor."""
+        """Return whether ``node`` is a graph node that yields one tensor."""
         return isinstance(node, fx.Node) and self.traced.shape(node) is not None
 
     def module(self, node: fx.Node) -> nn.Module:

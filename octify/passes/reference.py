@@ -35,7 +35,7 @@ def project_channels(x: Tensor, low: Sequence[int]) -> Tensor:
 
 
 def project_view(x: Tensor, low: Sequence[int], roles: str, channels: Sequence[int]) -> Tensor:
-    """As ``project_channels`` for a value whose dimensions have other ``roles`` (``octify.layout.roles``)."""
+    """Like ``project_channels``, for a value whose dimensions have other ``roles`` (``layout.roles``)."""
     return from_map(project_channels(to_map(x, roles), low), roles, channels)
 
 

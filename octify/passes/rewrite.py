@@ -94,6 +94,6 @@ def as_model(traced: Traced, module: fx.GraphModule, plan: Plan) -> nn.Module:
 
 
 def is_inside(traced: Traced, plan: Plan) -> bool:
-    """Whether ``plan`` converts anything inside the opaque modules of ``traced``."""
+    """Return whether ``plan`` converts anything inside the opaque modules of ``traced``."""
     inner = traced.inner
     return inner is not None and any(c.converted and not inner.is_elsewhere(c.path) for c in plan.convs)

@@ -42,7 +42,7 @@ class Violation:
 
 
 def verifying() -> bool:
-    """Whether rewritten graphs are to be verified."""
+    """Return whether to verify rewritten graphs."""
     return os.environ.get(VERIFY, "") not in ("", "0")
 
 

@@ -43,7 +43,7 @@ class ConvPlan:
 
     @property
     def converted(self) -> bool:
-        """Whether any side is octave."""
+        """Return whether any side is octave."""
         return bool(self.low_in or self.low_out)
 
     @property

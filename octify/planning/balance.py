@@ -85,7 +85,7 @@ class _Ledger:
         return saved - self.costs.boundary(self.boundary.get(s, 0.0))
 
     def pays(self, s: int, gain: float) -> bool:
-        """Whether the set is worth it: by its saving or, if that is zero, by its memory."""
+        """Return whether converting the set pays: by its saving or, if that is zero, by its memory."""
         memory = self.costs.memory_decides and s in self.on_maps and not self.boundary.get(s)
         return gain > 0 or (gain == 0 and memory)
 

@@ -57,12 +57,12 @@ class Conv:
 
     @cached_property
     def pointwise(self) -> bool:
-        """Whether it mixes channels alone: 1x1, and not transposed."""
+        """Return whether the convolution mixes channels only: 1x1, and not transposed."""
         return not isinstance(self.module, ConvTransposeNd) and max(self.module.kernel_size) == 1
 
     @cached_property
     def low_to_high_costs_full(self) -> bool:
-        """Whether the low-to-high path works at the output's resolution (strides above 1)."""
+        """Return whether the low-to-high path works at the output's resolution (strides above 1)."""
         return any(stride > 1 for stride in self.module.stride)
 
     def share(self, alpha_in: float, alpha_out: float) -> float:
@@ -84,11 +84,11 @@ class Conv:
         )
 
     def _apart(self, alpha: float) -> bool:
-        """Whether no path joins the high and low channels of a side: both must be there."""
+        """Return whether no path joins the high and low channels of a side that has both."""
         return self.exchange == "spatial" and 0 < alpha < 1 and max(self.module.kernel_size) == 1
 
     def _transposed_share(self, alpha_in: float, alpha_out: float) -> float:
-        """As ``share``: every path by its taps (``octify.kernels.transposed``), under both schemes."""
+        """Like ``share``: every path by its taps (``octify.kernels.transposed``), under both schemes."""
         axes = transposed_axes(self.module)
         to_high, to_low, low = (
             path_share(name, axes)
@@ -161,7 +161,7 @@ _CLIPPING = frozenset({F.relu6, F.hardtanh, F.leaky_relu})
 
 
 def _is_clipped(traced: Traced, node: fx.Node) -> bool:
-    """Whether ReLU6 or its like follows ``node``, or a norm behind it (which may have it built in)."""
+    """Return whether ReLU6 or its like follows ``node``, or a norm behind it (which may have it built in)."""
     for user in node.users:
         module = traced.submodule(user)
         if isinstance(module, _CLIPS) or user.target in _CLIPPING:

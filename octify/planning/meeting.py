@@ -1,4 +1,4 @@
-"""Where high and low channels meet: which 1x1 convolutions may leave out their exchange.
+"""Meeting of high and low channels: choice of the 1x1 convolutions that may leave out their exchange.
 
 ``exchange = "spatial"`` counts on the convolutions between: in a bottleneck the 3x3 convolution exchanges for
 the two 1x1 convolutions around it. In an inverted residual the only spatial convolution is depthwise,
@@ -31,7 +31,7 @@ class Link:
 
     @property
     def exchanges(self) -> bool:
-        """Whether high and low channels meet in it, between octave values."""
+        """Return whether high and low channels meet in the convolution, between octave values."""
         return bool(self.into and self.out) and not self.apart
 
 
@@ -47,11 +47,11 @@ def never_meeting(links: Sequence[Link]) -> set[str]:
 
 
 def _by_set(links: Iterable[Link], side: str) -> Mapping[int, list[Link]]:
-    found: dict[int, list[Link]] = {}
+    by_set: dict[int, list[Link]] = {}
     for link in links:
         for s in getattr(link, side):
-            found.setdefault(s, []).append(link)
-    return found
+            by_set.setdefault(s, []).append(link)
+    return by_set
 
 
 def _may(link: Link, readers: Mapping[int, list[Link]], writers: Mapping[int, list[Link]]) -> bool:
@@ -65,7 +65,7 @@ def _may(link: Link, readers: Mapping[int, list[Link]], writers: Mapping[int, li
 
 
 def _on_another_way(link: Link, readers: Mapping[int, list[Link]]) -> bool:
-    """Whether some way from what ``link`` reads, back or to what it writes, not through it, exchanges."""
+    """Return whether a path around ``link``, from its input back or to its output, exchanges."""
     waiting = [(s, False) for s in sorted(link.into)]
     seen = set(waiting)
     while waiting:

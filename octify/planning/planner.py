@@ -74,11 +74,11 @@ def planned(
     or of ``exclude`` matches no convolution.
     """
     check_alpha(alpha)
-    made = _planned(traced, rules, alpha, kernels, exclude, alphas, costs, policies)
+    result = _planned(traced, rules, alpha, kernels, exclude, alphas, costs, policies)
     if traced.inner is None:
-        return made
+        return result
     inside = planned(traced.inner, rules, alpha, kernels, exclude, alphas, costs).plan
-    return replace(made, plan=replace(made.plan, convs=(*made.plan.convs, *inside.convs)))
+    return replace(result, plan=replace(result.plan, convs=(*result.plan.convs, *inside.convs)))
 
 
 def _planned(
@@ -91,7 +91,7 @@ def _planned(
     costs: Costs | None,
     policies: Policies | None,
 ) -> Planned:
-    """As ``planned``, of one graph."""
+    """Plan the conversion of one graph, as ``planned`` does."""
     counted = costs or MacCosts(rules.settings.boundary_macs_per_element)
     policies = policies or policies_of(traced, rules, exclude)
     unbalanced: dict[str, str] = {}
@@ -179,14 +179,14 @@ def _meeting(plan: Plan, convs: Sequence[Conv], joined: Sequence[Link]) -> Plan:
     Those of the policies, and what comes to them under the alphas of this plan: a convolution that
     exchanges may have become dense.
     """
-    asked = {conv.path for conv in plan.convs if conv.exchange == "spatial"}
-    apart = asked - {conv.path for conv in convs if conv.exchange == "full"}
+    spatial = {conv.path for conv in plan.convs if conv.exchange == "spatial"}
+    apart = spatial - {conv.path for conv in convs if conv.exchange == "full"}
     apart -= never_meeting([replace(link, apart=link.path in apart) for link in joined])
     return replace(
         plan,
         convs=tuple(
             replace(conv, exchange="full", reason=conv.reason or APART)
-            if conv.path in asked - apart
+            if conv.path in spatial - apart
             else conv
             for conv in plan.convs
         ),

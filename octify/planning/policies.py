@@ -67,7 +67,7 @@ class Policies:
 
 
 def links(convs: Sequence[Conv], layout: Layout, low: Mask) -> list[Link]:
-    """Which coupled sets the convolutions of maps join when ``low`` channels (by class) are low."""
+    """Links that convolutions of maps make between coupled sets when ``low`` channels (by class) are low."""
 
     def sets(conv: Conv, side: str) -> frozenset[int]:
         ids = np.concatenate([getattr(call, side) for call in conv.calls])

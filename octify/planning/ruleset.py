@@ -91,7 +91,7 @@ class Match(_Table):
         return value
 
     def holds(self, facts: ConvFacts) -> bool:
-        """Whether every condition holds for a convolution."""
+        """Return whether every condition holds for a convolution."""
         for name in type(self).model_fields:
             condition = getattr(self, name)
             if condition is None:

@@ -10,26 +10,17 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from octify.compare.agreement import OutputError
+
 _WORST = 8
 
 
 @dataclass(frozen=True)
-class OutputError:
-    """Distance of the converted model's outputs from the original's.
-
-    relative_error:
-        ``||converted - original|| / ||original - its mean over the inputs||``.
-    agreement:
-        Share of inputs with the original's argmax; None if the output is not (N, classes).
-    """
-
-    relative_error: float
-    agreement: float | None
-
-
-@dataclass(frozen=True)
 class BranchError:
-    """Relative root mean square error of one branch of a convolution, after the layers that follow it."""
+    """Relative root mean square error of one branch of a convolution, behind BatchNorm and skips.
+
+    ``before`` is that of the closed-form weights on the same, repaired, inputs.
+    """
 
     path: str
     branch: str

@@ -78,7 +78,7 @@ def _operation(traced: Traced, rewritten: Rewritten, node: fx.Node, inputs: tupl
 
 
 def _asks(node: fx.Node) -> bool:
-    """Whether a node queries sizes or types, not values."""
+    """Return whether a node queries sizes or types, not values."""
     if node.op == "call_method":
         return str(node.target) in _METHODS
     return node.target is dense_shape or (node.target is getattr and node.args[1] in _ATTRIBUTES)

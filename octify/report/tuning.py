@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from octify.report.calibration import OutputError
+from octify.compare.agreement import OutputError
 
 
 @dataclass(frozen=True)

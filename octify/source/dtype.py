@@ -20,13 +20,13 @@ def in_models_dtype(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor,
     float32 all the same, and converts it itself, is left to do so. ``model`` is run (in eval mode, as a copy
     with buffers of its own) only where the formats differ.
     """
-    given = tuple(inputs)
+    originals = tuple(inputs)
     own = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if len(own) != 1 or torch.float32 in own or all(x.dtype is not torch.float32 for x in given):
-        return given
+    if len(own) != 1 or torch.float32 in own or all(x.dtype is not torch.float32 for x in originals):
+        return originals
     (dtype,) = own
-    adapted = tuple(x.to(dtype) if x.dtype is torch.float32 else x for x in given)
-    return given if _takes(model, given) or not _takes(model, adapted) else adapted
+    adapted = tuple(x.to(dtype) if x.dtype is torch.float32 else x for x in originals)
+    return originals if _takes(model, originals) or not _takes(model, adapted) else adapted
 
 
 def examples_of(model: nn.Module, inputs: Any) -> tuple[Tensor, ...]:

@@ -23,23 +23,23 @@ _FUNCTIONS = frozenset(
 
 
 def is_identity(module: nn.Module | None) -> bool:
-    """Whether the class of ``module`` returns its input unchanged in eval mode; of hooks the caller knows."""
+    """Return whether the class of ``module`` returns its input unchanged in eval mode; hooks aside."""
     kind = type(module)
     return getattr(kind, "forward", None) in _FORWARDS or is_one_of(kind, DROPOUTS)
 
 
 def aliases(module: nn.Module, node: fx.Node) -> set[fx.Node]:
     """``node`` and all values that are the very same tensor in eval mode."""
-    found, ahead = {node}, [node]
+    members, ahead = {node}, [node]
     while ahead:
         one = ahead.pop()
         around = [user for user in one.users if source_of(module, user) is one]
         source = source_of(module, one)
         for other in (*around, *(() if source is None else (source,))):
-            if other not in found:
-                found.add(other)
+            if other not in members:
+                members.add(other)
                 ahead.append(other)
-    return found
+    return members
 
 
 def source_of(module: nn.Module, node: fx.Node) -> fx.Node | None:

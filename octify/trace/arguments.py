@@ -45,9 +45,9 @@ class Arguments:
 
         Raises TypeError when ``forward`` does not take them, NotPlainError for other objects among them.
         """
-        given, structure = tree_flatten_with_path(_bound(module, args, kwargs))
+        entries, structure = tree_flatten_with_path(_bound(module, args, kwargs))
         leaves, names = [], []
-        for path, value in given:
+        for path, value in entries:
             if isinstance(value, Tensor):
                 names.append(_name(path))
                 value = InputSpec.of(value)
@@ -64,8 +64,8 @@ class Arguments:
 
     def filled(self, module: nn.Module, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments with ``tensors`` in the tensors' places."""
-        given = iter(tensors)
-        leaves = [next(given) if isinstance(leaf, InputSpec) else leaf for leaf in self.leaves]
+        iterator = iter(tensors)
+        leaves = [next(iterator) if isinstance(leaf, InputSpec) else leaf for leaf in self.leaves]
         bound = inspect.BoundArguments(
             inspect.signature(module.forward), OrderedDict(tree_unflatten(leaves, self.structure))
         )
@@ -75,15 +75,15 @@ class Arguments:
         """The tensors of a call of the same form, in order; ValueError for a call of another form."""
         leaves, structure = tree_flatten(_bound(module, args, kwargs))
         constants = [
-            None if isinstance(known, InputSpec) else leaf
-            for leaf, known in zip(leaves, self.leaves, strict=False)
+            None if isinstance(slot, InputSpec) else leaf
+            for leaf, slot in zip(leaves, self.leaves, strict=False)
         ]
         if (structure, tuple(constants)) != self.form:
             raise ValueError(
                 f"this {type(module).__name__} was converted for a call of the form {self}, "
                 "and is now called with other arguments"
             )
-        return [leaf for leaf, known in zip(leaves, self.leaves, strict=True) if isinstance(known, InputSpec)]
+        return [leaf for leaf, slot in zip(leaves, self.leaves, strict=True) if isinstance(slot, InputSpec)]
 
     def __str__(self) -> str:
         shown = [

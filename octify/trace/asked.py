@@ -39,7 +39,7 @@ _FUNCTIONS = frozenset(
 
 
 def by_the_model() -> bool:
-    """Whether the model's own code asks what is being answered now, by way of octify's stand-ins or not."""
+    """Return whether the model's own code asks the current question, itself or through octify's stand-ins."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
@@ -50,12 +50,12 @@ def by_the_model() -> bool:
 
 
 def is_the_models(frame: FrameType) -> bool:
-    """Whether a frame runs neither PyTorch's code, nor octify's, nor a graph's."""
+    """Return whether a frame runs neither PyTorch's code, nor octify's, nor a graph's."""
     return not frame.f_code.co_filename.startswith((_TORCH, _OCTIFY, "<"))
 
 
 def is_of_types(node: fx.Node) -> bool:
-    """Whether a value follows from the types of tensors alone, whatever their values and sizes are."""
+    """Return whether a value follows from the types of tensors alone, whatever their values and sizes are."""
     if node.op == "call_method":
         return node.target in _METHODS and len(node.args) == 1 and not node.kwargs
     if node.op != "call_function":
@@ -69,5 +69,5 @@ def is_of_types(node: fx.Node) -> bool:
 
 
 def lacks(value: object, name: str) -> bool:
-    """Whether ``value`` is a tensor without the attribute ``name``, which proxies have of any name."""
+    """Return whether ``value`` is a tensor without the attribute ``name``, which proxies have of any name."""
     return isinstance(value, Tensor) and not hasattr(Tensor, name)

@@ -1,4 +1,4 @@
-"""Which module's code is traced to something else than it computes: the first whose result differs.
+"""Search for the module whose traced code computes something else: the first whose result differs.
 
 A module that is one node of the graph is not to blame for its result: its input differs, and the code that
 made it is that of the module around it.
@@ -59,16 +59,16 @@ def _alike(expected: Sequence[Tensor], actual: Sequence[Any]) -> bool:
 def _calls(model: nn.Module, inputs: Sequence[Tensor]) -> list[tuple[str, list[Tensor]]]:
     """The results of all calls of submodules, in the order of their ends."""
     original: nn.Module = sharing_tensors(model, buffers=False).eval()
-    found: list[tuple[str, list[Tensor]]] = []
+    results: list[tuple[str, list[Tensor]]] = []
 
     def note(path: str) -> Any:
-        return lambda module, args, result: found.append((path, [t.clone() for t in tensors_of(result)]))
+        return lambda module, args, result: results.append((path, [t.clone() for t in tensors_of(result)]))
 
     for path, module in original.named_modules():
         if path:
             module.register_forward_hook(note(path))
     run(original, inputs)
-    return found
+    return results
 
 
 class _Values(fx.Interpreter):

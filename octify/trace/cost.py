@@ -52,9 +52,9 @@ def cost(module: fx.GraphModule, facts: Mapping[str, Facts]) -> Cost:
     activations: dict[str, int] = {}
     parameters: dict[str, int] = {}
     for node in module.graph.nodes:
-        place, known = place_of(node), facts[node.name]
-        macs[place] = macs.get(place, 0) + known.macs
-        activations[place] = activations.get(place, 0) + known.new_bytes
+        place, fact = place_of(node), facts[node.name]
+        macs[place] = macs.get(place, 0) + fact.macs
+        activations[place] = activations.get(place, 0) + fact.new_bytes
         if node.op == "call_module":
             parameters[place] = _parameters(module.get_submodule(place))
     layers = {place: LayerCost(macs[place], parameters.get(place, 0), activations[place]) for place in macs}

@@ -25,10 +25,10 @@ def duplicate(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
     """A deep copy of ``module``; what ``memo`` holds by ``id`` is not copied but taken from there."""
     memo = {} if memo is None else memo
     with _without_history():
-        made = copy.deepcopy(module, memo)
-    for each in made.modules():
+        result = copy.deepcopy(module, memo)
+    for each in result.modules():
         _rebind(each, memo)
-    return made
+    return result
 
 
 def sharing_tensors(module: nn.Module, *, buffers: bool = True) -> Any:
@@ -46,8 +46,8 @@ def _without_history() -> Iterator[None]:
         # A weight that a hook has computed of a fake one is fake until the hook runs again.
         if id(self) in memo or (self.grad_fn is None and not isinstance(self, FakeTensor)):
             return original(self, memo)
-        made = memo[id(self)] = self.detach().clone()
-        return made
+        clone = memo[id(self)] = self.detach().clone()
+        return clone
 
     with patch.object(Tensor, "__deepcopy__", copied):
         yield
@@ -70,16 +70,16 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     values = [_in_copy(cell, memo) for cell in cells]
     if all(new is old for new, old in values):
         return function
-    made = FunctionType(
+    result = FunctionType(
         function.__code__,
         function.__globals__,
         function.__name__,
         function.__defaults__,
         tuple(cell if new is old else CellType(new) for cell, (new, old) in zip(cells, values, strict=True)),
     )
-    made.__kwdefaults__ = function.__kwdefaults__
-    made.__dict__.update(function.__dict__)
-    return made
+    result.__kwdefaults__ = function.__kwdefaults__
+    result.__dict__.update(function.__dict__)
+    return result
 
 
 def _in_copy(cell: CellType, memo: dict[int, Any]) -> tuple[Any, Any]:

@@ -27,20 +27,20 @@ def sizes_as_tuples() -> Iterator[None]:
     """Meanwhile torch's factories take sizes that are proxies one by one, too."""
     with ExitStack() as stack:
         for name in (*_OF_SIZES, *_OF_NUMBERS):
-            made = _packing(getattr(torch, name), sizes=name in _OF_SIZES)
-            stack.enter_context(patch.object(torch, name, made))
+            wrapper = _packing(getattr(torch, name), sizes=name in _OF_SIZES)
+            stack.enter_context(patch.object(torch, name, wrapper))
         yield
 
 
 def _packing(factory: Callable[..., Any], *, sizes: bool) -> Callable[..., Any]:
     @functools.wraps(factory)
-    def call(*given: Any, **options: Any) -> Any:
-        for proxy in proxies_in((given, *options.values())):
+    def call(*args: Any, **options: Any) -> Any:
+        for proxy in proxies_in((args, *options.values())):
             tracer: Any = proxy.tracer
             if tracer.knows_number(proxy):
-                return tracer.create_proxy("call_function", factory, given, options)
-        if sizes and len(given) > 1 and any(issubclass(type(n), fx.Proxy) for n in given):
-            return factory(given, **options)
-        return factory(*given, **options)
+                return tracer.create_proxy("call_function", factory, args, options)
+        if sizes and len(args) > 1 and any(issubclass(type(n), fx.Proxy) for n in args):
+            return factory(args, **options)
+        return factory(*args, **options)
 
     return call

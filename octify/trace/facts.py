@@ -78,11 +78,11 @@ class _Measure(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         self.current = n
-        given = _storages(self.fetch_args_kwargs_from_env(n)) if n.op != "placeholder" else {}
+        operands = _storages(self.fetch_args_kwargs_from_env(n)) if n.op != "placeholder" else {}
         before = self.counter.get_total_flops()
         result = super().run_node(n)
         allocates = n.op in ("call_module", "call_function", "call_method")
-        fresh = {key: t for key, t in _storages(result).items() if allocates and key not in given}
+        fresh = {key: t for key, t in _storages(result).items() if allocates and key not in operands}
         self.facts[n.name] = Facts(
             shape=tuple(result.shape) if isinstance(result, Tensor) else None,
             macs=(self.counter.get_total_flops() - before) // 2,
@@ -92,8 +92,8 @@ class _Measure(fx.Interpreter):
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """An attribute without its gradient: the counter cannot hook a module that is given a parameter."""
-        found = super().get_attr(target, args, kwargs)
-        return found.detach() if isinstance(found, Tensor) else found
+        value = super().get_attr(target, args, kwargs)
+        return value.detach() if isinstance(value, Tensor) else value
 
 
 def _storages(value: Any) -> dict[int, Tensor]:
@@ -118,10 +118,10 @@ def _stand_ins(module: fx.GraphModule) -> dict[str, nn.Module]:
     """
     tensors: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
     called = {str(node.target) for node in module.graph.find_nodes(op="call_module")}
-    found = {target: module.get_submodule(target) for target in called}
+    modules = {target: module.get_submodule(target) for target in called}
     return {
         target: duplicate(each, tensors)
-        for target, each in found.items()
+        for target, each in modules.items()
         if not type(each).__module__.startswith(("torch.nn.", "octify.nn.")) or attached(each)
     }
 

@@ -35,13 +35,13 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _is_kept(path: str, nodes: set[str]) -> bool:
-    """Whether the module at ``path`` is a node of the graph, or inside one."""
+    """Return whether the module at ``path`` is a node of the graph, or inside one."""
     names = path.split(".")
     return any(".".join(names[:end]) in nodes for end in range(1, len(names) + 1))
 
 
 def _is_gone_through(path: str, traced: Traced) -> bool:
-    """Whether a graph stands for the module at ``path``: of a model in parts, what is inside a part."""
+    """Return whether a graph replaces the module at ``path``; in a model in parts, it is inside a part."""
     if traced.parts is None:
         return True
     return any(path.startswith(f"{part.path}.") for part in traced.parts.members if not part.alone)

@@ -17,7 +17,7 @@ from octify.errors import TraceError
 from octify.trace.calls import Call, observe
 from octify.trace.facts import MeasureError
 from octify.trace.model import Opaque, Parts, Traced
-from octify.trace.parts import Found, Search, together
+from octify.trace.parts import Candidate, Search, together
 
 
 def with_inner(model: nn.Module, inputs: Sequence[Tensor], traced: Traced) -> Traced:
@@ -29,21 +29,23 @@ def with_inner(model: nn.Module, inputs: Sequence[Tensor], traced: Traced) -> Tr
     seen = observe(model, inputs)
     search = Search(model, seen.calls)
     taken = frozenset(str(n.target) for n in traced.module.graph.nodes if n.op in ("call_module", "get_attr"))
-    found = {leaf.path: list(_inside(leaf, search, seen.calls, taken)) for leaf in leaves}
-    holders = tuple(path for path, parts in found.items() if parts)
+    by_leaf = {leaf.path: list(_inside(leaf, search, seen.calls, taken)) for leaf in leaves}
+    holders = tuple(path for path, parts in by_leaf.items() if parts)
     if not holders:
         return traced
     first = next(leaf for leaf in leaves if leaf.path in holders)
     parts = Parts(model, (), replace(first, path=""), seen.stopped, 0)
     try:
-        inner = together(parts, [part for path in holders for part in found[path]], inputs, training=False)
+        inner = together(parts, [part for path in holders for part in by_leaf[path]], inputs, training=False)
     except (TraceError, MeasureError):
         return traced
     inner = replace(inner, training=traced.training, modes=traced.modes, within=holders)
     return replace(traced, inner=with_inner(model, inputs, inner))
 
 
-def _inside(leaf: Opaque, search: Search, calls: Sequence[Call], taken: frozenset[str]) -> Iterator[Found]:
+def _inside(
+    leaf: Opaque, search: Search, calls: Sequence[Call], taken: frozenset[str]
+) -> Iterator[Candidate]:
     """The parts among the children of ``leaf`` that its code alone calls, and that are right at any size."""
     for part in search.below(leaf.path):
         graph = None if part.symbolic is None else part.symbolic.module

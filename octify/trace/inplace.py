@@ -139,7 +139,7 @@ def make_visible(module: nn.Module, graph: fx.Graph) -> None:
 
 
 def _puts_back(user: fx.Node, node: fx.Node, part: fx.Node) -> bool:
-    """Whether ``user`` assigns ``node``, a changed ``part``, to where the part is from: ``x[0] += 1``."""
+    """Return whether ``user`` writes ``node``, a changed ``part``, back to its place: ``x[0] += 1``."""
     return user.target is assigned and user.args[2] is node and part.args[:2] == user.args[:2]
 
 
@@ -177,7 +177,7 @@ def _says_so(name: str) -> bool:
 
 
 def _flagged(node: fx.Node, target: Any) -> bool:
-    """Whether a function is called with ``inplace=True``, wherever that stands."""
+    """Return whether a function is called with ``inplace=True``, by position or by name."""
     if not any(a is True for a in (*node.args, *node.kwargs.values())):
         return False  # most nodes: signatures are slow to read
     if node.kwargs.get("inplace") is True:
@@ -190,7 +190,7 @@ def _flagged(node: fx.Node, target: Any) -> bool:
 
 
 def is_number(node: fx.Node) -> bool:
-    """Whether a value is a size, or computed from sizes alone: numbers are never changed in place."""
+    """Return whether a value is a size, or computed from sizes alone: numbers are never changed in place."""
     if node.op == "call_method" and node.target in _SIZES:
         return True
     if node.op != "call_function":

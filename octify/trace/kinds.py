@@ -1,4 +1,4 @@
-"""What stands for ``type`` while a model is traced: ``type(x) is Tensor`` is true of a tensor's proxy."""
+"""Stand-in for ``type`` while a model is traced: ``type(x) is Tensor`` is true of a tensor's proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which modules tracing keeps whole: one node each, with the module's own name.
+"""Modules that tracing keeps whole: one node each, with the module's own name.
 
 What is kept whole keeps its parameters, its name and its behaviour in training. What is traced
 through becomes the functions it calls.
@@ -27,7 +27,7 @@ def qualified_name(kind: type) -> str:
 
 
 def is_kept_whole(module: nn.Module) -> bool:
-    """Whether ``module`` becomes one node of the graph."""
+    """Return whether ``module`` becomes one node of the graph."""
     if isinstance(module, _KEPT_TYPES):
         return True
     if isinstance(module, _CONTAINERS):

@@ -145,12 +145,12 @@ class Traced:
         return self.module if self.parts is None else self.parts.shell
 
     def is_elsewhere(self, path: str) -> bool:
-        """Whether what is at ``path`` is in another graph: inside an opaque module, or outside of all."""
+        """Return whether ``path`` is in another graph: inside an opaque module, or outside of all parts."""
         inside = self.inner is not None and _is_below(path, self.inner.within)
         return inside or (bool(self.within) and not _is_below(path, self.within))
 
     def reads_input(self, placeholder: fx.Node) -> bool:
-        """Whether a placeholder is one of the model's inputs, and not a feature map inside it.
+        """Return whether a placeholder is one of the model's inputs, and not a feature map inside it.
 
         In a model in parts, what has as many channels as an input is taken for one (resized, say).
         """
@@ -186,7 +186,7 @@ def _is_below(path: str, holders: Sequence[str]) -> bool:
 
 def attribute(root: nn.Module, path: str) -> Any:
     """The object at a dotted ``path`` below ``root``."""
-    found: Any = root
+    value: Any = root
     for name in path.split("."):
-        found = getattr(found, name)
-    return found
+        value = getattr(value, name)
+    return value

@@ -45,8 +45,8 @@ def _recorded(name: str, args: tuple[Any, ...]) -> fx.Proxy | None:
     tracer: Any = open_ones[0].tracer
     if not all(tracer.is_number(proxy) for proxy in open_ones):
         return None
-    made: fx.Proxy = tracer.create_proxy("call_function", getattr(builtins, name), args, {})
-    return made
+    result: fx.Proxy = tracer.create_proxy("call_function", getattr(builtins, name), args, {})
+    return result
 
 
 class _Kind(type):
@@ -61,8 +61,8 @@ class _Kind(type):
         return issubclass(kind, cls._own)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        made = _recorded(cls._own.__name__, args) if len(args) == 1 and not kwargs else None
-        return cls._own(*args, **kwargs) if made is None else made
+        result = _recorded(cls._own.__name__, args) if len(args) == 1 and not kwargs else None
+        return cls._own(*args, **kwargs) if result is None else result
 
     def __getattr__(cls, name: str) -> Any:
         return getattr(cls._own, name)
@@ -81,8 +81,8 @@ def _function(name: str) -> Callable[..., Any]:
         if name == "len" and len(args) == 1 and issubclass(type(args[0]), fx.Proxy):
             proxy: Any = args[0]
             return proxy.tracer.length_of(proxy)
-        made = None if kwargs or name == "len" else _recorded(name, args)
-        return own(*args, **kwargs) if made is None else made
+        result = None if kwargs or name == "len" else _recorded(name, args)
+        return own(*args, **kwargs) if result is None else result
 
     return call
 
@@ -129,14 +129,14 @@ def _modules_of(model: nn.Module) -> list[ModuleType]:
     """Modules that hold the code of the model: its classes', and those of the functions they use."""
     names = {base.__module__ for each in model.modules() for base in type(each).__mro__}
     first = [sys.modules[name] for name in sorted(names) if _is_own(name)]
-    found = {id(module): module for module in first}
+    by_id = {id(module): module for module in first}
     for module in first:
         for value in list(vars(module).values()):
             name = value.__module__ if isinstance(value, (FunctionType, type)) else None
             used = value if isinstance(value, ModuleType) else sys.modules.get(name or "")
             if used is not None and _is_own(used.__name__):
-                found[id(used)] = used
-    return list(found.values())
+                by_id[id(used)] = used
+    return list(by_id.values())
 
 
 def _is_own(name: str) -> bool:

@@ -17,7 +17,7 @@ def opened(result: Any) -> Any:
 
 
 def is_closed(result: Any) -> bool:
-    """Whether ``result`` holds tensors in an object that torch's pytree takes for a leaf, or cannot store."""
+    """Return whether ``result`` holds tensors in an object that torch's pytree does not open or store."""
     leaves = tree_leaves(result, is_leaf=_is_named)
     return any(map(_is_named, leaves)) or any(
         any(isinstance(t, Tensor) for t in tree_leaves(_entries(x))) for x in leaves if _holds(x)

@@ -32,7 +32,7 @@ from octify.trace.tracer import Symbolic, symbolic_trace
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidate:
     """A part before its graph stands among the others; no graph of its own where it is ``alone``."""
 
     path: str
@@ -50,8 +50,8 @@ def in_parts(
     model stops on the inputs.
     """
     seen = observe(model, inputs)
-    found = list(Search(model, seen.calls).below(""))
-    if not any(part.symbolic is not None for part in found):
+    candidates = list(Search(model, seen.calls).below(""))
+    if not any(part.symbolic is not None for part in candidates):
         if seen.stopped is None:
             return None
         raise TraceError(
@@ -62,23 +62,30 @@ def in_parts(
         )
     reason = f"cannot be traced: {failure.why}"
     parts = Parts(model, (), Opaque("", type(model).__name__, reason, failure.where), seen.stopped, seen.macs)
-    return together(parts, found, inputs, training=training)
+    return together(parts, candidates, inputs, training=training)
 
 
-def together(parts: Parts, found: Sequence[Found], inputs: Sequence[Tensor], *, training: bool) -> Traced:
-    """The graph of ``found`` in ``parts``, which has no members; its ``rest_macs`` are of all that ran."""
-    module, parts = _side_by_side(parts, found)
+def together(
+    parts: Parts, candidates: Sequence[Candidate], inputs: Sequence[Tensor], *, training: bool
+) -> Traced:
+    """Graph of the candidates in ``parts``, which has no members; its ``rest_macs`` are of the whole run."""
+    module, parts = _side_by_side(parts, candidates)
     facts = measure_parts(parts, module)
-    counted = sum(known.macs for known in facts.values())
+    counted = sum(fact.macs for fact in facts.values())
     return Traced(
         module,
         tuple(InputSpec.of(t) for t in inputs),
         facts,
-        tuple(leaf for part in found if part.symbolic for leaf in _rooted(part.path, part.symbolic.opaque)),
+        tuple(
+            leaf for part in candidates if part.symbolic for leaf in _rooted(part.path, part.symbolic.opaque)
+        ),
         training,
         dict(parts.shell.named_modules(remove_duplicate=False)),
         tuple(
-            leaf for part in found if part.symbolic for leaf in _rooted(part.path, part.symbolic.fixed_sizes)
+            leaf
+            for part in candidates
+            if part.symbolic
+            for leaf in _rooted(part.path, part.symbolic.fixed_sizes)
         ),
         replace(parts, rest_macs=max(0, parts.rest_macs - counted)),
     )
@@ -88,7 +95,7 @@ def share_in_parts(traced: Traced) -> float:
     """Share of the MACs that are in parts, not in what untraceable code calls itself."""
     assert traced.parts is not None
     alone = {part.path for part in traced.parts.members if part.alone}
-    macs = sum(known.macs for known in traced.facts.values())
+    macs = sum(fact.macs for fact in traced.facts.values())
     nodes = traced.module.graph.nodes
     lonely = sum(traced.facts[node.name].macs for node in nodes if node.target in alone)
     return (macs - lonely) / max(1, macs + traced.parts.rest_macs)
@@ -109,7 +116,7 @@ class Search:
             self._by_path.setdefault(call.path, []).append(call)
         self._paths = {id(module): path for path, module in model.named_modules()}
 
-    def below(self, path: str) -> Iterator[Found]:
+    def below(self, path: str) -> Iterator[Candidate]:
         """The parts among the children of the module at ``path`` and theirs."""
         for child in self._model.get_submodule(path).children():
             own = self._paths[id(child)]
@@ -117,7 +124,7 @@ class Search:
             if parent == path:  # a shared module is looked at once, at its first place
                 yield from self._at(own, child)
 
-    def _at(self, path: str, module: nn.Module) -> Iterator[Found]:
+    def _at(self, path: str, module: nn.Module) -> Iterator[Candidate]:
         calls = self._by_path.get(path, [])
         if calls and not any(call.macs for call in calls):
             return
@@ -127,15 +134,15 @@ class Search:
         elif not is_kept_whole(module):
             yield from self.below(path)
 
-    def _part(self, path: str, module: nn.Module, calls: Sequence[Call]) -> Found | None:
-        known = [call.arguments for call in calls if call.arguments is not None]
-        if len(known) < len(calls):
+    def _part(self, path: str, module: nn.Module, calls: Sequence[Call]) -> Candidate | None:
+        call_arguments = [call.arguments for call in calls if call.arguments is not None]
+        if len(call_arguments) < len(calls):
             return None
-        largest = max(known, key=lambda arguments: sum(_size(spec) for spec in arguments.inputs))
-        sizes = Counter(arguments.inputs for arguments in known)
+        largest = max(call_arguments, key=lambda arguments: sum(_size(spec) for spec in arguments.inputs))
+        sizes = Counter(arguments.inputs for arguments in call_arguments)
         if is_kept_whole(module):
-            return Found(path, largest, sizes, None)
-        one_form = all(arguments.form == largest.form for arguments in known)
+            return Candidate(path, largest, sizes, None)
+        one_form = all(arguments.form == largest.form for arguments in call_arguments)
         if not one_form or self._is_entered_elsewhere(path, module):
             return None
         try:
@@ -144,10 +151,10 @@ class Search:
                 measure(symbolic.module, [spec.example() for spec in specs])
         except (TraceError, MeasureError):
             return None
-        return Found(path, largest, sizes, symbolic)
+        return Candidate(path, largest, sizes, symbolic)
 
     def _is_entered_elsewhere(self, path: str, module: nn.Module) -> bool:
-        """Whether code outside the module calls something inside it, which must then stay what it is."""
+        """Return whether code outside the module calls something inside it, which must then stay as it is."""
         inside = {self._paths[id(m)] for m in module.modules()} - {path}
         return any(call.path in inside and path not in call.within for call in self._calls)
 
@@ -159,32 +166,32 @@ def _size(spec: InputSpec) -> int:
     return size
 
 
-def _side_by_side(parts: Parts, found: Sequence[Found]) -> tuple[fx.GraphModule, Parts]:
+def _side_by_side(parts: Parts, candidates: Sequence[Candidate]) -> tuple[fx.GraphModule, Parts]:
     """One graph of all parts: their placeholders, and one tuple of results for each."""
     shell = parts.shell
     paths = {id(module): path for path, module in shell.named_modules()}
     graph = with_any_names(fx.Graph())
     members, results = [], []
-    for part in found:
+    for part in candidates:
         if part.symbolic is None:
             placeholders = tuple(_named(graph.placeholder(name)) for name in part.arguments.names)
             results.append((graph.call_module(part.path, placeholders),))
             members.append(Part(part.path, part.arguments, None, part.calls, {}, alone=True))
             continue
         inside: dict[str, str] = {}
-        made: dict[fx.Node, fx.Node] = {}
+        copies: dict[fx.Node, fx.Node] = {}
         for node in part.symbolic.module.graph.nodes:
             if node.op == "output":
-                results.append(fx.map_arg(node.args[0], made.__getitem__))
+                results.append(fx.map_arg(node.args[0], copies.__getitem__))
                 continue
-            made[node] = graph.node_copy(node, made.__getitem__)
+            copies[node] = graph.node_copy(node, copies.__getitem__)
             if node.op == "placeholder":
-                _named(made[node])
+                _named(copies[node])
             elif node.op in ("call_module", "get_attr"):
                 own = str(node.target)
                 target = _path_in_model(shell, part, own, paths)
                 inside[target] = own
-                made[node].target = target
+                copies[node].target = target
         assert part.symbolic.output is not None
         members.append(Part(part.path, part.arguments, part.symbolic.output, part.calls, inside))
     graph.output(tuple(results))
@@ -199,7 +206,7 @@ def _named(placeholder: fx.Node) -> fx.Node:
     return placeholder
 
 
-def _path_in_model(shell: nn.Module, part: Found, own: str, paths: Mapping[int, str]) -> str:
+def _path_in_model(shell: nn.Module, part: Candidate, own: str, paths: Mapping[int, str]) -> str:
     """The path in the model of what a part's graph calls ``own``: one path for a module, whoever uses it."""
     assert part.symbolic is not None
     holder_path, _, name = own.rpartition(".")
@@ -233,16 +240,16 @@ def _slices(parts: Parts, graph: fx.Graph) -> list[_Slice]:
     """For every part its placeholders and all that its results depend on."""
     (output,) = graph.find_nodes(op="output")
     placeholders = iter(graph.find_nodes(op="placeholder"))
-    found = []
+    slices = []
     for part, results in zip(parts.members, output.args[0], strict=True):
-        wanted = {next(placeholders) for _ in part.arguments.inputs}
-        wanted.update(_checks(graph, wanted))
-        fx.map_arg(results, wanted.add)
+        ancestors = {next(placeholders) for _ in part.arguments.inputs}
+        ancestors.update(_checks(graph, ancestors))
+        fx.map_arg(results, ancestors.add)
         for node in reversed(graph.nodes):
-            if node in wanted:
-                wanted.update(node.all_input_nodes)
-        found.append(_Slice(tuple(node for node in graph.nodes if node in wanted), results))
-    return found
+            if node in ancestors:
+                ancestors.update(node.all_input_nodes)
+        slices.append(_Slice(tuple(node for node in graph.nodes if node in ancestors), results))
+    return slices
 
 
 def _checks(graph: fx.Graph, placeholders: set[fx.Node]) -> set[fx.Node]:
@@ -274,13 +281,13 @@ def measure_parts(parts: Parts, module: fx.GraphModule) -> dict[str, Facts]:
             part.calls[specs] if turn < len(each) else 0
             for part, specs, each in zip(parts.members, inputs, sizes, strict=True)
         ]
-        for name, known in measured.items():
+        for name, fact in measured.items():
             count = counts[owner[name]] if name in owner else 0
-            earlier = totals.get(name, Facts(known.shape, 0, 0))
+            earlier = totals.get(name, Facts(fact.shape, 0, 0))
             totals[name] = replace(
                 earlier,
-                macs=earlier.macs + count * known.macs,
-                new_bytes=earlier.new_bytes + count * known.new_bytes,
+                macs=earlier.macs + count * fact.macs,
+                new_bytes=earlier.new_bytes + count * fact.new_bytes,
             )
     return totals
 
@@ -299,7 +306,7 @@ def assemble(traced: Traced, module: fx.GraphModule, converted: frozenset[str]) 
     parts = traced.parts
     assert parts is not None
     shell = parts.shell
-    known = dict(shell.named_modules(remove_duplicate=False))
+    by_path = dict(shell.named_modules(remove_duplicate=False))
     active = [
         (part, each)
         for part, each in zip(parts.members, _slices(parts, module.graph), strict=True)
@@ -309,8 +316,8 @@ def assemble(traced: Traced, module: fx.GraphModule, converted: frozenset[str]) 
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*shell.parameters(), *shell.buffers())}
     for _, each in active:
         for node in each.nodes:
-            if node.op == "call_module" and str(node.target) in known:
-                memo[id(known[str(node.target)])] = module.get_submodule(str(node.target))
+            if node.op == "call_module" and str(node.target) in by_path:
+                memo[id(by_path[str(node.target)])] = module.get_submodule(str(node.target))
     model: nn.Module = duplicate(shell, memo)
     for part, each in active:
         _install(model.get_submodule(part.path), part, each, module)
@@ -320,15 +327,15 @@ def assemble(traced: Traced, module: fx.GraphModule, converted: frozenset[str]) 
 def _install(host: nn.Module, part: Part, own: _Slice, module: fx.GraphModule) -> None:
     """Make ``own`` the forward of ``host``, which becomes an instance of a subclass of its class."""
     graph = with_any_names(fx.Graph())
-    made: dict[fx.Node, fx.Node] = {}
+    copies: dict[fx.Node, fx.Node] = {}
     for node in own.nodes:
-        made[node] = graph.node_copy(node, made.__getitem__)
+        copies[node] = graph.node_copy(node, copies.__getitem__)
         if node.op in ("call_module", "get_attr"):
             target = str(node.target)
             if target not in part.inside:
                 _add(host, target, attrgetter(target)(module))
-            made[node].target = part.inside.get(target, target)
-    graph.output(fx.map_arg(own.results, made.__getitem__))
+            copies[node].target = part.inside.get(target, target)
+    graph.output(fx.map_arg(own.results, copies.__getitem__))
     run = type(fx.GraphModule(host, graph)).forward
     original, form = type(host), part.output
     assert form is not None
@@ -343,9 +350,9 @@ def _install(host: nn.Module, part: Part, own: _Slice, module: fx.GraphModule) -
     host.__class__ = type(original.__name__, (original,), members)
 
 
-def _add(host: nn.Module, name: str, made: Any) -> None:
+def _add(host: nn.Module, name: str, value: Any) -> None:
     """A split, merge or pooling layer of the rewriter's, or a table of indices."""
-    if isinstance(made, nn.Module):
-        host.add_module(name, made)
+    if isinstance(value, nn.Module):
+        host.add_module(name, value)
     else:
-        host.register_buffer(name, made)
+        host.register_buffer(name, value)

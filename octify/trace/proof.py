@@ -120,18 +120,18 @@ class _Comparison:
                 f"the traced graph was not compared with the model, which itself stops on the example ({why})"
             )
             return Verdict(None, inputs, (remark,))
-        found = self._compare(inputs, expected)
-        if found is not None and self._is_itself_unsteady(inputs):
+        first_difference = self._compare(inputs, expected)
+        if first_difference is not None and self._is_itself_unsteady(inputs):
             remark = (
                 "the traced graph was not compared with the model, which computes something else in every run"
             )
             return Verdict(None, inputs, (remark,))
-        for other in self._others(inputs) if found is None else ():
+        for other in self._others(inputs) if first_difference is None else ():
             expected = run(self._original, other)
-            found = None if expected.error is not None else self._compare(other, expected)
-            if found is not None:
-                return Verdict(f"at an input of {_sizes(other)}, {found}", other)
-        return Verdict(found or self._buffers(), inputs)
+            first_difference = None if expected.error is not None else self._compare(other, expected)
+            if first_difference is not None:
+                return Verdict(f"at an input of {_sizes(other)}, {first_difference}", other)
+        return Verdict(first_difference or self._buffers(), inputs)
 
     def _first(self) -> tuple[Sequence[Tensor], Trial]:
         """Random inputs, or the examples themselves where the model does not take random ones."""
@@ -154,7 +154,7 @@ class _Comparison:
         return difference(expected.result, actual.result, near)
 
     def _is_itself_unsteady(self, inputs: Sequence[Tensor]) -> bool:
-        """Whether the model gives another result with the same random numbers and the same buffers."""
+        """Return whether the model gives another result with the same random numbers and the same buffers."""
         one, two = (run(sharing_tensors(self._model, buffers=False).eval(), inputs) for _ in range(2))
         return one.error is None and difference(one.result, two.result, Nearness.exact) is not None
 
@@ -173,15 +173,15 @@ def runnable(traced: Traced) -> Any:
 
 
 def _as_it_is(traced: Traced) -> nn.Module:
-    made: nn.Module = traced.module
+    model: nn.Module = traced.module
     if traced.parts is not None:
         inside = frozenset(path for part in traced.parts.members for path in part.inside)
-        made = assemble(traced, traced.module, inside)
+        model = assemble(traced, traced.module, inside)
     if traced.inner is None:
-        return made
-    made = sharing_tensors(made)
-    place(made, leaves_of(traced.inner, _as_it_is(traced.inner)))
-    return made
+        return model
+    model = sharing_tensors(model)
+    place(model, leaves_of(traced.inner, _as_it_is(traced.inner)))
+    return model
 
 
 def _sizes(inputs: Sequence[Tensor]) -> str:

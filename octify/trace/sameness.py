@@ -1,4 +1,4 @@
-"""Whether two results are the same: their classes, their form, and their values up to a tolerance."""
+"""Comparison of two results: their classes, their form, and their values up to a tolerance."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class _Walk:
             return None if _equal(a, b) else f"{b!r} in place of {a!r}{place}"
         if list(entries) != list(others):
             return f"entries {_shown(others)} in place of {_shown(entries)}{place}"
-        found = (self.compare(a_, others[key], f"{at}[{key!r}]") for key, a_ in entries.items())
-        return next((each for each in found if each is not None), None)
+        differences = (self.compare(a_, others[key], f"{at}[{key!r}]") for key, a_ in entries.items())
+        return next((each for each in differences if each is not None), None)
 
     def _tensors(self, a: Tensor, b: Tensor, place: str) -> str | None:
         number, self.count = self.count, self.count + 1

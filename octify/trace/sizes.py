@@ -55,94 +55,94 @@ class SizedProxy(InPlaceProxy):
     _is_param = False  # what torch asks of a tensor that is set as an attribute of a module
     _is_buffer = False
 
-    def _known(self) -> Any:
+    def _fake_value(self) -> Any:
         tracer: Any = self.tracer
-        return tracer.known(self)
+        return tracer.fake_value(self)
 
     def _tensor(self) -> Tensor | None:
-        known = self._known()
-        return known if isinstance(known, Tensor) else None
+        value = self._fake_value()
+        return value if isinstance(value, Tensor) else None
 
     @property
     def __class__(self) -> type:
         """``isinstance(x, Tensor)`` is true of a tensor's proxy, ``isinstance(h, int)`` of a size's."""
-        known = self._known()
-        if isinstance(known, Tensor):
+        value = self._fake_value()
+        if isinstance(value, Tensor):
             return Tensor
-        return type(known) if type(known) in (int, float, bool) else fx.Proxy
+        return type(value) if type(value) in (int, float, bool) else fx.Proxy
 
     @__class__.setter
     def __class__(self, kind: type) -> None:
         raise TypeError("a proxy's class cannot be changed")
 
     def __getattr__(self, name: str) -> Any:
-        if lacks(self._known(), name):
+        if lacks(self._fake_value(), name):
             raise AttributeError(f"'Tensor' object has no attribute '{name}'")
         return fx.Proxy.__getattr__(self, name)
 
     @property
     def shape(self) -> Any:
         """The tensor's sizes."""
-        known = self._tensor()
-        if known is None:  # recorded as what has a length: FX's attributes have none
+        tensor = self._tensor()
+        if tensor is None:  # recorded as what has a length: FX's attributes have none
             return self.tracer.create_proxy("call_function", getattr, (self, "shape"), {})
-        return self._sizes(known)
+        return self._sizes(tensor)
 
     def size(self, dim: int | None = None) -> Any:
         """The tensor's sizes, or one of them."""
-        known = self._tensor()
-        if known is None:
+        tensor = self._tensor()
+        if tensor is None:
             return self.tracer.create_proxy(
                 "call_method", "size", (self, *(() if dim is None else (dim,))), {}
             )
-        sizes = self._sizes(known)
+        sizes = self._sizes(tensor)
         return sizes if dim is None else sizes[dim]
 
-    def _sizes(self, known: Tensor) -> Sizes:
+    def _sizes(self, tensor: Tensor) -> Sizes:
         tracer: Any = self.tracer
-        return Sizes(tracer.one_size(self, dim, int(size)) for dim, size in enumerate(known.shape))
+        return Sizes(tracer.one_size(self, dim, int(size)) for dim, size in enumerate(tensor.shape))
 
     def _answer(self, name: str, ask: Callable[[Tensor], Any]) -> Any:
-        known = self._tensor()
-        return fx.Proxy.__getattr__(self, name) if known is None else ask(known)
+        tensor = self._tensor()
+        return fx.Proxy.__getattr__(self, name) if tensor is None else ask(tensor)
 
     @property
     def ndim(self) -> Any:
         """The number of dimensions."""
-        return self._answer("ndim", lambda known: known.ndim)
+        return self._answer("ndim", lambda tensor: tensor.ndim)
 
     @property
     def dim(self) -> Any:
         """The method that tells the number of dimensions."""
-        return self._answer("dim", lambda known: known.dim)
+        return self._answer("dim", lambda tensor: tensor.dim)
 
     @property
     def dtype(self) -> Any:
         """The tensor's dtype."""
-        return self._answer("dtype", lambda known: known.dtype)
+        return self._answer("dtype", lambda tensor: tensor.dtype)
 
     @property
     def is_floating_point(self) -> Any:
         """The method that tells whether the dtype is a floating one."""
-        return self._answer("is_floating_point", lambda known: known.is_floating_point)
+        return self._answer("is_floating_point", lambda tensor: tensor.is_floating_point)
 
     def __index__(self) -> int:
-        return int(self._told(int))
+        return int(self._python_number(int))
 
     def __int__(self) -> int:
-        return int(self._told(int, float))
+        return int(self._python_number(int, float))
 
     def __float__(self) -> float:
-        return float(self._told(int, float))
+        return float(self._python_number(int, float))
 
-    def _told(self, *kinds: type) -> Any:
+    def _python_number(self, *kinds: type) -> Any:
         """The number that Python must have."""
-        known = self._known()
-        if not isinstance(known, kinds):
+        value = self._fake_value()
+        if not isinstance(value, kinds):
             raise TypeError("symbolically traced variables cannot be used as numbers")
         tracer: Any = self.tracer
-        tracer.decide(self, known)
-        return known
+        tracer.decide(self, value)
+        return value
 
     def _number(self, function: Any, *args: Any) -> Any:
         return self.tracer.create_proxy("call_function", function, (self, *args), {})
@@ -192,7 +192,7 @@ class RecordBatch(TorchFunctionMode):
 
 
 def _recorded_by_fx(types: Any, leaves: Sequence[Any]) -> bool:
-    """Whether FX records it: it looks for the proxies among the arguments, and not in a shape."""
+    """Return whether FX records the call: it finds proxies among the arguments, not inside a shape."""
     own = [kind for kind in types if issubclass(kind, fx.Proxy)]
     return bool(own) and all(any(issubclass(type(leaf), kind) for leaf in leaves) for kind in own)
 
@@ -206,7 +206,7 @@ def _is_open(leaf: Any) -> bool:
 
 
 def _is_shape(node: fx.Node) -> bool:
-    """Whether a node is a whole shape."""
+    """Return whether a node is a whole shape."""
     if node.target is getattr:
         return node.args[1] == "shape"
     return node.target == "size" and len(node.args) + len(node.kwargs) == 1
@@ -217,20 +217,20 @@ _BY_SIZE = ("split", "unbind", "hsplit", "vsplit", "dsplit")
 
 
 def _depends_on_size(node: fx.Node, source: Any, length: int) -> bool:
-    """Whether another height or width may give the sequence that ``node`` computes another length.
+    """Return whether the length of the sequence that ``node`` computes may depend on the height or width.
 
     The number of parts along the channels is the model's own; along positions it is not.
     """
     name = str(getattr(node.target, "__name__", node.target)).rpartition(".")[2]
     if name not in (*_INTO_A_NUMBER, *_BY_SIZE) or not isinstance(source, Tensor):
         return False
-    given = dict(zip(("parts", "dim"), node.args[1:], strict=False)) | dict(node.kwargs)
+    arguments = dict(zip(("parts", "dim"), node.args[1:], strict=False)) | dict(node.kwargs)
     if name == "unbind":
-        given = {"dim": given.get("dim", given.get("parts", 0))}
-    parts = next((value for key, value in given.items() if key != "dim"), None)
+        arguments = {"dim": arguments.get("dim", arguments.get("parts", 0))}
+    parts = next((value for key, value in arguments.items() if key != "dim"), None)
     if isinstance(parts, (tuple, list)) or (name in _INTO_A_NUMBER and parts == length):
         return False
-    dim = given.get("dim", 0)
+    dim = arguments.get("dim", 0)
     return not (isinstance(dim, int) and dim % source.ndim == 1 and source.ndim > 3)
 
 
@@ -254,23 +254,23 @@ class SizedTracer(fx.Tracer):
 
     @property
     def sizes_known(self) -> bool:
-        """Whether sizes are told here; a subclass decides."""
+        """Return whether sizes are available here; a subclass decides."""
         return False
 
-    def known(self, proxy: fx.Proxy) -> Any:
+    def fake_value(self, proxy: fx.Proxy) -> Any:
         """The fake value of ``proxy``; None where it is unknown, or not to be told (here)."""
         if self._mode is None or not self.sizes_known or proxy.node in self._batches:
             return None
         return self._values.get(proxy.node)
 
     def is_number(self, proxy: fx.Proxy) -> bool:
-        """Whether ``proxy`` stands for a size, or for what is computed from sizes alone."""
+        """Return whether ``proxy`` stands for a size, or for what is computed from sizes alone."""
         if self._mode is None:
             return is_number(proxy.node) and not _is_shape(proxy.node)
         return isinstance(self._values.get(proxy.node), (int, float))
 
     def knows_number(self, proxy: fx.Proxy) -> bool:
-        """Whether ``proxy`` stands for a number that is known."""
+        """Return whether ``proxy`` stands for a number whose value is available."""
         return self._mode is not None and self.is_number(proxy)
 
     @property
@@ -285,12 +285,12 @@ class SizedTracer(fx.Tracer):
         """Dimension ``dim`` of a tensor, ``size`` in the example: a number, or a proxy of one."""
         if self.twins.is_constant(proxy.node, dim):
             return size
-        made = self.create_proxy("call_method", "size", (proxy, dim), {})
+        size_proxy = self.create_proxy("call_method", "size", (proxy, dim), {})
         if self.twins.is_batch(proxy.node, dim, size):
-            self._batches.add(made.node)
+            self._batches.add(size_proxy.node)
         elif self.twins.is_channels(proxy.node, dim):
-            self._channels.add(made.node)
-        return made
+            self._channels.add(size_proxy.node)
+        return size_proxy
 
     def decide(self, proxy: fx.Proxy, answer: Any) -> None:
         """Record that the model's code went on with ``answer``, unless no size can change it."""
@@ -302,7 +302,7 @@ class SizedTracer(fx.Tracer):
         self.create_proxy("call_function", holds, (proxy, answer, question.text, question.where), {})
 
     def _is_of_channels(self, node: fx.Node) -> bool:
-        """Whether a number depends on the inputs' channels alone: that they are as many is no news."""
+        """Return whether a number depends only on the inputs' channels, whose number is fixed."""
         sources = node.all_input_nodes
         return node in self._channels or (bool(sources) and all(map(self._is_of_channels, sources)))
 
@@ -371,11 +371,13 @@ class SizedTracer(fx.Tracer):
         return attr_val if self.computing else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        known = self.known(obj)
-        if isinstance(known, (bool, int, float)):
-            asked = obj if isinstance(known, bool) else self.create_proxy("call_function", bool, (obj,), {})
-            self.decide(asked, bool(known))
-            return bool(known)
+        value = self.fake_value(obj)
+        if isinstance(value, (bool, int, float)):
+            condition = (
+                obj if isinstance(value, bool) else self.create_proxy("call_function", bool, (obj,), {})
+            )
+            self.decide(condition, bool(value))
+            return bool(value)
         # The batch of one value is the batch of another, whatever it is.
         node = obj.node
         batches = self.sizes_known and all(n in self._batches for n in node.args)
@@ -416,8 +418,8 @@ class SizedTracer(fx.Tracer):
                     return node.target(*args, **kwargs)  # type: ignore[operator]
                 if node.op == "call_method":
                     return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-                found = operator.attrgetter(str(node.target))(self.root)
-                return found(*args, **kwargs) if node.op == "call_module" else found
+                attribute = operator.attrgetter(str(node.target))(self.root)
+                return attribute(*args, **kwargs) if node.op == "call_module" else attribute
         except Exception:  # a value that only real data has
             return None
         finally:

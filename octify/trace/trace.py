@@ -100,7 +100,7 @@ def _distrusted(root: Opaque) -> TraceError:
 
 
 def _are_better(parts: Traced) -> bool:
-    """Whether parts keep sizes open that the whole graph fixes, and reach nearly all of the model."""
+    """Return whether parts keep sizes open that the whole graph fixes, and reach nearly all of the model."""
     return share_in_parts(parts) >= _ENOUGH and not any(each.fixes for each in parts.fixed_sizes)
 
 

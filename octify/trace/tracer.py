@@ -232,8 +232,8 @@ def with_same_tensors(model: nn.Module) -> nn.Module:
 
     Tracing leaves proxies in the caches of some models; each attempt gets a clean copy.
     """
-    made: nn.Module = sharing_tensors(model)
-    return made
+    result: nn.Module = sharing_tensors(model)
+    return result
 
 
 def symbolic_trace(
@@ -305,7 +305,7 @@ def _attempt(
     module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
     module.graph.eliminate_dead_code()
     module.recompile()
-    made = Symbolic(
+    symbolic = Symbolic(
         module,
         clean,
         tuple(treatment.opaque.values()),
@@ -313,16 +313,16 @@ def _attempt(
         tracer.output,
         tuple(tracer.results),
     )
-    return made, tracer.asks_types
+    return symbolic, tracer.asks_types
 
 
 def _deciding(root: nn.Module, questions: Sequence[Question]) -> tuple[Opaque, ...]:
     """The modules that decide by a size, each with its first question; a number it asks for comes first."""
-    found: dict[str, Opaque] = {}
+    by_path: dict[str, Opaque] = {}
     for question in sorted(questions, key=lambda each: not each.fixes):
         path, kind = question.path, type(root.get_submodule(question.path)).__name__
-        found.setdefault(path, Opaque(path, kind, question.text, question.where, fixes=question.fixes))
-    return tuple(found.values())
+        by_path.setdefault(path, Opaque(path, kind, question.text, question.where, fixes=question.fixes))
+    return tuple(by_path.values())
 
 
 def _drop_assertions(graph: fx.Graph) -> None:

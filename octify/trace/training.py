@@ -1,4 +1,4 @@
-"""What a traced graph does otherwise than the model in training: told, for a graph has no branches.
+"""Differences between a traced graph and the model in training, where a graph has no branches.
 
 A graph is that of eval mode. Layers keep their behaviour in training; the model's own code does not: what it
 decides by ``self.training``, and what it computes without gradients. The lines that do so are noted in one
@@ -35,36 +35,36 @@ def in_training(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]) ->
     batch = of_batch(inputs) or inputs  # of two samples at least: norms ask for them
     with noted() as lines:
         trained = run(duplicate(model).train(), batch)
-    told = _modes(model, graph)
+    remarks = _modes(model, graph)
     if trained.error is not None or not lines:
-        return told
+        return remarks
     original: nn.Module = duplicate(model).train()
     own: nn.Module = duplicate(graph).train()
     expected, actual = run(original, batch, grad=True), run(own, batch, grad=True)
-    found = [
+    differences = [
         *_results(expected, actual),
         *_gradients(original, expected, own, actual),
         *_buffers(original, own),
     ]
-    if not found:
-        return told
+    if not differences:
+        return remarks
     return (
-        *told,
-        f"in training the converted model does otherwise than the model: {'; '.join(found)}. It is the "
+        *remarks,
+        f"in training the converted model does otherwise than the model: {'; '.join(differences)}. It is the "
         f"model's code in eval mode, and decides no more at: {_listed(lines)}",
     )
 
 
 def causes(model: nn.Module, inputs: Sequence[Tensor]) -> str:
-    """What a graph cannot hold of ``model``'s code in eval mode: contexts, buffers that are written."""
+    """Parts of ``model``'s code in eval mode that a graph cannot hold: contexts, writes to buffers."""
     own: nn.Module = duplicate(model).eval()
     before = {name: b.clone() for name, b in own.named_buffers()}
     with noted(modes=False) as lines:
         run(own, inputs)
     written = [name for name, b in own.named_buffers() if name in before and not same(b, before[name])]
-    told = [f"it computes in a context at {_listed(lines)}"] if lines else []
-    told += [f"its forward writes the buffers {_some(written)}"] if written else []
-    return "; ".join(told)
+    reasons = [f"it computes in a context at {_listed(lines)}"] if lines else []
+    reasons += [f"its forward writes the buffers {_some(written)}"] if written else []
+    return "; ".join(reasons)
 
 
 def _modes(model: nn.Module, graph: nn.Module) -> tuple[str, ...]:
@@ -90,8 +90,8 @@ def _results(expected: Trial, actual: Trial) -> list[str]:
     if actual.error is not None:
         return [f"it stops with {type(actual.error).__name__}"]
     with torch.no_grad():
-        found = difference(expected.result, actual.result, Nearness.exact)
-    return [] if found is None else [f"it returns {found}"]
+        change = difference(expected.result, actual.result, Nearness.exact)
+    return [] if change is None else [f"it returns {change}"]
 
 
 def _gradients(original: nn.Module, expected: Trial, own: nn.Module, actual: Trial) -> list[str]:
@@ -101,8 +101,8 @@ def _gradients(original: nn.Module, expected: Trial, own: nn.Module, actual: Tri
     there, here = _trained(original, expected.result), _trained(own, actual.result)
     both = dict(original.named_parameters()).keys() & dict(own.named_parameters()).keys()
     more, less = sorted((here - there) & both), sorted((there - here) & both)
-    told = [f"it gives gradients to parameters that get none in the model ({_some(more)})"] if more else []
-    return told + ([f"it gives no gradients to {_some(less)}"] if less else [])
+    remarks = [f"it gives gradients to parameters that get none in the model ({_some(more)})"] if more else []
+    return remarks + ([f"it gives no gradients to {_some(less)}"] if less else [])
 
 
 def _trained(module: nn.Module, result: Any) -> set[str]:

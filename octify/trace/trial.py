@@ -88,12 +88,12 @@ def of_size(examples: Sequence[Tensor]) -> list[Tensor]:
     """``examples`` at another even size, of another shape; empty where none has a size."""
     if not any(x.ndim > 2 for x in examples):
         return []
-    made = []
+    inputs = []
     for x in examples:
         for dim in range(2, x.ndim):
             x = _repeated(x, dim, _other(x.shape[dim], _STEP * (dim - 1)))
-        made.append(x)
-    return made
+        inputs.append(x)
+    return inputs
 
 
 def _other(size: int, step: int) -> int:

@@ -81,7 +81,7 @@ class Twins:
         self._seen: set[fx.Node] = set()
 
     def is_constant(self, node: fx.Node, dim: int) -> bool:
-        """Whether dimension ``dim`` of a node's tensor is one number, whatever the inputs' sizes.
+        """Return whether dimension ``dim`` of a node's tensor is one number, whatever the inputs' sizes.
 
         Positions are never taken for constant: a map may be cropped to a size that both twins exceed.
         """
@@ -93,13 +93,13 @@ class Twins:
         return self.is_channels(node, dim) and other in (None, _size(self._values[0].get(node), dim))
 
     def is_channels(self, node: fx.Node, dim: int) -> bool:
-        """Whether dimension ``dim`` depends neither on the batch nor on the size of the maps."""
+        """Return whether dimension ``dim`` depends neither on the batch nor on the size of the maps."""
         self._advance(node)
         sizes = [_size(values.get(node), dim) for values in self._values[:2]]
         return dim == 1 and None not in sizes and sizes[0] == sizes[1]
 
     def is_batch(self, node: fx.Node, dim: int, size: int) -> bool:
-        """Whether dimension ``dim`` of a node's tensor, here ``size``, is another at another batch."""
+        """Return whether dimension ``dim`` of a node's tensor, here ``size``, changes with the batch size."""
         self._advance(node)
         other = _size(self._values[0].get(node), dim)
         return node in self._dependent and (dim == 0 or (other is not None and other != size))

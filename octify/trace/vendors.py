@@ -103,6 +103,6 @@ SAME_CONVOLUTIONS = ("timm.layers.conv2d_same.Conv2dSame",)
 
 
 def is_one_of(kind: type, names: Iterable[str]) -> bool:
-    """Whether ``kind`` has one of ``names``, in whichever module of its package a version keeps it."""
+    """Return whether the class ``kind`` has one of ``names``, in any module of its package."""
     own = (kind.__module__.split(".")[0], kind.__name__)
     return any(own == (name.split(".")[0], name.rpartition(".")[2]) for name in names)

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
+from octify.compare.agreement import OutputError
 from octify.errors import CheckFailed
 from octify.progress import Tell
-from octify.report.calibration import OutputError
 from octify.report.tuning import TuningRow
 from octify.tune import checkpoint as checkpoints
 from octify.tune.data import Samples

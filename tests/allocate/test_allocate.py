@@ -19,7 +19,7 @@ from octify.allocate.curves import curve_through
 from octify.allocate.path import CAPS, Curve, convex, last_steps, levels_after, path
 from octify.allocate.plans import Path, Plans, first
 from octify.allocate.search import _Stops
-from octify.allocate.target import Target
+from octify.calibrate.options import Target
 from octify.compare.outputs import advantage
 from octify.planning.ruleset import Match, Rule, RuleSet, load_rules
 from tests.planning.test_planner import Net, chain, conv, rules, traced_on

@@ -66,7 +66,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 @pytest.fixture(
-    scope="module", params=[(name, rules) for name in MODELS for rules in ("default", "everywhere")]
+    scope="module",
+    params=[
+        *((name, "default") for name in MODELS),
+        ("hidden", "everywhere"),
+        ("squeezenet1_1", "everywhere"),
+    ],
 )
 def case(request: Any) -> tuple[nn.Module, Tensor, octify.Result]:
     name, rules = request.param

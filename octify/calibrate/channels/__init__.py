@@ -1,1 +1,1 @@
-"""Which channels of a coupled set are low."""
+"""Choice of the low channels of a coupled set."""

@@ -1,4 +1,4 @@
-"""Which channels are low: the same number of every cell as in the plan, but the best ones.
+"""Choice of the low channels by energy: as many of every cell as in the plan, but the best ones.
 
 ``energy`` ranks a coupled channel by what is lost when it is made low: its high-frequency energy
 ``E ||x - Pi x||^2``, times the squared norm of the weights that read it, over the variance of

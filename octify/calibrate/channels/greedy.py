@@ -48,11 +48,11 @@ def by_greedy(
 
 
 def choose_set(
-    members: Sequence[Ids], wanted: Sequence[int], readers: Sequence[Reader], low: Mask, noisy: np.ndarray
+    members: Sequence[Ids], counts: Sequence[int], readers: Sequence[Reader], low: Mask, noisy: np.ndarray
 ) -> None:
     """Choose the low channels of one coupled set, in place; ``noisy`` by class, as ``low``."""
     choice = Choice(members, readers, low, noisy)
-    left = list(wanted)
+    left = list(counts)
     while any(left):
         steps = [min(n, max(1, math.ceil(len(cell) / ROUNDS))) for n, cell in zip(left, members, strict=True)]
         choice.take(steps)

@@ -59,30 +59,34 @@ class _Producer:
         taps, early, target = (
             x.reshape(len(x), self.groups, -1).movedim(1, 0) for x in (taps, early, target)
         )
-        known = torch.cat([taps, torch.ones_like(taps[:, :, :1])], dim=2)
-        made = torch.cat([early, target], dim=2)
-        self.gram += known.mT @ known
-        self.cross += known.mT @ made
-        self.squares += made.square().sum(1)
+        features = torch.cat([taps, torch.ones_like(taps[:, :, :1])], dim=2)
+        outputs = torch.cat([early, target], dim=2)
+        self.gram += features.mT @ features
+        self.cross += features.mT @ outputs
+        self.squares += outputs.square().sum(1)
         self.own += (early * target).sum(1)
         self.rows += taps.shape[1]
 
     def variances(self) -> tuple[Tensor, Tensor]:
         """Unexplained and total variance of every t, (O,) each."""
         gram, cross, squares, own = (x / self.rows for x in (self.gram, self.cross, self.squares, self.own))
-        mean, made = gram[:, :-1, -1], cross[:, -1]
+        mean, output_mean = gram[:, :-1, -1], cross[:, -1]
         cov = gram[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :]
         ridge = _RIDGE * cov.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
         cov.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
-        cross = cross[:, :-1] - mean[:, :, None] * made[:, None, :]
+        cross = cross[:, :-1] - mean[:, :, None] * output_mean[:, None, :]
         solved = torch.linalg.solve(cov, cross)
         # What the taps leave of e and of t, and what the one then tells of the other.
         each = own.shape[1]
-        whole = squares - made.square()
+        whole = squares - output_mean.square()
         early, target = (whole - (cross * solved).sum(1)).split(each, dim=1)
-        shared = own - made[:, :each] * made[:, each:] - (cross[:, :, :each] * solved[:, :, each:]).sum(1)
-        told = torch.where(early > _RIDGE * whole[:, :each], shared**2 / early, 0.0)
-        return (target - told).clamp_min(0).flatten(), whole[:, each:].flatten()
+        shared = (
+            own
+            - output_mean[:, :each] * output_mean[:, each:]
+            - (cross[:, :, :each] * solved[:, :, each:]).sum(1)
+        )
+        explained = torch.where(early > _RIDGE * whole[:, :each], shared**2 / early, 0.0)
+        return (target - explained).clamp_min(0).flatten(), whole[:, each:].flatten()
 
 
 def noise(traced: Traced, layout: Layout, chunks: Chunks, *, rows: int = _ROWS, seed: int = 0) -> np.ndarray:
@@ -118,8 +122,8 @@ def _passes(traced: Traced, layout: Layout) -> Iterator[list[tuple[ConvNode, Con
         module = convolution(traced, conv) if (conv.ids_out != DENSE).any() else None
         if module is None:
             continue
-        known, made = _sizes(module)
-        need = 8 * module.groups * known * (known + made)
+        features, outputs = _sizes(module)
+        need = 8 * module.groups * features * (features + outputs)
         if some and taken + need > _MOST_BYTES:
             yield some
             some, taken = [], 0
@@ -135,13 +139,18 @@ def _sizes(module: Conv) -> tuple[int, int]:
 
 
 def _producer(conv: ConvNode, module: Conv) -> _Producer:
-    known, made = _sizes(module)
+    features, outputs = _sizes(module)
 
     def zeros(*size: int) -> Tensor:
         return torch.zeros(module.groups, *size, dtype=torch.float64, device=module.weight.device)
 
     return _Producer(
-        conv.ids_out, module.groups, zeros(known, known), zeros(known, made), zeros(made), zeros(made // 2)
+        conv.ids_out,
+        module.groups,
+        zeros(features, features),
+        zeros(features, outputs),
+        zeros(outputs),
+        zeros(outputs // 2),
     )
 
 

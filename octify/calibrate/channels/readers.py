@@ -78,8 +78,8 @@ class Reader:
         half = n * k
         is_low = (self.classes != DENSE) & low[np.maximum(self.classes, 0)]
         device = self.total.device
-        found = np.flatnonzero(np.isin(self.classes, members) & ~is_low)
-        places, taps = torch.from_numpy(found).to(device), torch.arange(half, device=device)
+        candidates = np.flatnonzero(np.isin(self.classes, members) & ~is_low)
+        places, taps = torch.from_numpy(candidates).to(device), torch.arange(half, device=device)
         is_low_tap = torch.from_numpy(is_low).to(device).repeat_interleave(k)
         active = torch.where(is_low_tap, taps + half, taps)
         high = places[:, None] * k + taps[:k]
@@ -95,7 +95,7 @@ class Reader:
         cov.addr_(mean[index], mean[index], alpha=-1).mul_(scale[:, None]).mul_(scale)
         cov.diagonal()[: -self.outputs].add_(ridge)
         low_taps = half + torch.arange(high.numel(), device=device).reshape(high.shape)
-        return self.classes[found], Sweep(swept(cov, half), high, low_taps, self.outputs)
+        return self.classes[candidates], Sweep(swept(cov, half), high, low_taps, self.outputs)
 
 
 def collected(
@@ -182,13 +182,13 @@ def _collect(
 
 
 def _first_images(chunks: Chunks, most: int) -> Chunks:
-    found, have = [], 0
+    images, have = [], 0
     for chunk in chunks:
         if have >= most:
             break
-        found.append(tuple(x[: most - have] for x in chunk))
-        have += len(found[-1][0])
-    return found
+        images.append(tuple(x[: most - have] for x in chunk))
+        have += len(images[-1][0])
+    return images
 
 
 def _mixes(traced: Traced, conv: ConvNode) -> bool:

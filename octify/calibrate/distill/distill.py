@@ -48,7 +48,7 @@ def distill(
     rewritten: Rewritten,
     repaired: Repaired,
     images: Images,
-    wanted: Sequence[Output],
+    reference: Sequence[Output],
     *,
     steps: int,
     seconds: float = math.inf,
@@ -62,7 +62,7 @@ def distill(
     teacher:
         The original, in modules of its own that ``rewritten`` does not share. Models in half precision
         are in float32 afterwards.
-    wanted:
+    reference:
         The original's ``outputs`` for ``images.held_out``: where the error there is not smaller for the
         training, nothing is changed. Without such images it is kept.
     steps, seconds:
@@ -76,7 +76,7 @@ def distill(
         return None
     if any(parameter.dtype in _HALF for parameter in models.teacher.parameters()):
         models.teacher.float()
-    judge, clock = Judge(rewritten.module, images.held_out, wanted), Clock(models.student)
+    judge, clock = Judge(rewritten.module, images.held_out, reference), Clock(models.student)
     with out_of_place(models.teacher), out_of_place(models.student):
         batches = _batches(images, steps, seed)
         training = Training(models, trained, batches, gradient_batch(teacher), _layout(models, images))
@@ -138,10 +138,10 @@ def _batches(images: Images, steps: int, seed: int) -> Iterator[list[Tensor]]:
 
 def _by_size(images: Images) -> list[list[Tensor]]:
     """All images of a size together, each input of the model one tensor."""
-    found: dict[tuple[torch.Size, ...], list[tuple[Tensor, ...]]] = {}
+    by_size: dict[tuple[torch.Size, ...], list[tuple[Tensor, ...]]] = {}
     for chunk in images.chunks:
-        found.setdefault(tuple(x.shape[1:] for x in chunk), []).append(chunk)
-    return [[_wide(torch.cat(parts)) for parts in zip(*chunks, strict=True)] for chunks in found.values()]
+        by_size.setdefault(tuple(x.shape[1:] for x in chunk), []).append(chunk)
+    return [[_wide(torch.cat(parts)) for parts in zip(*chunks, strict=True)] for chunks in by_size.values()]
 
 
 def _epoch(
@@ -202,11 +202,13 @@ class Training:
         """Add the gradients of a part of the step's batch; return its mean loss times its ``share``."""
         with torch.no_grad():
             result, maps = self.models.teacher(*batch)
-        given, made = functional_call(self.models.student, {**self.held, **changed}, tuple(batch))
-        wanted = tensors_of(result)
-        loss = relative_loss(tensors_of(given), wanted)
-        torch.autograd.backward(share * (loss + MAPS * self.models.loss(made, maps)))
-        return share * float(loss.detach()) / len(wanted)
+        student_result, student_maps = functional_call(
+            self.models.student, {**self.held, **changed}, tuple(batch)
+        )
+        targets = tensors_of(result)
+        loss = relative_loss(tensors_of(student_result), targets)
+        torch.autograd.backward(share * (loss + MAPS * self.models.loss(student_maps, maps)))
+        return share * float(loss.detach()) / len(targets)
 
     @torch.no_grad()
     def values(self) -> dict[str, Tensor]:

@@ -33,26 +33,26 @@ class Compared:
     uses: tuple[Use, ...]
     branches: tuple[tuple[tuple[Tensor, int], ...], ...]
 
-    def loss(self, given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    def loss(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         """Mean over the maps of squared error over variance; 0 where there is no octave map."""
-        found = [
-            self._map_loss(use.as_map(use.source, value), given, its)
-            for use, value, its in zip(self.uses, wanted, self.branches, strict=True)
+        losses = [
+            self._map_loss(use.as_map(use.source, value), student_maps, its)
+            for use, value, its in zip(self.uses, teacher_maps, self.branches, strict=True)
         ]
-        return torch.stack(found).mean() if found else torch.zeros(())
+        return torch.stack(losses).mean() if losses else torch.zeros(())
 
     def _map_loss(
-        self, wanted: Tensor, given: Sequence[Tensor], branches: Sequence[tuple[Tensor, int]]
+        self, teacher_map: Tensor, student_maps: Sequence[Tensor], branches: Sequence[tuple[Tensor, int]]
     ) -> Tensor:
-        error = wanted.new_zeros(())
+        error = teacher_map.new_zeros(())
         for channels, place in branches:
-            value = given[place]
-            target = wanted.index_select(1, channels.to(wanted.device))
+            value = student_maps[place]
+            target = teacher_map.index_select(1, channels.to(teacher_map.device))
             if value.shape[2:] != target.shape[2:]:
                 target = pool(target)
             error = error + (value - target).square().mean() * len(channels)
-        spread = wanted - wanted.mean((0, *range(2, wanted.ndim)), keepdim=True)
-        return error / (spread.square().mean() * wanted.shape[1]).clamp_min(1e-12)
+        spread = teacher_map - teacher_map.mean((0, *range(2, teacher_map.ndim)), keepdim=True)
+        return error / (spread.square().mean() * teacher_map.shape[1]).clamp_min(1e-12)
 
 
 def compared(original: fx.GraphModule, rewritten: Rewritten, sites: Iterable[Site]) -> Compared:
@@ -87,6 +87,6 @@ def _returning(module: fx.GraphModule, nodes: Sequence[fx.Node]) -> fx.GraphModu
     graph = with_any_names(fx.Graph())
     copies: dict[fx.Node, fx.Node] = {}
     result: Any = graph.graph_copy(module.graph, copies)
-    by_name = {node.name: made for node, made in copies.items()}
+    by_name = {node.name: copied for node, copied in copies.items()}
     graph.output((result, tuple(by_name[node.name] for node in nodes)))
     return fx.GraphModule(module, graph)

@@ -71,8 +71,8 @@ class Judge:
     the small ones at the end are, so a training is hopeless only late, or where it has gone quite wrong.
     """
 
-    def __init__(self, student: nn.Module, held_out: Sequence[Row], wanted: Sequence[Output]) -> None:
-        self.student, self.held_out, self.wanted = student, held_out, wanted
+    def __init__(self, student: nn.Module, held_out: Sequence[Row], reference: Sequence[Output]) -> None:
+        self.student, self.held_out, self.reference = student, held_out, reference
         self.in_vain = 0
         self._spoilt = 0
         self._start = outputs(student, held_out) if held_out else []
@@ -96,17 +96,17 @@ class Judge:
             return
         old = {name: self.student.get_parameter(name).clone() for name in values}
         _write(self.student, values)
-        found = outputs(self.student, self.held_out)
+        results = outputs(self.student, self.held_out)
         _write(self.student, old)
-        self._last = score = self._score(found)
+        self._last = score = self._score(results)
         if score < self._least:
             self._least, self._best, self._step = score, values, step
-            self._after, self.in_vain = self._error(found), 0
+            self._after, self.in_vain = self._error(results), 0
         else:
             self.in_vain += 1
 
     def hopeless(self, share: float) -> bool:
-        """Whether to go on would be in vain, a ``share`` of the training done."""
+        """Return whether to stop, with a ``share`` of the training done: further steps will not help."""
         return self._best is None and self.in_vain > 0 and (self._last > _WRONG or share >= _LATE)
 
     @torch.no_grad()
@@ -116,19 +116,19 @@ class Judge:
             _write(self.student, self._best)
         return Distilled(steps, planned, self._step, seconds, self._before, self._after, self._spoilt)
 
-    def _score(self, found: Sequence[Output]) -> float:
+    def _score(self, results: Sequence[Output]) -> float:
         """Below 1 where the errors are smaller than before."""
         assert self._before is not None
-        whole = (self._error(found) / max(self._before, 1e-30)) ** 2
-        typical = typical_ratio(self.wanted, self._start, found)
+        whole = (self._error(results) / max(self._before, 1e-30)) ** 2
+        typical = typical_ratio(self.reference, self._start, results)
         return math.inf if math.isnan(whole * typical) else math.sqrt(whole * typical)
 
-    def _error(self, found: Sequence[Output]) -> float:
-        return compare(self.wanted, found, held_out=True).relative_error
+    def _error(self, results: Sequence[Output]) -> float:
+        return compare(self.reference, results, held_out=True).relative_error
 
 
 def _stays_finite(before: Tensor, learned: Tensor) -> bool:
-    """Whether what has been learned is finite wherever the model's own parameter is."""
+    """Return whether what was learned is finite wherever the model's own parameter is."""
     return bool((torch.isfinite(learned) | ~torch.isfinite(before)).all())
 
 

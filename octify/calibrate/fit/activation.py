@@ -55,7 +55,7 @@ class Activation:
 
     @property
     def flat_somewhere(self) -> bool:
-        """Whether some errors do not matter."""
+        """Return whether the activation is constant somewhere, so that some errors do not matter."""
         return self.floor > -float("inf") or self.ceiling < float("inf")
 
     def channels(self, chosen: Sequence[int]) -> Activation:
@@ -76,10 +76,10 @@ class Activation:
         right = torch.searchsorted(y, p.contiguous()).clamp(1, len(y) - 1)
         y0, y1 = y[right - 1], y[right]
         share = ((p - y0) / (y1 - y0).clamp_min(1e-30)).clamp(0, 1)
-        found = x[right - 1] + share * (x[right] - x[right - 1])
+        argument = x[right - 1] + share * (x[right] - x[right - 1])
         # Beyond the table ReLU, SiLU and their kin are the identity.
         beyond = (p >= y[-1]) & bool(abs(float(x[-1] - y[-1])) < 1e-3)
-        return torch.where(beyond, p, found), valid | beyond
+        return torch.where(beyond, p, argument), valid | beyond
 
 
 @dataclass(frozen=True)
@@ -106,5 +106,5 @@ class Slopes:
     def inverse(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Like ``Activation.inverse``, for ``p`` (R, C). A slope of 0 or less has none below 0."""
         slopes = self.slopes.to(p)
-        found = torch.where(p > 0, p, p / torch.where(slopes > 0, slopes, torch.ones_like(slopes)))
-        return found, (p > 0) | (slopes > 0)
+        argument = torch.where(p > 0, p, p / torch.where(slopes > 0, slopes, torch.ones_like(slopes)))
+        return argument, (p > 0) | (slopes > 0)

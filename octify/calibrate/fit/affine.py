@@ -45,12 +45,12 @@ class Affine:
         return x * self.scale.to(x).reshape(shape) + self.shift.to(x).reshape(shape)
 
     def equals(self, other: Affine) -> bool:
-        """Whether it is the same map."""
+        """Return whether ``other`` is the same map."""
         return torch.equal(self.scale, other.scale) and torch.equal(self.shift, other.shift)
 
     @property
     def invertible(self) -> Tensor:
-        """Which channels are not lost in it, (C,)."""
+        """Mask (C,) of the channels whose scale is not negligible."""
         size = self.scale.abs()
         return size > _SMALLEST_SCALE * size.max().clamp_min(torch.finfo(size.dtype).tiny)
 
@@ -71,8 +71,8 @@ def scale_and_shift(norm: nn.Module | None, channels: int, like: Tensor) -> tupl
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor | None:
-    found = getattr(module, name, None)
-    return found.detach() if isinstance(found, Tensor) else None
+    value = getattr(module, name, None)
+    return value.detach() if isinstance(value, Tensor) else None
 
 
 def unscaling(norm: nn.Module | None, channels: int, like: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ def cautious_ridge(
     best, least = None, float(lacking[:, ~seen].double().square().sum())
     factors = (*_LESS, *_TIMES) if images >= _MANY else _TIMES
     for ridge in (least_ridge(images) * times for times in factors):
-        if (found := error(ridge)) < least:
-            best, least = ridge, found
+        if (held_out_error := error(ridge)) < least:
+            best, least = ridge, held_out_error
     return best, gram
 
 
@@ -79,7 +79,7 @@ def _penalties(diagonal: Tensor, ridge: float, rows: int) -> Tensor:
 
 def _primal(x: Tensor, lacking: Tensor, seen: Tensor) -> tuple[Error, Tensor]:
     gram, right = _moments(x, lacking, seen)
-    other, wanted = _moments(x, lacking, ~seen)
+    other, other_right = _moments(x, lacking, ~seen)
     whole = float(lacking[:, ~seen].double().square().sum())
     rows, unknowns = int(seen.sum()), x.shape[2] - 1
     mean = gram.diagonal(dim1=1, dim2=2)[:, :unknowns].mean(1)
@@ -89,7 +89,7 @@ def _primal(x: Tensor, lacking: Tensor, seen: Tensor) -> tuple[Error, Tensor]:
         penalty = torch.cat([weight.expand(-1, unknowns), bias], 1)
         factor = torch.linalg.cholesky(gram + torch.diag_embed(penalty))
         added = torch.cholesky_solve(right, factor)
-        return whole + float(((other @ added - 2 * wanted) * added).sum())
+        return whole + float(((other @ added - 2 * other_right) * added).sum())
 
     return error, gram + other
 

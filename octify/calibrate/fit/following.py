@@ -130,7 +130,7 @@ class Walk:
         return module if isinstance(module, (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)) else None
 
     def _alike(self, node: fx.Node, user: fx.Node) -> bool:
-        """Whether ``user`` makes a map of the same size and channels, with the same ones low."""
+        """Return whether ``user`` computes a map of the same size, with the same low channels."""
         if user.op == "output" or self.traced.shape(user) is None:
             return False
         mine, its = (self.rewritten.resolved.mask(n.name) for n in (node, user))
@@ -153,8 +153,8 @@ class Walk:
         return these.octave and these.high is those.high and these.low is those.low  # moved dimensions
 
     def _parts(self, norm: fx.Node) -> tuple[nn.Module | None, nn.Module | None]:
-        made = self.rewritten.module.get_submodule(str(norm.target))
-        return (made.high, made.low) if isinstance(made, OctaveChannelwise) else (made, None)
+        module = self.rewritten.module.get_submodule(str(norm.target))
+        return (module.high, module.low) if isinstance(module, OctaveChannelwise) else (module, None)
 
     def _skip(self, add: fx.Node, branch: fx.Node) -> Skip | None:
         """The operand added to ``branch``, if it is a map of the same size that is repaired before."""
@@ -195,16 +195,16 @@ class Walk:
             return Affine(one, -value) if first else Affine(-one, value)
         return Affine(1 / value, zero) if user.target in _QUOTIENTS and first else None
 
-    def _per_channel(self, given: Any, user: fx.Node) -> Tensor | None:
+    def _per_channel(self, argument: Any, user: fx.Node) -> Tensor | None:
         """A constant operand of ``user`` as one number for each channel (C,), if it is that."""
         try:
-            found = constant(self.traced, given, {})
+            operand = constant(self.traced, argument, {})
         except LookupError:
             return None
         shape, roles = self.traced.shape(user) or (), self.roles(user)
-        if not isinstance(found, (int, float, Tensor)):
+        if not isinstance(operand, (int, float, Tensor)):
             return None
-        value = torch.as_tensor(found, dtype=torch.float32).detach().cpu()
+        value = torch.as_tensor(operand, dtype=torch.float32).detach().cpu()
         if value.ndim > len(shape) or not bool(torch.isfinite(value).all()):
             return None
         value = value.reshape((1,) * (len(shape) - value.ndim) + tuple(value.shape))

@@ -149,15 +149,15 @@ def blocks(conv: OctaveConv, branch: str) -> list[Block]:
         parts = [leading[group] for leading in by_path.values() if group in leading]
         return (len(counts[group]), *(id(part.conv) for part in parts))
 
-    found = []
+    systems = []
     for _, same in itertools.groupby(present, kind):
         groups = list(same)
         slices = tuple(
             _first_of(leading[groups[0]], len(groups)) for leading in by_path.values() if groups[0] in leading
         )
         first = sum(len(counts[g]) for g in range(groups[0]))
-        found.append(Block(slices, first, len(groups), len(counts[groups[0]])))
-    return found
+        systems.append(Block(slices, first, len(groups), len(counts[groups[0]])))
+    return systems
 
 
 def _first_of(part: Slice, count: int) -> Slice:
@@ -255,28 +255,30 @@ def _flat(position: Sequence[Tensor], size: Sequence[int]) -> Tensor:
 def _places(conv: OctaveConv, part: Slice, size: Sequence[int], need: Sequence[int]) -> Tensor:
     """(taps, *inner size): the number, from 1, of the sample that each tap reads; 0 is a padded zero."""
     recipe = conv.recipes[part.name]
-    given = low_size(size) if part.name.source == "low" else tuple(size)
+    branch_size = low_size(size) if part.name.source == "low" else tuple(size)
     if recipe.before == "pool":
-        given = low_size(given)
+        branch_size = low_size(branch_size)
     elif recipe.before == "up":
-        given = tuple(size)
-    numbers = torch.arange(1, math.prod(given) + 1, dtype=torch.float64).reshape(1, 1, *given)
+        branch_size = tuple(size)
+    numbers = torch.arange(1, math.prod(branch_size) + 1, dtype=torch.float64).reshape(1, 1, *branch_size)
     inner = conv.inner_size(part.name, size, need)
     with torch.no_grad():
-        found = conv.convolve(part.name, _probe(part.conv), numbers, inner)
-    return found[0].round().long()
+        positions = conv.convolve(part.name, _probe(part.conv), numbers, inner)
+    return positions[0].round().long()
 
 
 def _probe(conv: nn.Module) -> nn.Module:
     """A convolution of ``conv``'s geometry that reads one channel, each of its outputs with one tap."""
-    made: Any = conv
-    taps = math.prod(made.kernel_size)
-    settings = {name: getattr(made, name) for name in ("stride", "padding", "dilation")}
+    geometry: Any = conv
+    taps = math.prod(geometry.kernel_size)
+    settings = {name: getattr(geometry, name) for name in ("stride", "padding", "dilation")}
     transposed = isinstance(conv, ConvTransposeNd)
     if transposed:
-        settings["output_padding"] = made.output_padding
-    probe: nn.Module = _plain(conv)(1, taps, made.kernel_size, bias=False, dtype=torch.float64, **settings)
-    ones = torch.eye(taps, dtype=torch.float64).reshape(taps, *made.kernel_size)
+        settings["output_padding"] = geometry.output_padding
+    probe: nn.Module = _plain(conv)(
+        1, taps, geometry.kernel_size, bias=False, dtype=torch.float64, **settings
+    )
+    ones = torch.eye(taps, dtype=torch.float64).reshape(taps, *geometry.kernel_size)
     probe.weight = nn.Parameter(ones[None] if transposed else ones[:, None], requires_grad=False)
     return probe
 

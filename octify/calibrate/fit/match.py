@@ -81,12 +81,12 @@ def _norms(traced: Traced, rewritten: Rewritten) -> list[tuple[fx.Node, fx.Node]
     calls: dict[str, list[fx.Node]] = {}
     for call in rewritten.module.graph.find_nodes(op="call_module"):
         calls.setdefault(str(call.target), []).append(call)
-    found = []
+    pairs = []
     for node in traced.module.graph.find_nodes(op="call_module"):
         module, its = traced.submodule(node), calls.get(str(node.target), [])
         if module is not None and is_affine_norm(module) and len(its) == len(node.all_input_nodes) == 1:
-            found.append((node, its[0]))
-    return found
+            pairs.append((node, its[0]))
+    return pairs
 
 
 def _matched(
@@ -109,16 +109,16 @@ def _matched(
     for (norm, low), operand in zip(pairs, operands, strict=True):
         if norm is None or operand is None:
             continue
-        wanted, given = _Moments(), _Moments()
+        teacher_moments, student_moments = _Moments(), _Moments()
         same = True
         for theirs, ours in zip(teacher.values(source), student.values(operand), strict=True):
             reference = _branch(to_map(theirs, layout.roles(source.name, theirs.shape)), mask, low)
             value = ours if octave else to_map(ours, layout.roles(source.name, ours.shape))
             same = same and torch.equal(reference, value)
-            wanted.add(reference)
-            given.add(value)
+            teacher_moments.add(reference)
+            student_moments.add(value)
         if not same:
-            _write(norm, wanted, given, share)
+            _write(norm, teacher_moments, student_moments, share)
             changed += 1
     for operand in operands:
         if operand is not None:
@@ -135,12 +135,12 @@ def _branch(x: Tensor, mask: Mask | None, low: bool | None) -> Tensor:
     return x.index_select(1, chosen)
 
 
-def _write(norm: nn.Module, wanted: _Moments, given: _Moments, share: float) -> None:
+def _write(norm: nn.Module, teacher_moments: _Moments, student_moments: _Moments, share: float) -> None:
     mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     eps = float(norm.eps)  # type: ignore[arg-type]
-    usable = (wanted.variance > 0) & (given.variance > 0)
-    ratio = torch.where(usable, given.variance / wanted.variance.clamp_min(1e-300), 1.0)
-    new_mean = given.mean - (wanted.mean - mean.double()) * ratio.sqrt()
+    usable = (teacher_moments.variance > 0) & (student_moments.variance > 0)
+    ratio = torch.where(usable, student_moments.variance / teacher_moments.variance.clamp_min(1e-300), 1.0)
+    new_mean = student_moments.mean - (teacher_moments.mean - mean.double()) * ratio.sqrt()
     new_variance = ((variance.double() + eps) * ratio - eps).clamp_min(0)
     mean.copy_(torch.lerp(new_mean, mean.double(), share))
     variance.copy_(torch.lerp(new_variance, variance.double(), share))

@@ -19,16 +19,16 @@ def repair_order(traced: Traced) -> list[fx.Node]:
     are repaired, if there is such an order.
     """
     together = _operands_of_all_calls(traced)
-    found = _ordered(traced, {n: [*n.all_input_nodes, *together.get(n, ())] for n in together})
-    place = {node: i for i, node in enumerate(found)}
-    proper = all(place[n] < place[node] for node in found for n in node.all_input_nodes)
-    return found if proper else _ordered(traced, {})
+    order = _ordered(traced, {n: [*n.all_input_nodes, *together.get(n, ())] for n in together})
+    place = {node: i for i, node in enumerate(order)}
+    proper = all(place[n] < place[node] for node in order for n in node.all_input_nodes)
+    return order if proper else _ordered(traced, {})
 
 
 def _operands_of_all_calls(traced: Traced) -> dict[fx.Node, list[fx.Node]]:
     """For calls of a convolution or linear layer that is called at several places, what the others read."""
     nodes = list(traced.module.graph.nodes)
-    found: dict[fx.Node, list[fx.Node]] = {}
+    operands: dict[fx.Node, list[fx.Node]] = {}
     for path in {str(n.target) for n in nodes if n.op == "call_module"}:
         calls = traced.calls(path)
         if len(calls) < 2 or not isinstance(traced.submodule(calls[0]), (ConvNd, nn.Linear)):
@@ -36,8 +36,8 @@ def _operands_of_all_calls(traced: Traced) -> dict[fx.Node, list[fx.Node]]:
         behind = _behind(nodes, calls)
         free = [call for call in calls if call not in behind]
         for call in free:
-            found[call] = [n for other in free if other is not call for n in other.all_input_nodes]
-    return found
+            operands[call] = [n for other in free if other is not call for n in other.all_input_nodes]
+    return operands
 
 
 def _behind(nodes: Sequence[fx.Node], calls: Sequence[fx.Node]) -> set[fx.Node]:

@@ -33,6 +33,7 @@ from octify.calibrate.streams.sizes import DOUBLE, PER_NUMBER, batch_of
 from octify.calibrate.streams.store import Store
 from octify.passes.rewrite import Rewritten
 from octify.progress import Progress, Steps
+from octify.report.calibration import BranchError
 from octify.trace import Traced
 
 _PER_VALUE = 250  # for one value of a map, which both models and both branches read
@@ -43,26 +44,13 @@ ROWS = 30_000
 
 
 @dataclass(frozen=True)
-class LayerError:
-    """Relative root mean square error of a convolution's output (behind BatchNorm and skips), per branch.
-
-    ``before`` is that of the closed-form weights on the same, repaired, inputs.
-    """
-
-    path: str
-    branch: str
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
 class Repaired:
     """Result of sequential reconstruction; the weights are in the model already.
 
     ``fits`` holds, for whitened distillation, the Gram matrix of each block of each fitted branch.
     """
 
-    layers: tuple[LayerError, ...]
+    layers: tuple[BranchError, ...]
     left: dict[str, str]
     sites: tuple[Site, ...] = field(repr=False, default=())
     fits: dict[tuple[str, str], list[tuple[Block, Fit]]] = field(repr=False, default_factory=dict)
@@ -88,7 +76,7 @@ def repair(
     order = repair_order(traced)
     todo, left = sites(traced, rewritten, order)
     student_module, teacher_module = rewritten.module.eval(), traced.module
-    layers: list[LayerError] = []
+    layers: list[BranchError] = []
     fits: dict[tuple[str, str], list[tuple[Block, Fit]]] = {}
     with out_of_place(student_module), for_reading(teacher_module), Store() as store:
         teacher = Stream(traced.module.graph, teacher_module, chunks, store)
@@ -103,13 +91,13 @@ def repair(
             generator = torch.Generator().manual_seed(seed * 100_003 + done)
             for branch in ("high", "low"):
                 sampler = Sampler(site, teacher, student, rows, generator, images - copies)
-                found = _fit_branch(site, branch, sampler, refits)
-                if isinstance(found, str):
-                    left.setdefault(site.path, found)
-                elif found is not None:
-                    layers.append(found[0])
+                outcome = _fit_branch(site, branch, sampler, refits)
+                if isinstance(outcome, str):
+                    left.setdefault(site.path, outcome)
+                elif outcome is not None:
+                    layers.append(outcome[0])
                     if keep_fits:
-                        fits[site.path, branch] = found[1]
+                        fits[site.path, branch] = outcome[1]
             _release(site, teacher, student)
     return Repaired(tuple(layers), left, tuple(todo), fits)
 
@@ -140,7 +128,7 @@ def _release(site: Site, teacher: Stream, student: Stream) -> None:
 
 def _fit_branch(
     site: Site, branch: str, sampler: Sampler, refits: int
-) -> tuple[LayerError, list[tuple[Block, Fit]]] | str | None:
+) -> tuple[BranchError, list[tuple[Block, Fit]]] | str | None:
     """Fit and write one branch; a reason where that cannot be, None where there is nothing to fit."""
     parts = blocks(site.conv, branch)
     if not parts:
@@ -168,7 +156,7 @@ def _fit_branch(
 
 
 def _is_finite(x: Tensor) -> bool:
-    """Whether all values are; in one pass that makes no mask."""
+    """Return whether all values are finite; in one pass, without a mask."""
     return bool(torch.stack(x.aminmax()).isfinite().all()) if x.numel() else True
 
 
@@ -185,9 +173,9 @@ class _Errors:
         self.after += outputs * system.error(weights)[0]
         self.spread += outputs * spread
 
-    def of(self, path: str, branch: str) -> LayerError:
+    def of(self, path: str, branch: str) -> BranchError:
         spread = max(self.spread, 1e-20)
-        return LayerError(path, branch, (self.before / spread) ** 0.5, (self.after / spread) ** 0.5)
+        return BranchError(path, branch, (self.before / spread) ** 0.5, (self.after / spread) ** 0.5)
 
 
 def of_fit(traced: Traced, site: Site, images: int, most_rows: int, refits: int) -> int:

@@ -93,13 +93,13 @@ def sites(
             by_path.setdefault(path, []).append(node)
     left = dict.fromkeys(calls.keys() - by_path.keys(), "it is no single operation of the original")
     context = _Context(traced, rewritten, order, [node for nodes in by_path.values() for node in nodes])
-    found: list[Site] = []
+    result: list[Site] = []
     for path, nodes in by_path.items():
         if len(nodes) == len(calls[path]):  # both in order of execution
-            found.append(_site(context, path, list(zip(nodes, calls[path], strict=True))))
+            result.append(_site(context, path, list(zip(nodes, calls[path], strict=True))))
         else:
             left[path] = "its calls are not those of the original"
-    return sorted(found, key=lambda site: context.place[site.uses[0].node]), left
+    return sorted(result, key=lambda site: context.place[site.uses[0].node]), left
 
 
 def _calls(rewritten: Rewritten) -> dict[str, list[fx.Node]]:
@@ -126,10 +126,10 @@ class _Context:
         self.place = {node: i for i, node in enumerate(order)}
         layout = rewritten.resolved.layout
         self.roles = {node.name: layout.roles(node.name, traced.shape(node) or ()) for node in order}
-        known = set(convs)
+        converted = set(convs)
         self.latest: dict[fx.Node, int] = {}
         for node in traced.module.graph.nodes:
-            inputs = [self.place[n] if n in known else self.latest[n] for n in node.all_input_nodes]
+            inputs = [self.place[n] if n in converted else self.latest[n] for n in node.all_input_nodes]
             self.latest[node] = max(inputs, default=-1)
 
 
@@ -167,7 +167,7 @@ def _use(context: _Context, node: fx.Node, call: fx.Node, following: Following, 
 
 
 def _same(a: Following, b: Following) -> bool:
-    """Whether two calls are followed by the same."""
+    """Return whether the same operations follow two calls."""
     if a is b:
         return True
     if (a.fixed is None) != (b.fixed is None) or (a.fixed and b.fixed and not a.fixed.equals(b.fixed)):

@@ -108,11 +108,11 @@ def centring(target: Tensor, predicted: Tensor, activation: Activation | Slopes)
     """
     groups, _, outputs = target.shape
     target, predicted = (y.movedim(0, 1).flatten(1) for y in (target, predicted))
-    wanted = activation.apply(target).mean(0)
-    shift, lacking = torch.zeros_like(wanted), wanted - activation.apply(predicted).mean(0)
+    target_mean = activation.apply(target).mean(0)
+    shift, lacking = torch.zeros_like(target_mean), target_mean - activation.apply(predicted).mean(0)
     for _ in range(_CENTRINGS):
         following = shift + lacking
-        left = wanted - activation.apply(predicted + following).mean(0)
+        left = target_mean - activation.apply(predicted + following).mean(0)
         nearer = left.abs() < lacking.abs()
         shift, lacking = torch.where(nearer, following, shift), torch.where(nearer, left, lacking)
     return shift.reshape(groups, 1, outputs)

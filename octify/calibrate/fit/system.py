@@ -100,8 +100,8 @@ class Sampler:
     def samples(self, branch: str, parts: Sequence[Block]) -> list[Samples]:
         """The samples of a branch: as many positions of every image as its largest block needs."""
         images = count_of(self.student.chunks) * len(self.site.uses)
-        wanted = min(rows_wanted(part.unknowns + 1, part.groups, self.most) for part in parts)
-        per_image = max(1, -(-wanted // images))
+        rows = min(rows_wanted(part.unknowns + 1, part.groups, self.most) for part in parts)
+        per_image = max(1, -(-rows // images))
         return [
             self._chunk(use, branch, chunk, inputs, per_image)
             for use in self.site.uses
@@ -122,9 +122,9 @@ class Sampler:
     def _inputs(self, use: Use) -> Iterator[Branches]:
         """Inputs of the call, by chunk: the converted model's branches, or the original's value split."""
         if use.repaired:
-            given: list[Any] = [*use.call.args, None][:2]
-            self.student.reach(*(node for node in given if node is not None))
-            values = [None if node is None else self.student.values(node) for node in given]
+            operands: list[Any] = [*use.call.args, None][:2]
+            self.student.reach(*(node for node in operands if node is not None))
+            values = [None if node is None else self.student.values(node) for node in operands]
             for chunk in range(len(self.student.chunks)):
                 high, low = (None if value is None else value[chunk] for value in values)
                 yield {"high": high, "low": low}
@@ -167,10 +167,10 @@ class Sampler:
         if use.following.activation is None:
             return plain
         act = use.following.activation.channels(self.site.low_out)
-        made = act.apply(z)
-        low, max_pool = pool(made), use.following.max_pool
+        activated = act.apply(z)
+        low, max_pool = pool(activated), use.following.max_pool
         if max_pool is not None and self.site.conv.kernels == "paper":
-            low = low + max_pool_gap(max_pool, made)
+            low = low + max_pool_gap(max_pool, activated)
         inverse, valid = act.inverse(where.pick(low))
         return torch.where(valid, inverse, plain)
 
@@ -186,18 +186,18 @@ class Sampler:
         return total
 
 
-def max_pool_gap(max_pool: nn.Module, made: Tensor) -> Tensor | float:
-    """Difference that the low branch lacks for its octave max pool to give ``P max_pool(made)``, there.
+def max_pool_gap(max_pool: nn.Module, activated: Tensor) -> Tensor | float:
+    """Difference that the low branch lacks for its octave max pool to give ``P max_pool(activated)``.
 
     The maximum of block means is not the mean of maxima (of textures it is less). Every sample of a
     window is raised by the same amount, so the maximum stays where it was.
     """
     settings = {name: getattr(max_pool, name) for name in ("kernel_size", "stride", "padding", "dilation")}
-    octave = OctaveMaxPool(made.ndim - 2, ceil_mode=bool(max_pool.ceil_mode), **settings)
-    high, low = octave(made, pool(made))
+    octave = OctaveMaxPool(activated.ndim - 2, ceil_mode=bool(max_pool.ceil_mode), **settings)
+    high, low = octave(activated, pool(activated))
     assert high is not None
     gap: Tensor = pool(high) - low
-    sizes = list(zip(low_size(made.shape[2:]), gap.shape[2:], octave.stride, strict=True))
+    sizes = list(zip(low_size(activated.shape[2:]), gap.shape[2:], octave.stride, strict=True))
     if not all((m - 1) * s < n <= m * s for n, m, s in sizes):  # an end that no window of its own reaches
         return 0.0
     for axis, (n, _, s) in enumerate(sizes, 2):

@@ -61,7 +61,7 @@ def augmented(batch: Sequence[Tensor], generator: torch.Generator) -> list[Tenso
 
 def alteration(images: Images) -> Alteration:
     """Alterations of copies: moved and, where images were made because there are few or none, coloured."""
-    if not images.made:
+    if not images.generated:
         return augmented
     return lambda batch, generator: [with_colours(x, generator) for x in augmented(batch, generator)]
 

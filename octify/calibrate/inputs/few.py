@@ -36,29 +36,34 @@ def joined_by_made(
     traced: Traced, images: Images, seed: int, progress: Callable[[str, int, int], None]
 ) -> Images:
     """Few images and, where the network's statistics allow it and it takes minutes, some made from them."""
-    wanted = (ENOUGH - images.count - count_of(images.held_out)) // _LEAST * _LEAST
-    if wanted <= 0 or not makes_single(traced):
+    shortage = (ENOUGH - images.count - count_of(images.held_out)) // _LEAST * _LEAST
+    if shortage <= 0 or not makes_single(traced):
         return images
     affordable = int(SECONDS / (_RUNS * STEPS * _seconds(traced, images)))
-    count = min(wanted, affordable // _LEAST * _LEAST)
+    count = min(shortage, affordable // _LEAST * _LEAST)
     if count <= 0:
         return images
     start, size = _copies(traced, images, count, seed), chunk_size(traced)
-    made = synthetic_images(traced, count, seed=seed, progress=progress, start=start, rate=_RATE)
+    generated = synthetic_images(traced, count, seed=seed, progress=progress, start=start, rate=_RATE)
     chunks = [
-        (part,) for (batch,) in made for part in torch.split(batch, size) if bool(torch.isfinite(part).all())
+        (part,)
+        for (batch,) in generated
+        for part in torch.split(batch, size)
+        if bool(torch.isfinite(part).all())
     ]
-    found = count_of(chunks)
-    told = (
-        f"{images.count} images are few: {found} more were made from them and the network's BatchNorm"
+    extra = count_of(chunks)
+    warning = (
+        f"{images.count} images are few: {extra} more were made from them and the network's BatchNorm"
         " statistics"
     )
-    return replace(images, chunks=(*images.chunks, *chunks), warnings=(*images.warnings, told), made=found)
+    return replace(
+        images, chunks=(*images.chunks, *chunks), warnings=(*images.warnings, warning), generated=extra
+    )
 
 
 @torch.no_grad()
 def _seconds(traced: Traced, images: Images) -> float:
-    """Of running the original on an image."""
+    """Time in seconds that the original takes for an image."""
     some = [x[:_TIMED] for x in images.chunks[0]]
     training = traced.module.training
     traced.module.eval()
@@ -77,8 +82,8 @@ def _copies(traced: Traced, images: Images, count: int, seed: int) -> Tensor | N
     if not own:
         return None
     generator = torch.Generator().manual_seed(seed)
-    given = torch.cat(own).float()
-    picked = given[torch.randint(0, len(given), (count,), generator=generator).to(given.device)]
+    originals = torch.cat(own).float()
+    picked = originals[torch.randint(0, len(originals), (count,), generator=generator).to(originals.device)]
     moved = Moves.drawn(count, (size[-2], size[-1]), generator).apply(picked)
     return turned(with_colours(moved, generator, share=1.0), generator)
 

@@ -31,13 +31,13 @@ _NAMED = 5  # inputs that are named of those that are left out
 class Images:
     """Calibration inputs in chunks, those kept aside to measure on, and what is to be told about them.
 
-    ``made`` counts those, last in ``chunks``, that are not the user's (``synthetic``, ``few``).
+    ``generated`` counts those, last in ``chunks``, that are not the user's (``synthetic``, ``few``).
     """
 
     chunks: tuple[Row, ...]
     held_out: tuple[Row, ...]
     warnings: tuple[str, ...]
-    made: int = 0
+    generated: int = 0
 
     @property
     def count(self) -> int:
@@ -45,9 +45,9 @@ class Images:
         return count_of(self.chunks)
 
     @property
-    def given(self) -> int:
+    def user_count(self) -> int:
         """Number of the user's inputs; of all, where none is the user's."""
-        return self.count - self.made or self.count
+        return self.count - self.generated or self.count
 
 
 def count_of(chunks: Sequence[Row]) -> int:
@@ -107,7 +107,7 @@ def gather(traced: Traced, data: Iterable[Any], *, most: int = MOST_IMAGES, devi
 
 
 def _aside(count: int) -> set[int]:
-    """Which of ``count`` inputs are kept aside: a few blocks of neighbours, spread over all."""
+    """Indices of the held-out ones of ``count`` inputs: a few blocks of neighbours, spread over all."""
     kept = min(_MOST_HELD_OUT, count // _HELD_OUT) if count >= _FEW else 0
     blocks = min(_HELD_OUT_BLOCKS, kept // _LEAST_BLOCK)
     aside: set[int] = set()
@@ -137,13 +137,13 @@ def _rows(traced: Traced, data: Iterable[Any], limit: int) -> tuple[list[Row], l
 def _require_taken(traced: Traced, rows: Sequence[Row], device: torch.device) -> None:
     """OctifyError when the model rejects inputs of a size that is not the example's."""
     example = tuple(spec.shape[1:] for spec in traced.inputs)
-    known = {example}
+    accepted = {example}
     training = traced.module.training
     for row in rows:
         sizes = tuple(tuple(x.shape[1:]) for x in row)
-        if sizes in known:
+        if sizes in accepted:
             continue
-        known.add(sizes)
+        accepted.add(sizes)
         try:
             traced.module.eval()(*(x.to(device) for x in row))
         except Exception as error:
@@ -167,16 +167,16 @@ def _numbers(skipped: Sequence[int]) -> str:
 
 def _chunks(rows: Sequence[Row], size: int, device: torch.device) -> tuple[Row, ...]:
     """Rows of equal shapes together, ``size`` at a time."""
-    found = []
+    chunks = []
     pending: list[Row] = []
     for row in [*rows, ()]:
         same = bool(pending and row) and all(a.shape == b.shape for a, b in zip(pending[0], row, strict=True))
         if pending and (len(pending) == size or not same):
-            found.append(tuple(torch.cat(parts).to(device) for parts in zip(*pending, strict=True)))
+            chunks.append(tuple(torch.cat(parts).to(device) for parts in zip(*pending, strict=True)))
             pending = []
         if row:
             pending.append(row)
-    return tuple(found)
+    return tuple(chunks)
 
 
 def _fitting(traced: Traced) -> int:

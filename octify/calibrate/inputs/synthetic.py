@@ -77,18 +77,18 @@ def synthetic_images(
         start = noise((count, *shape[1:]), generator)
     with out_of_place(module), _Watched(module, norms) as watched:
         groups = torch.split(start.to(device, torch.float32), gradient_batch(traced))
-        found = _optimised(watched, groups, steps, rate, generator, progress)
-    return [(group.to(getattr(torch, traced.inputs[0].dtype)),) for group in found]
+        optimised = _optimised(watched, groups, steps, rate, generator, progress)
+    return [(group.to(getattr(torch, traced.inputs[0].dtype)),) for group in optimised]
 
 
 def makes_single(traced: Traced) -> bool:
-    """Whether ``synthetic_images`` makes images for the network."""
+    """Return whether ``synthetic_images`` supports the network."""
     shape = traced.inputs[0].shape
     return can_be_made(traced) and len(traced.inputs) == 1 and len(shape) == 4
 
 
 def can_be_made(traced: Traced) -> bool:
-    """Whether the network has BatchNorm statistics, which images are made from."""
+    """Return whether the network has BatchNorm statistics to generate images from."""
     return bool(_norms(traced.module))
 
 
@@ -122,7 +122,7 @@ class _Watched:
 
     def __init__(self, module: nn.Module, norms: Sequence[nn.Module]) -> None:
         self._module, self._norms = module, norms
-        self._found: list[Tensor] = []
+        self._moments: list[Tensor] = []
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> _Watched:
@@ -141,13 +141,13 @@ class _Watched:
         apart = (x - norm.get_buffer("running_mean").view(shape)) / deviation.view(shape)
         dims = [0, *range(2, x.ndim)]
         moments = [apart.mean(dims), apart.square().mean(dims), eps / deviation.square()]
-        self._found.append(torch.stack(moments))
+        self._moments.append(torch.stack(moments))
 
     def moments(self, images: Tensor) -> list[Tensor]:
         """Means, mean squares and eps (3, C) of ``images`` (N, C, H, W) at every BatchNorm."""
-        self._found.clear()
+        self._moments.clear()
         self._module(images)
-        return list(self._found)
+        return list(self._moments)
 
 
 def _deviation(moments: Tensor) -> Tensor:
@@ -179,19 +179,19 @@ def _optimised(
     size_of_step = rate * float(torch.cat(groups).detach().std())
     optimizer = torch.optim.Adam(groups, lr=size_of_step, betas=(0.5, 0.9))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    known: dict[int, list[Tensor]] = {}
+    latest: dict[int, list[Tensor]] = {}
     for step in range(steps):
         for i, group in enumerate(groups):
             progress("making images", step * len(groups) + i, steps * len(groups))
             size = (group.shape[-2], group.shape[-1])
             own = watched.moments(Moves.drawn(len(group), size, generator).apply(group))
-            known[i] = own
-            together = _together(list(known.values()), groups)
+            latest[i] = own
+            together = _together(list(latest.values()), groups)
             loss = torch.stack([_mismatch(moments) for moments in together]).mean()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-            known[i] = [moments.detach() for moments in own]
+            latest[i] = [moments.detach() for moments in own]
         schedule.step()
     return [group.detach() for group in groups]
 
@@ -209,6 +209,6 @@ def _together(moments: Sequence[Sequence[Tensor]], groups: Sequence[Tensor]) -> 
 @torch.no_grad()
 def _scaled(watched: _Watched, start: Sequence[Tensor]) -> list[Tensor]:
     """The images, so that the first BatchNorm's input has about the deviation it was trained with."""
-    found = [watched.moments(group) for group in start]
-    ratio = float((1 / _deviation(_together(found, start)[0])).median())
+    moments = [watched.moments(group) for group in start]
+    ratio = float((1 / _deviation(_together(moments, start)[0])).median())
     return [group * ratio if math.isfinite(ratio) and ratio > 0 else group for group in start]

@@ -44,14 +44,14 @@ def _check_all(traced: Traced, plan: Plan) -> None:
             why="it rotates channels, and this model is converted in parts",
             hint="use the model the plan was made for",
         )
-    known = {stream.name: stream for stream in streams(traced)}
+    by_name = {stream.name: stream for stream in streams(traced)}
     for rotation in plan.rotations:
-        _check(rotation, known)
+        _check(rotation, by_name)
 
 
-def _check(rotation: Rotation, known: Mapping[str, Stream]) -> None:
-    stream = known.get(rotation.name)
-    wanted = (
+def _check(rotation: Rotation, by_name: Mapping[str, Stream]) -> None:
+    stream = by_name.get(rotation.name)
+    expected = (
         rotation.channels,
         {Writer(writer.path, writer.norm) for writer in rotation.writers},
         set(rotation.readers),
@@ -59,7 +59,7 @@ def _check(rotation: Rotation, known: Mapping[str, Stream]) -> None:
     why = "in this model no layer writes such a value" if stream is None else stream.reason
     if stream is not None and why is None:
         have = stream.channels, set(stream.writers), {reader.path for reader in stream.readers}
-        if have == wanted:
+        if have == expected:
             return
         why = "in this model other layers write or read it, or it has another number of channels"
     raise PlanError(

@@ -33,12 +33,12 @@ def with_rotations(traced: Traced, plan: Plan, chunks: Sequence[tuple[Tensor, ..
     """
     if plan.rotations or traced.parts is not None:
         return plan
-    wanted = [(stream, count) for stream in streams(traced) if (count := _low(plan, stream))]
-    if not wanted:
+    pairs = [(stream, count) for stream in streams(traced) if (count := _low(plan, stream))]
+    if not pairs:
         return plan
-    measured = moments(traced, [stream for stream, _ in wanted], chunks)
-    made = [_rotation(*each, known) for each, known in zip(wanted, measured, strict=True)]
-    return replace(plan, rotations=tuple(rotation for rotation in made if rotation is not None))
+    measured = moments(traced, [stream for stream, _ in pairs], chunks)
+    candidates = [_rotation(*each, its_moments) for each, its_moments in zip(pairs, measured, strict=True)]
+    return replace(plan, rotations=tuple(rotation for rotation in candidates if rotation is not None))
 
 
 def _low(plan: Plan, stream: Stream) -> int:
@@ -49,35 +49,38 @@ def _low(plan: Plan, stream: Stream) -> int:
     return max(len(conv.low_out) for conv in planned)
 
 
-def _rotation(stream: Stream, low: int, known: Moments) -> Rotation | None:
+def _rotation(stream: Stream, low: int, stream_moments: Moments) -> Rotation | None:
     """The rotation of a stream; None where it does not help."""
     finite = all(
-        bool(torch.isfinite(r.weighing).all() and torch.isfinite(r.high).all()) for r in known.readers
+        bool(torch.isfinite(r.weighing).all() and torch.isfinite(r.high).all())
+        for r in stream_moments.readers
     )
-    whole = sum(float((r.weighing * r.high).sum()) for r in known.readers) if finite else 0.0
+    whole = sum(float((r.weighing * r.high).sum()) for r in stream_moments.readers) if finite else 0.0
     if not finite or not whole > 0 or low >= stream.channels:
         return None
-    text = encoded(low_basis(known.readers))
+    text = encoded(low_basis(stream_moments.readers))
     rotation = Rotation(stream.channels, (RotatedWriter(stream.name),), (), text, low)
     matrix = torch.from_numpy(rotation.basis())  # as the plan keeps it
     old = torch.eye(stream.channels, dtype=torch.float64)
-    before = lost(known.readers, old, best_unrotated(known.readers, low))
-    after = lost(known.readers, matrix, best_rotated(known.readers, matrix, low))
+    before = lost(stream_moments.readers, old, best_unrotated(stream_moments.readers, low))
+    after = lost(stream_moments.readers, matrix, best_rotated(stream_moments.readers, matrix, low))
     if not after < before:
         return None
     return replace(
         rotation,
-        writers=tuple(RotatedWriter(w.path, w.norm, _spread(known, w.norm, matrix)) for w in stream.writers),
+        writers=tuple(
+            RotatedWriter(w.path, w.norm, _spread(stream_moments, w.norm, matrix)) for w in stream.writers
+        ),
         readers=tuple(reader.path for reader in stream.readers),
         lost_before=max(0.0, before),
         lost=max(0.0, after),  # rounding may take it below
     )
 
 
-def _spread(known: Moments, norm: str | None, matrix: Tensor) -> str:
+def _spread(stream_moments: Moments, norm: str | None, matrix: Tensor) -> str:
     if norm is None:
         return ""
-    covariance = known.norms[norm]
+    covariance = stream_moments.norms[norm]
     apart = matrix.square() @ covariance.diagonal()
     true = (matrix @ covariance * matrix).sum(1)
     # Channels that never change on these inputs carry no information.

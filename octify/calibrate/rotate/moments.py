@@ -41,7 +41,7 @@ class Sums:
         return self.square / max(1, self.rows)
 
     def covariance(self) -> Tensor:
-        """That of v."""
+        """Covariance of v, (C, C)."""
         mean = self.total / max(1, self.rows)
         return self.moment() - torch.outer(mean, mean)
 
@@ -73,15 +73,15 @@ def moments(
 ) -> tuple[Moments, ...]:
     """The moments of every stream of ``some``."""
     high: dict[str, Sums] = {}
-    made: dict[str, _Spread] = {}
+    spreads: dict[str, _Spread] = {}
     written: dict[str, Sums] = {}
     watch: dict[str, list[Observer]] = {}
     for stream in some:
         for reader in stream.readers:
             last = isinstance(traced.module.get_submodule(reader.path), nn.Linear) and not reader.flat
-            high[reader.path], made[reader.path] = Sums(), _Spread()
+            high[reader.path], spreads[reader.path] = Sums(), _Spread()
             for call in reader.calls:
-                adder = _adder(reader, high[reader.path], made[reader.path], last=last)
+                adder = _adder(reader, high[reader.path], spreads[reader.path], last=last)
                 watch.setdefault(call, []).append(adder)
         for writer in stream.writers:
             if writer.norm is not None:
@@ -93,7 +93,7 @@ def moments(
         Moments(
             tuple(
                 ReadMoments(
-                    _weighing(traced, reader, made[reader.path].variance()), high[reader.path].moment()
+                    _weighing(traced, reader, spreads[reader.path].variance()), high[reader.path].moment()
                 )
                 for reader in stream.readers
             ),
@@ -121,10 +121,10 @@ class _Spread:
         return (self.square / self.rows - (self.total / self.rows).square()).clamp_min(0)
 
 
-def _adder(reader: Reader, high: Sums, made: _Spread, *, last: bool) -> Observer:
+def _adder(reader: Reader, high: Sums, spread: _Spread, *, last: bool) -> Observer:
     def add(x: Tensor, y: Tensor) -> None:
         x, y = (value.movedim(-1, 1) if last else value for value in (x, y))
-        made.add(y)
+        spread.add(y)
         x = x.reshape(len(x), -1, *reader.flat) if reader.flat else x
         # A value without positions has no high frequencies; it counts as read, with nothing to lose.
         high.add(x - project(x) if x.ndim > 2 else torch.zeros_like(x))

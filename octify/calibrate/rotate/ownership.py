@@ -1,4 +1,4 @@
-"""Which layers have weights of their own, that can be changed without anybody else seeing it."""
+"""Ownership of weights: layers whose tensors can be changed without an effect elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Ownership:
             self._read |= {id(value), *(id(t) for m in owned for t in (*m.parameters(), *m.buffers()))}
 
     def alone(self, module: nn.Module) -> bool:
-        """Whether ``module``'s tensors are its own, and only the graph's calls use it."""
+        """Return whether ``module``'s tensors are its own, and only the graph's calls use it."""
         tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
         return self._holders[id(module)] == 1 and all(
             self._tensors[id(t)] == 1 and id(t) not in self._read for t in tensors

@@ -36,13 +36,13 @@ class Channels:
     flat: tuple[int, ...] = ()
 
 
-def passed(traced: Traced, node: fx.Node, source: fx.Node, known: Channels) -> Channels | None:
+def passed(traced: Traced, node: fx.Node, source: fx.Node, channels: Channels) -> Channels | None:
     """Position of ``source``'s channels in the result of ``node``, its reader; None if they do not pass."""
     if node.op == "call_module":
         module = traced.submodule(node)
-        return known if module is not None and _passes_module(traced, node, module, known) else None
+        return channels if module is not None and _passes_module(traced, node, module, channels) else None
     rule = _RULES.get(node.target)
-    return None if rule is None else rule(_Call(traced, node, source, known))
+    return None if rule is None else rule(_Call(traced, node, source, channels))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Call:
     traced: Traced
     node: fx.Node
     source: fx.Node
-    known: Channels
+    channels: Channels
 
     @property
     def before(self) -> tuple[int, ...]:
@@ -64,8 +64,8 @@ class _Call:
 
     @property
     def behind(self) -> bool:
-        """Whether the channels are where convolutions have them, with positions behind."""
-        return self.known == Channels()
+        """Return whether the channels are in dimension 1, as in a convolution, followed by positions."""
+        return self.channels == Channels()
 
 
 _SPATIAL = (
@@ -87,14 +87,14 @@ _SPATIAL = (
 )
 
 
-def _passes_module(traced: Traced, node: fx.Node, module: nn.Module, known: Channels) -> bool:
+def _passes_module(traced: Traced, node: fx.Node, module: nn.Module, channels: Channels) -> bool:
     if forward_hooks(module) or forward_pre_hooks(module):
         return False
     if is_identity(module):
         return True
     # A map without its batch dimension has its channels elsewhere.
     rank = len(traced.shape(operand(node)) or ())
-    return known == Channels() and rank >= 3 and type(module) in _SPATIAL and _batched(module, rank)
+    return channels == Channels() and rank >= 3 and type(module) in _SPATIAL and _batched(module, rank)
 
 
 def _batched(module: nn.Module, rank: int) -> bool:
@@ -107,11 +107,11 @@ def _spatial(call: _Call) -> Channels | None:
     axes = [int(c) for c in str(getattr(call.node.target, "__name__", "")) if c.isdigit()]
     if axes and len(call.before) != axes[0] + 2:
         return None  # without a batch dimension the channels are elsewhere
-    return call.known if call.behind and len(call.before) == len(call.after) >= 3 else None
+    return call.channels if call.behind and len(call.before) == len(call.after) >= 3 else None
 
 
 def _anywhere(call: _Call) -> Channels | None:
-    return call.known if call.node.all_input_nodes == [call.source] else None
+    return call.channels if call.node.all_input_nodes == [call.source] else None
 
 
 def _number(call: _Call) -> Channels | None:
@@ -122,12 +122,12 @@ def _number(call: _Call) -> Channels | None:
         return None
     (other,) = others
     if not isinstance(other, fx.Node):
-        return call.known if isinstance(other, (int, float)) else None
+        return call.channels if isinstance(other, (int, float)) else None
     shape = call.traced.shape(other)
     if shape is None:
         return None  # a computed number may be a tuple, too
-    place = call.known.dim - len(call.before) + len(shape)
-    return call.known if place < 0 or (shape[place] == 1) else None
+    place = call.channels.dim - len(call.before) + len(shape)
+    return call.channels if place < 0 or (shape[place] == 1) else None
 
 
 def _padded(call: _Call) -> Channels | None:
@@ -142,18 +142,20 @@ def _dropped(call: _Call) -> Channels | None:
     """Dropout as a function: the identity, where it is told that this is no training."""
     place = 3 if call.node.target == torch.dropout else 2
     names = ("train", "training")
-    given = next((call.node.kwargs[n] for n in names if n in call.node.kwargs), operand(call.node, place, ""))
-    return call.known if given is False else None
+    training = next(
+        (call.node.kwargs[n] for n in names if n in call.node.kwargs), operand(call.node, place, "")
+    )
+    return call.channels if training is False else None
 
 
 def _mean(call: _Call) -> Channels | None:
     """A mean over positions behind the channels."""
     dims = call.node.kwargs.get("dim", call.node.kwargs.get("axis", operand(call.node, 1, "dim")))
     rank = len(call.before)
-    given = dims if isinstance(dims, (tuple, list)) else (dims,)
-    if not call.behind or not all(isinstance(d, int) and d % rank >= 2 for d in given):
+    axes = dims if isinstance(dims, (tuple, list)) else (dims,)
+    if not call.behind or not all(isinstance(d, int) and d % rank >= 2 for d in axes):
         return None
-    return call.known
+    return call.channels
 
 
 def _flattened(call: _Call) -> Channels | None:
@@ -161,36 +163,36 @@ def _flattened(call: _Call) -> Channels | None:
     if not call.behind or after[:1] != before[:1]:
         return None
     if after == before:
-        return call.known
+        return call.channels
     if len(before) > 2 and after == (before[0], math.prod(before[1:])):
-        return replace(call.known, flat=before[2:])
-    return call.known if after == (*before[:2], math.prod(before[2:])) else None
+        return replace(call.channels, flat=before[2:])
+    return call.channels if after == (*before[:2], math.prod(before[2:])) else None
 
 
 def _unit(call: _Call) -> Channels | None:
     """Dimensions of size 1 behind the channels taken away or added."""
     dim = operand(call.node, 1, "dim")
     rank = max(len(call.before), len(call.after))
-    return call.known if call.behind and isinstance(dim, int) and dim % rank >= 2 else None
+    return call.channels if call.behind and isinstance(dim, int) and dim % rank >= 2 else None
 
 
 def _permuted(call: _Call) -> Channels | None:
-    given = operand(call.node, 1, "dims")
-    dims = given if isinstance(given, (tuple, list)) else call.node.args[1:]
+    argument = operand(call.node, 1, "dims")
+    dims = argument if isinstance(argument, (tuple, list)) else call.node.args[1:]
     rank = len(call.before)
-    if call.known.flat or len(dims) != rank or not all(isinstance(d, int) for d in dims):
+    if call.channels.flat or len(dims) != rank or not all(isinstance(d, int) for d in dims):
         return None
     places = [d % rank for d in dims if isinstance(d, int)]
-    return Channels(places.index(call.known.dim)) if places[0] == 0 else None
+    return Channels(places.index(call.channels.dim)) if places[0] == 0 else None
 
 
 def _transposed(call: _Call) -> Channels | None:
-    given = [operand(call.node, 1, "dim0"), operand(call.node, 2, "dim1")]
+    axes = [operand(call.node, 1, "dim0"), operand(call.node, 2, "dim1")]
     rank = len(call.before)
-    if call.known.flat or not all(isinstance(d, int) for d in given):
+    if call.channels.flat or not all(isinstance(d, int) for d in axes):
         return None
-    a, b = (int(d) % rank for d in given)
-    return Channels({a: b, b: a}.get(call.known.dim, call.known.dim)) if a and b else None
+    a, b = (int(d) % rank for d in axes)
+    return Channels({a: b, b: a}.get(call.channels.dim, call.channels.dim)) if a and b else None
 
 
 _Rule = Callable[[_Call], Channels | None]

@@ -55,7 +55,7 @@ def why_unmixed(traced: Traced, owners: Ownership, node: fx.Node, layer: nn.Modu
 
 
 def _padded(traced: Traced, node: fx.Node, layer: nn.Module) -> bool:
-    """Whether a convolution with a forward of its own does no more than pad what it reads."""
+    """Return whether a convolution with its own ``forward`` only pads its input."""
     source = operand(node)
     shape = traced.shape(source) if isinstance(source, fx.Node) else None
     plain = isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and not has_hooks(layer)

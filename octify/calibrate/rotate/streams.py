@@ -70,7 +70,7 @@ def streams(traced: Traced) -> tuple[Stream, ...]:
     walk = _Walk(traced)
     for node in traced.module.graph.nodes:
         walk.visit(node)
-    return walk.found()
+    return walk.result()
 
 
 class _Walk:
@@ -123,7 +123,7 @@ class _Walk:
         values.tie(first, source)
 
     def _reads_all(self, layer: ConvNd | nn.Linear, source: fx.Node, where: Channels) -> bool:
-        """Whether a layer reads the channels of ``source`` where they are."""
+        """Return whether a layer reads the channels of ``source`` where they are."""
         shape = self.traced.shape(source) or ()
         if isinstance(layer, nn.Linear):
             return where.dim == len(shape) - 1 and layer.in_features == shape[where.dim]
@@ -178,10 +178,10 @@ class _Walk:
         candidates = [n for n in node.all_input_nodes if n in self.values]
         source = operand(node)
         source = source if source in candidates else next(iter(candidates), None)  # 2 * x
-        known = self.values.where(source)
-        if source is None or known is None or self.traced.shape(node) is None:
+        channels = self.values.where(source)
+        if source is None or channels is None or self.traced.shape(node) is None:
             return False
-        where = passed(self.traced, node, source, known)
+        where = passed(self.traced, node, source, channels)
         if where is None:
             return False
         for other in candidates:
@@ -202,7 +202,7 @@ class _Walk:
             self.values.begin(node, Channels())
             self.values.refuse(node, why)
 
-    def found(self) -> tuple[Stream, ...]:
+    def result(self) -> tuple[Stream, ...]:
         """The streams that layers write."""
         return tuple(self._stream(group) for group in self.values.groups() if group.writers)
 
@@ -220,20 +220,20 @@ class _Walk:
 
     def _against(self, group: Group, writers: Sequence[Writer], readers: Mapping[str, Reader]) -> list[str]:
         """Reason against rotating a group once it is complete."""
-        found = [self.odd[path] for path in (*(w.path for w in writers), *readers) if path in self.odd]
+        reasons = [self.odd[path] for path in (*(w.path for w in writers), *readers) if path in self.odd]
         calls = Counter(path for path, _ in group.writers)
         for path in calls:
             norms = self.norms.get(path, set())
             times = sum(len(self.traced.calls(norm)) for norm in norms)
             if norms and (len(norms) > 1 or times != calls[path]):
-                found.append(f"{path} or the norm behind it is called at several places that are not alike")
+                reasons.append(f"{path} or the norm behind it is called at several places that are not alike")
         if not readers:
-            found.append("no layer reads it")
-        return found if group.channels > 1 else ["it has a single channel"]
+            reasons.append("no layer reads it")
+        return reasons if group.channels > 1 else ["it has a single channel"]
 
 
 def _asks(node: fx.Node) -> bool:
-    """Whether an operation asks for a value's shape or type only."""
+    """Return whether an operation asks for a value's shape or type only."""
     if node.op == "call_method":
         return node.target in ("size", "dim", "ndimension", "numel")
     return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")

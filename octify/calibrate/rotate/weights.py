@@ -54,10 +54,10 @@ def mix_normalised(layer: nn.Module, norm: nn.Module, matrix: Tensor, spread: Te
     spread:
         Variance of each new channel over what it would be were the old ones uncorrelated, (C,) float64.
     """
-    known: Any = norm
+    batch_norm: Any = norm
     affine = norm_of(norm)
     assert affine is not None
-    scale, gain = affine.scale.cpu(), known.weight.detach().double().cpu()
+    scale, gain = affine.scale.cpu(), batch_norm.weight.detach().double().cpu()
     size = float(layer.get_parameter("weight").detach().double().norm())
     mix_outputs(layer, matrix * scale)
     weight = layer.get_parameter("weight")
@@ -66,12 +66,12 @@ def mix_normalised(layer: nn.Module, norm: nn.Module, matrix: Tensor, spread: Te
     unit = unit or 1.0
     for parameter in layer.parameters(recurse=False):
         parameter.div_(unit)
-    mean = matrix @ (scale * known.running_mean.detach().double().cpu()) / unit
+    mean = matrix @ (scale * batch_norm.running_mean.detach().double().cpu()) / unit
     variance = (matrix.square() @ gain.square() * spread / unit**2).clamp_min(_LEAST)
-    bias = matrix @ known.bias.detach().double().cpu()
-    known.running_mean.copy_(mean)
-    known.running_var.copy_(variance)
+    bias = matrix @ batch_norm.bias.detach().double().cpu()
+    batch_norm.running_mean.copy_(mean)
+    batch_norm.running_var.copy_(variance)
     # With the statistics as they are stored: in what precision does not matter then.
-    deviation = (known.running_var.detach().double().cpu() + float(known.eps)).sqrt()
-    known.weight.copy_(unit * deviation)
-    known.bias.copy_(bias)
+    deviation = (batch_norm.running_var.detach().double().cpu() + float(batch_norm.eps)).sqrt()
+    batch_norm.weight.copy_(unit * deviation)
+    batch_norm.bias.copy_(bias)

@@ -101,8 +101,8 @@ class Stream:
     def values(self, node: fx.Node) -> Sequence[Any]:
         """The values of ``node``, one for each chunk; whoever asks more than once holds the node first."""
         self.reach(node)
-        if _is_given(node):
-            return [self._given(node, i) for i in range(len(self.chunks))]
+        if _is_source(node):
+            return [self._source_value(node, i) for i in range(len(self.chunks))]
         return self._values[node]
 
     @torch.no_grad()
@@ -134,22 +134,22 @@ class Stream:
 
     def _missing(self, nodes: Sequence[fx.Node]) -> list[fx.Node]:
         """Nodes that must be computed for ``nodes``, operands first."""
-        found: dict[fx.Node, None] = {}
+        order: dict[fx.Node, None] = {}
         todo = list(nodes)
         while todo:
-            there = todo[-1] in found or self._is_there(todo[-1])
+            there = todo[-1] in order or self._is_there(todo[-1])
             operands = () if there else todo[-1].all_input_nodes
-            missing = [n for n in operands if n not in found and not self._is_there(n)]
+            missing = [n for n in operands if n not in order and not self._is_there(n)]
             if missing:
                 todo += missing
                 continue
             current = todo.pop()
             if not there:
-                found[current] = None
-        return list(found)
+                order[current] = None
+        return list(order)
 
     def _is_there(self, node: fx.Node) -> bool:
-        return node in self._values or _is_given(node)
+        return node in self._values or _is_source(node)
 
     def _run_chunk(self, chunk: int, todo: Sequence[fx.Node], kept: dict[fx.Node, Values]) -> None:
         last = {source: node for node in todo for source in node.all_input_nodes}
@@ -158,7 +158,9 @@ class Stream:
             for source in node.all_input_nodes:
                 if source not in present:
                     present[source] = (
-                        self._given(source, chunk) if _is_given(source) else self._values[source][chunk]
+                        self._source_value(source, chunk)
+                        if _is_source(source)
+                        else self._values[source][chunk]
                     )
             present[node] = self._run(node, present)
             if node in kept:
@@ -167,7 +169,7 @@ class Stream:
                 if last[source] is node:
                     del present[source]
 
-    def _given(self, node: fx.Node, chunk: int) -> Any:
+    def _source_value(self, node: fx.Node, chunk: int) -> Any:
         if node.op == "placeholder":
             return self.chunks[chunk][self._inputs[node]]
         return attribute(self.module, str(node.target))
@@ -190,8 +192,8 @@ class Stream:
         return _OUT_OF_PLACE.get(target, target)(*args, **kwargs)
 
 
-def _is_given(node: fx.Node) -> bool:
-    """Whether a node is an input or a parameter: there without being computed."""
+def _is_source(node: fx.Node) -> bool:
+    """Return whether a node is an input or a parameter, which needs no computation."""
     return node.op in ("placeholder", "get_attr")
 
 

@@ -53,16 +53,16 @@ class Store:
 
     def values(self, chunks: int) -> Values:
         """A place for the values of a node for ``chunks`` chunks of images."""
-        made = Values(self, chunks)
-        self._kept.add(made)
-        return made
+        place = Values(self, chunks)
+        self._kept.add(place)
+        return place
 
     def forget(self, values: Values) -> None:
         """``values`` have been cleared."""
         self._kept.discard(values)
 
     def take(self, size: int) -> bool:
-        """Whether there is room for ``size`` bytes more; if so they are taken."""
+        """Reserve ``size`` bytes; return whether there was room for them."""
         if self.held + size > self.room:
             return False
         self.held += size

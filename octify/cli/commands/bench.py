@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class RuntimeName(str, enum.Enum):
-    """What runs the models."""
+    """Runtime of the models."""
 
     onnxruntime = "onnxruntime"
     onnxruntime_int8 = "onnxruntime-int8"
@@ -58,7 +58,7 @@ RuntimeOption = Annotated[
     list[RuntimeName] | None,
     typer.Option(
         "--runtime",
-        help="What runs them; repeatable. Models are exported for it, at a fixed batch, and quantized for"
+        help="Runtime; repeatable. Models are exported for it, at a fixed batch, and quantized for"
         " -int8 (with ranges of random inputs: for timing only). eager, channels-last and compile (inductor,"
         " weights frozen) are PyTorch's. Default: onnxruntime, on the CPU.",
     ),
@@ -74,7 +74,13 @@ BatchOption = Annotated[
 ]
 RoundsOption = Annotated[
     int,
-    typer.Option("--rounds", metavar="N", min=1, max=2**31 - 1, help="How often each one is timed, in turn."),
+    typer.Option(
+        "--rounds",
+        metavar="N",
+        min=1,
+        max=2**31 - 1,
+        help="Number of timing rounds, in which all take turns.",
+    ),
 ]
 DeviceOption = Annotated[
     str,

@@ -12,7 +12,7 @@ from octify.cli.options.shared import RUNS_CODE
 
 
 class Labels(str, enum.Enum):
-    """Whether to train with labels."""
+    """Use of labels in training."""
 
     auto = "auto"
     none = "none"

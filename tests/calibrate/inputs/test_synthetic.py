@@ -108,15 +108,15 @@ def _quiet(what: str, done: int, of: int) -> None:
 def test_few_images_are_joined_by_made_ones(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(few, "ENOUGH", 126)
     traced = trace(net, smooth(1))
-    given = _gathered(smooth(48, 7), net)
-    assert (given.count, given.given, given.made) == (42, 42, 0)
-    joined = few.joined_by_made(traced, given, 0, _quiet)
-    assert (joined.count, joined.given, joined.made) == (42 + 64, 42, 64)
-    assert joined.held_out is given.held_out
+    supplied = _gathered(smooth(48, 7), net)
+    assert (supplied.count, supplied.user_count, supplied.generated) == (42, 42, 0)
+    joined = few.joined_by_made(traced, supplied, 0, _quiet)
+    assert (joined.count, joined.user_count, joined.generated) == (42 + 64, 42, 64)
+    assert joined.held_out is supplied.held_out
     assert any("42 images are few: 64 more were made" in told for told in joined.warnings)
     for many in (
         _gathered(smooth(144, 7), net),
-        dataclasses.replace(given, chunks=given.chunks * 3),
+        dataclasses.replace(supplied, chunks=supplied.chunks * 3),
     ):
         assert few.joined_by_made(traced, many, 0, _quiet) is many
 
@@ -163,7 +163,7 @@ def test_only_copies_of_few_images_are_coloured(net: nn.Module) -> None:
     batch = list(images.chunks[0])
     plain, coloured = (
         alteration(which)(batch, torch.Generator().manual_seed(0))[0]
-        for which in (images, dataclasses.replace(images, made=16))
+        for which in (images, dataclasses.replace(images, generated=16))
     )
     assert torch.equal(plain, augmented(batch, torch.Generator().manual_seed(0))[0])
     turned = (plain != coloured).flatten(1).any(1)
@@ -175,7 +175,7 @@ def test_few_images_are_distilled_on_for_longer(net: nn.Module) -> None:
         return recipe.steps_of(images, Calibration((), effort))
 
     given = _gathered(smooth(48, 7), net)
-    joined = dataclasses.replace(given, made=16)
+    joined = dataclasses.replace(given, generated=16)
     assert steps(joined, "standard") == 2 * steps(given, "standard") > 0
     assert steps(joined, "thorough") == steps(given, "thorough")
     assert steps(joined, "fast") == 0

@@ -401,6 +401,7 @@ def test_a_plan_for_another_model_is_refused() -> None:
 # As a part of calibration. ------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("short_calibration")
 @pytest.mark.parametrize("effort", ["norm", "fast", "standard"])
 def test_calibration_rotates_and_saves(effort: str, tmp_path: Any) -> None:
     net, x = bottlenecks().float(), images(40).float()
