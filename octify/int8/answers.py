@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from octify.calibrate.inputs.images import Images
-from octify.compare.outputs import Agreement, Output, compare
+from octify.compare.agreement import Agreement
+from octify.compare.outputs import Output, compare
 from octify.errors import CheckFailed, ExportError, OctifyError
 from octify.export.calls import shortened
 from octify.latency import openvino

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.calibrate.inputs.images import Images, gather
-from octify.compare.outputs import Agreement
+from octify.compare.agreement import Agreement
 from octify.errors import CheckFailed, OctifyError
 from octify.export.calls import as_inputs, batch_size
 from octify.export.onnx import Captured, captured, written

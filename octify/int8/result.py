@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from octify.compare.outputs import Agreement
+from octify.compare.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,12 @@ class Int8Result:
             "runtime": self.runtime,
             "bytes": self.bytes,
             "float_bytes": self.float_bytes,
-            "agreement": self.agreement.to_dict(),
+            "agreement": {
+                "inputs": self.agreement.inputs,
+                "held_out": self.agreement.held_out,
+                "relative_error": self.agreement.relative_error,
+                "agreement": self.agreement.agreement,
+            },
             "calibrated_on": self.calibrated_on,
             "weight_bits": self.weight_bits,
             "times": None if self.times is None else self.times.to_dict(),
