@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
+from octify.compare.agreement import Agreement, OutputError
+
 Octify = Callable[..., Any]
 
 
@@ -47,6 +49,21 @@ def test_too_little_agreement_ends_with_1_and_no_file(octify: Octify, net: Path,
     assert outcome.code == 1
     assert "x.onnx was not written" in outcome.err
     assert Path("x.onnx").read_bytes() == b"the old file"
+
+
+@pytest.mark.parametrize(("least", "code"), [("0.9", 1), ("0.81", 1), ("0.8", 0), ("0", 0)])
+def test_the_least_agreement_is_kept_exactly(
+    octify: Octify, net: Path, data: Path, monkeypatch: pytest.MonkeyPatch, least: str, code: int
+) -> None:
+    agreement = Agreement(5, True, OutputError(0.1, 0.8))
+    monkeypatch.setattr("octify.int8.export.agreement_of", lambda *_: agreement)
+    monkeypatch.setattr("octify.int8.export.quantized", lambda source, path, *_, **__: path.write_bytes(b"x"))
+    monkeypatch.setattr("octify.int8.export._times", lambda *_: None)
+    outcome = octify("export", net, "x.onnx", "--int8", "--calib", data, "--min-agreement", least)
+    assert outcome.code == code, outcome.err
+    assert Path("x.onnx").exists() is (code == 0)
+    if code:
+        assert "80.00%" in outcome.err and "x.onnx was not written" in outcome.err
 
 
 @pytest.mark.parametrize(
