@@ -80,6 +80,7 @@ class Figure:
     load: float
     interval: tuple[float, float] = (0.0, float("inf"))  # 95 %, of the ratio of medians
     size: int = SIDE
+    rounds: int = 0
 
     def cells(self) -> tuple[str, ...]:
         """As a row of the table."""
@@ -173,6 +174,7 @@ def _figure(
         load,
         (row.timing.ratio.low, row.timing.ratio.high),
         size,
+        row.timing.rounds,
     )
 
 
@@ -261,7 +263,6 @@ def save(path: Path, found: Sequence[Figure], asked: argparse.Namespace) -> None
     document["versions"] = versions()
     document["facts"] = facts(asked.threads)
     document["date"] = datetime.date.today().isoformat()
-    document["rounds"] = asked.rounds
     others = [figure for figure in document["figures"] if figure["model"] not in models]
     document["figures"] = others + [asdict(figure) for figure in found]
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

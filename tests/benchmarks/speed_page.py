@@ -28,9 +28,10 @@ def table(document: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
     sets = ", ".join(facts["instruction_sets"])
     load = _span([figure["load"] for figure in figures])
+    rounds = [figure["rounds"] for figure in figures]
     lines = [
         f"{facts['processor']} ({sets}), {facts['threads']} thread(s), {document['date']}; {versions}; "
-        f"medians of {document['rounds']} interleaved rounds, load {load}.",
+        f"medians of {min(rounds)} to {max(rounds)} interleaved rounds, load {load}.",
         "",
         f"| model | rules | MACs ratio | {' | '.join(DEPLOYED)} |",
         "|---|---|---|" + "---|" * len(DEPLOYED),
