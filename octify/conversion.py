@@ -153,9 +153,9 @@ def _fast_plan(
 ) -> Planned:
     # With onnxruntime, which takes a while to import.
     from octify.latency.operators.costs import OnnxruntimeCosts
-    from octify.latency.operators.table import Table
+    from octify.latency.operators.table import OperatorTable
 
-    table = Table(threads, progress=tell)
+    table = OperatorTable(threads, progress=tell)
     chosen = planned(traced, rules, alpha, kernels, exclude, costs=OnnxruntimeCosts(table, kernels))
     table.save()
     return chosen

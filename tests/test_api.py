@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import octify
 from octify.errors import OctifyError, PlanError, RuleError, SourceError, TraceError
+from tests.nets import Residual as Net
 from tests.places import ROOT
 
 NAMES = {
@@ -21,23 +22,6 @@ NAMES = {
     *("Result", "Report", "Plan", "ConvPlan", "ExportResult", "OctifyError"),
 }
 X = torch.zeros(1, 3, 32, 32)
-
-
-class Net(nn.Module):
-    """A stem, a residual block of ``width`` channels, a classifier."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, width, 3, padding=1)
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 1)
-        self.fc = nn.Linear(width, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu()
-        x = x + self.conv2(self.norm(self.conv1(x)).relu())
-        return self.fc(x.mean((2, 3)))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from octify.allocate.budget import FreeSet, Level
-from octify.allocate.path import Curve, convex
+from octify.allocate.path import ErrorCurve, convex
 from octify.allocate.plans import Plans
 from octify.calibrate.channels.choices import Chunks
 from octify.calibrate.inputs.images import Images
@@ -47,7 +47,7 @@ def error_curves(
     *,
     seed: int,
     progress: Progress = lambda what, done, of: None,
-) -> dict[int, Curve]:
+) -> dict[int, ErrorCurve]:
     """Measure the curve of every free set that can be octave by itself; return them by its number.
 
     Errors are squared relative output errors. Deterministic for a seed.
@@ -79,7 +79,7 @@ def error_curves(
     return curves
 
 
-def curve_through(samples: Mapping[float, float], shares: Sequence[float]) -> Curve:
+def curve_through(samples: Mapping[float, float], shares: Sequence[float]) -> ErrorCurve:
     """A convex curve from 0, at ``shares``, that follows errors ``samples`` at some of them by powers."""
     at = sorted(samples)
     errors = convex([0.0, *at], [0.0, *(samples[share] for share in at)])[1:]
@@ -98,7 +98,7 @@ def curve_through(samples: Mapping[float, float], shares: Sequence[float]) -> Cu
         a, b, low, high = at[right - 1], at[right], errors[right - 1], errors[right]
         return low + (high - low) * _between(a, b, share, powers[right - 1])
 
-    return Curve(tuple(shares), convex(shares, [value(share) for share in shares]))
+    return ErrorCurve(tuple(shares), convex(shares, [value(share) for share in shares]))
 
 
 def _between(a: float, b: float, share: float, power: float) -> float:

@@ -24,7 +24,7 @@ CAPS = (0.75, 0.8125, 0.875, 0.9375, 1.0)
 
 
 @dataclass(frozen=True)
-class Curve:
+class ErrorCurve:
     """Error of a coupled set against its share of low channels, which ascends from 0; convex."""
 
     shares: tuple[float, ...]
@@ -41,7 +41,7 @@ class Step:
 
 
 def path(
-    curves: Mapping[int, Curve], model: MacModel, fixed: Shares, caps: Sequence[float] = CAPS
+    curves: Mapping[int, ErrorCurve], model: MacModel, fixed: Shares, caps: Sequence[float] = CAPS
 ) -> tuple[Step, ...]:
     """Return the steps from all dense to the end of every curve, each time the cheapest one.
 
@@ -62,7 +62,7 @@ def path(
 
 
 def _climb(
-    curves: Mapping[int, Curve],
+    curves: Mapping[int, ErrorCurve],
     model: MacModel,
     shares: Shares,
     at: dict[int, int],
@@ -93,13 +93,13 @@ def _climb(
                 offers[t] = best
 
 
-def levels_after(steps: Sequence[Step], curves: Mapping[int, Curve]) -> dict[int, int]:
+def levels_after(steps: Sequence[Step], curves: Mapping[int, ErrorCurve]) -> dict[int, int]:
     """Level of every set after ``steps``."""
     return dict.fromkeys(curves, 0) | {step.number: step.level for step in steps}
 
 
 def last_steps(
-    steps: Sequence[Step], curves: Mapping[int, Curve], model: MacModel, fixed: Shares, missing: float
+    steps: Sequence[Step], curves: Mapping[int, ErrorCurve], model: MacModel, fixed: Shares, missing: float
 ) -> list[tuple[int, int]]:
     """Candidates that save ``missing`` more MACs after ``steps``: a level for one more set, by rising error.
 

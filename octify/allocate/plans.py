@@ -8,7 +8,7 @@ from functools import cached_property
 
 from octify.allocate.budget import Budget, budget
 from octify.allocate.macs import MacCounts
-from octify.allocate.path import Curve, Step, last_steps, levels_after, path
+from octify.allocate.path import ErrorCurve, Step, last_steps, levels_after, path
 from octify.kernels.taps import Scheme
 from octify.passes.resolve import Planned
 from octify.passes.rewrite import Rewritten
@@ -112,15 +112,15 @@ def _entries(plan: Plan) -> tuple[object, ...]:
 
 
 @dataclass(frozen=True)
-class Path:
+class AlphaPath:
     """Path from dense to lowest, one coupled set at a time."""
 
     plans: Plans
-    curves: Mapping[int, Curve]
+    curves: Mapping[int, ErrorCurve]
     steps: tuple[Step, ...]
 
     @classmethod
-    def of(cls, plans: Plans, curves: Mapping[int, Curve]) -> Path:
+    def of(cls, plans: Plans, curves: Mapping[int, ErrorCurve]) -> AlphaPath:
         """Build the path of least error for the MACs saved."""
         return cls(plans, curves, path(curves, plans.choices.model, plans.choices.fixed))
 

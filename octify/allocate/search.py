@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from octify.allocate.curves import error_curves
-from octify.allocate.plans import Path, Plans, first
+from octify.allocate.plans import AlphaPath, Plans, first
 from octify.calibrate.inputs.images import Images
 from octify.calibrate.options import Calibration, Target
 from octify.calibrate.recipe import Calibrated, calibrate_on
@@ -110,9 +110,9 @@ def _lower(target: Target, plans: Plans, result: Calibrated) -> Plan | None:
     return plans.uniform_below(target.value - excess) if excess > 0 else None
 
 
-def _path(trials: _Trials) -> Path:
+def _path(trials: _Trials) -> AlphaPath:
     curves = error_curves(trials.plans, trials.images, seed=trials.options.seed, progress=trials.progress)
-    return Path.of(trials.plans, curves)
+    return AlphaPath.of(trials.plans, curves)
 
 
 def _rounded_up(ratio: float) -> str:

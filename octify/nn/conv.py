@@ -26,7 +26,7 @@ from octify.kernels.taps import PATHS, Axis, Branch, Exchange, Path, PathName, S
 from octify.nn.channels import last_channels, split_indices
 from octify.nn.eager import add_upsampled, convolved, is_bare, is_plain
 from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample
-from octify.nn.groups import Grouped, Run, UnevenGroups, needs_no_exchange, refuse_scattered
+from octify.nn.groups import ChannelRun, Grouped, UnevenGroups, needs_no_exchange, refuse_scattered
 from octify.nn.settled import settled
 from octify.nn.tellable import require_tellable
 
@@ -191,7 +191,7 @@ class OctaveConv(nn.Module):
         return convs[0] if len(runs) == 1 else UnevenGroups(convs, leading, len(out))
 
     def _run_module(
-        self, conv: nn.Module, name: PathName, grouped: Grouped, run: Run, out: Sequence[int]
+        self, conv: nn.Module, name: PathName, grouped: Grouped, run: ChannelRun, out: Sequence[int]
     ) -> nn.Module:
         assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
         recipe, groups = self.recipes[name], len(run.groups)

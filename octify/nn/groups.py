@@ -22,7 +22,7 @@ MAX_RUNS = 8  # more small convolutions than this cost far more time than their 
 
 
 @dataclass(frozen=True)
-class Run:
+class ChannelRun:
     """Neighbouring groups with ``inputs`` input and ``outputs`` output channels each.
 
     ``first_in`` and ``first_out`` are the places of their first channels in the two branches.
@@ -61,18 +61,18 @@ class Grouped:
         return cls(_by_group(into, in_channels, groups), _by_group(out, out_channels, groups))
 
     @property
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[ChannelRun, ...]:
         """Runs of equal groups, in order; groups without any channel here are passed over."""
         result = []
         first_in = first_out = 0
         present = [g for g in range(len(self.into)) if self.into[g] or self.out[g]]
         for (inputs, outputs), same in groupby(present, lambda g: (len(self.into[g]), len(self.out[g]))):
             groups = tuple(same)
-            result.append(Run(groups, inputs, outputs, first_in, first_out))
+            result.append(ChannelRun(groups, inputs, outputs, first_in, first_out))
             first_in, first_out = first_in + inputs * len(groups), first_out + outputs * len(groups)
         return tuple(result)
 
-    def kernel(self, weight: Tensor, run: Run) -> Tensor:
+    def kernel(self, weight: Tensor, run: ChannelRun) -> Tensor:
         """The part of ``weight`` (O, I / groups, *taps) that connects the channels of ``run``."""
         per_out, weight = weight.shape[0] // len(self.out), weight.detach()
         rows = [
@@ -159,7 +159,7 @@ class UnevenGroups(nn.Module):
     Shapes: (N, all input channels, *size) -> (N, out_channels, *size), as its convolutions make of ``size``.
     """
 
-    def __init__(self, convs: Sequence[nn.Module], runs: Sequence[Run], out_channels: int) -> None:
+    def __init__(self, convs: Sequence[nn.Module], runs: Sequence[ChannelRun], out_channels: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList(convs)
         self.runs = tuple(runs)

@@ -38,7 +38,7 @@ class Move:
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class MoveSite:
     """Site of a move: the node, its module if it calls one, and its inputs and outputs.
 
     view:
@@ -57,17 +57,17 @@ class Site:
         return len(self.before)
 
 
-MoveRule = Callable[[Site], Move | str]
+MoveRule = Callable[[MoveSite], Move | str]
 """A move, or why the operand must be dense."""
 
 
 def site_of(
     walk: Walk | Emitter, node: fx.Node, roles: str, before: tuple[int, ...], after: tuple[int, ...]
-) -> Site:
+) -> MoveSite:
     """A value of shape ``before`` and what ``node`` makes of it."""
     channels = sizes(roles, before, "C")
     numbers = np.arange(np.prod(channels, dtype=np.int64)).reshape(channels)
-    return Site(node, walk.traced.submodule(node), View(roles, numbers), before, after)
+    return MoveSite(node, walk.traced.submodule(node), View(roles, numbers), before, after)
 
 
 def layout_of(rule: MoveRule) -> LayoutRule:

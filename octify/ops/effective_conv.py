@@ -63,7 +63,7 @@ class _Seen:
     out_size: tuple[int, ...]
 
 
-class NotPlainError(Exception):
+class NotOneConvolutionError(Exception):
     """The layer does something else than one convolution; the message says what."""
 
 
@@ -94,8 +94,8 @@ class _Watch(TorchFunctionMode):
         if any(isinstance(leaf, Tensor) and leaf is not self.current for leaf in tree_leaves(result)):
             name = getattr(func, "__name__", str(func))
             if any(t is not self.current and t.device.type != "meta" for t in tensors):
-                raise NotPlainError(f"it computes {name} of its input and of its parameters")
-            raise NotPlainError(f"it computes {name} beside its convolution")
+                raise NotOneConvolutionError(f"it computes {name} of its input and of its parameters")
+            raise NotOneConvolutionError(f"it computes {name} beside its convolution")
         return result
 
     def _step(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
@@ -103,9 +103,9 @@ class _Watch(TorchFunctionMode):
         call = _named(names, args, kwargs)
         others = [value for name, value in call.items() if name != "input" and isinstance(value, Tensor)]
         if any(value is old for value in others for old in (self.current, *self._stale)):
-            raise NotPlainError("its weights depend on its input")
+            raise NotOneConvolutionError("its weights depend on its input")
         if call["input"] is not self.current or self.seen is not None:
-            raise NotPlainError("it is more than one convolution")
+            raise NotOneConvolutionError("it is more than one convolution")
         y = self._convolve(func, call) if func in _DIMS else self._pad(call)
         self._stale.append(self.current)
         self.current = y
@@ -115,12 +115,12 @@ class _Watch(TorchFunctionMode):
         amounts, mode = [int(n) for n in call["pad"]], call.get("mode", "constant")
         pads = pads_of(amounts, self.dims)
         if pads is None:
-            raise NotPlainError("it pads channels")
+            raise NotOneConvolutionError("it pads channels")
         if mode == "constant" and call.get("value"):
-            raise NotPlainError("it pads with other values than zeros")
+            raise NotOneConvolutionError("it pads with other values than zeros")
         joined = join_pads((self.pads, self.mode), (pads, "zeros" if mode == "constant" else mode))
         if joined is None:
-            raise NotPlainError("it pads in two ways")
+            raise NotOneConvolutionError("it pads in two ways")
         self.pads, self.mode = joined
         x = call["input"]
         size = [n + left + right for n, (left, right) in zip(x.shape[2:], pads, strict=True)]
@@ -129,13 +129,13 @@ class _Watch(TorchFunctionMode):
     def _convolve(self, func: Any, call: dict[str, Any]) -> Tensor:
         x, weight, dims = call["input"], call["weight"], _DIMS[func]
         if x.ndim != dims + 2:
-            raise NotPlainError("its input has no batch dimension")
+            raise NotOneConvolutionError("its input has no batch dimension")
         stride, dilation = (_each(call.get(name, 1), dims) for name in ("stride", "dilation"))
         groups = int(call.get("groups", 1))
         own = _conv_pads(call.get("padding", 0), weight.shape[2:], dilation)
         joined = join_pads((self.pads, self.mode), (own, "zeros"))
         if joined is None:
-            raise NotPlainError("it pads in two ways")
+            raise NotOneConvolutionError("it pads in two ways")
         meta = tree_map_only(Tensor, lambda t: t.to("meta"), call)
         y: Tensor = func(**{**meta, "input": x})
         form = Form(joined[0], joined[1], stride, dilation, groups, x.shape[1], weight.shape[0])
@@ -187,13 +187,15 @@ def _watch(layer: nn.Module, channels: int, size: Sequence[int], dtype: torch.dt
     try:
         with torch.no_grad(), watch:
             y = layer(x)
-    except NotPlainError:
+    except NotOneConvolutionError:
         raise
     except Exception as error:
         text = str(error).strip().splitlines()
-        raise NotPlainError(f"its forward fails on a meta tensor: {text[0] if text else error!r}") from error
+        raise NotOneConvolutionError(
+            f"its forward fails on a meta tensor: {text[0] if text else error!r}"
+        ) from error
     if watch.seen is None or y is not watch.current:
-        raise NotPlainError("its forward is not one convolution")
+        raise NotOneConvolutionError("its forward is not one convolution")
     return watch.seen
 
 
@@ -222,7 +224,7 @@ def _watched_form(layer: nn.Module, key: tuple[int, ...]) -> Form | str:
     try:
         here = _watch(layer, channels, size, dtype)
         beside = _watch(layer, channels, [n + 1 for n in size], dtype)
-    except NotPlainError as reason:
+    except NotOneConvolutionError as reason:
         return str(reason)
     form = here.form
     if beside.form.pads == form.pads:
@@ -276,7 +278,7 @@ def reads_own_weight(layer: nn.Module, shape: Sequence[int]) -> bool:
     """
     try:
         seen = _watch(layer, shape[1], shape[2:], _dtype(layer))
-    except NotPlainError:
+    except NotOneConvolutionError:
         return False
     own = dict(layer.named_parameters(recurse=False, remove_duplicate=False))
     return seen.weight is own.get("weight") and seen.bias is own.get("bias")

@@ -23,7 +23,7 @@ from octify.layout.roles import View
 from octify.nn.functional import octave_axes
 from octify.nn.windows import low_window, low_window_alone
 from octify.ops.base import Op, operand
-from octify.ops.channel_moves import Move, Site, emit_of, layout_of
+from octify.ops.channel_moves import Move, MoveSite, emit_of, layout_of
 from octify.ops.emitter import Emitter, Value
 from octify.ops.walk import Walk
 
@@ -46,7 +46,7 @@ def _whole(item: Any) -> bool:
     return isinstance(item, slice) and item == slice(None)
 
 
-def _getitem(site: Site) -> Move | str:
+def _getitem(site: MoveSite) -> Move | str:
     """``x[...]`` with integers, slices, new axes and lists of channels."""
     ids, roles, windows = site.view.ids, "", []
     axis = dim = 0
@@ -101,7 +101,7 @@ def _channels(item: Any, size: int, count: int) -> Any:
     return taken if len(taken) else None
 
 
-def _windowed(site: Site, roles: str, ids: Ids, windows: Sequence[slice]) -> Move | str:
+def _windowed(site: MoveSite, roles: str, ids: Ids, windows: Sequence[slice]) -> Move | str:
     """The move with windows along the spatial axes, if they are no obstacle."""
     if all(map(_whole, windows)):
         return Move(roles, ids)
@@ -160,7 +160,7 @@ def _emit_getitem(emitter: Emitter, node: fx.Node) -> Value:
     return emit_of(_getitem)(emitter, node)
 
 
-def _along(site: Site, dim: Any, pick: Callable[[int], Any]) -> Move | str:
+def _along(site: MoveSite, dim: Any, pick: Callable[[int], Any]) -> Move | str:
     """Take positions ``pick(size)`` along a channel dimension."""
     if not isinstance(dim, int) or site.view.roles[dim] != "C":
         return "it picks along another dimension than channels"
@@ -173,7 +173,7 @@ def _along(site: Site, dim: Any, pick: Callable[[int], Any]) -> Move | str:
     return Move(roles, np.take(site.view.ids, chosen, axis))
 
 
-def _narrow(site: Site) -> Move | str:
+def _narrow(site: MoveSite) -> Move | str:
     dim, start, length = (
         operand(site.node, i, name) for i, name in ((1, "dim"), (2, "start"), (3, "length"))
     )
@@ -184,12 +184,12 @@ def _narrow(site: Site) -> Move | str:
     return _along(site, dim, lambda size: whole(size)[start:][:length])
 
 
-def _select(site: Site) -> Move | str:
+def _select(site: MoveSite) -> Move | str:
     dim, index = operand(site.node, 1, "dim"), operand(site.node, 2, "index")
     return _along(site, dim, lambda _: index if isinstance(index, int) else None)
 
 
-def _index_select(site: Site) -> Move | str:
+def _index_select(site: MoveSite) -> Move | str:
     dim, index = operand(site.node, 1, "dim"), operand(site.node, 2, "index")
     return _along(site, dim, lambda _: constant(index))
 

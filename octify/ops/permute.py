@@ -17,7 +17,7 @@ from torch import nn
 
 from octify.layout.roles import View
 from octify.ops.base import Op, operand
-from octify.ops.channel_moves import Move, MoveRule, Site, emit_of, layout_of
+from octify.ops.channel_moves import Move, MoveRule, MoveSite, emit_of, layout_of
 from octify.ops.emitter import Emitter, Value
 
 _COMPUTED = "its dimensions are computed"
@@ -41,7 +41,7 @@ def _exchange_axes(emitter: Emitter, value: Value) -> Value:
     return value.each(lambda branch: emitter.function(torch.transpose, branch, 2, 3))
 
 
-def _permute(site: Site) -> Move | str:
+def _permute(site: MoveSite) -> Move | str:
     dims: Any = operand(site.node, 1, "dims")
     if not isinstance(dims, (tuple, list)):
         dims = site.node.args[1:]
@@ -51,7 +51,7 @@ def _permute(site: Site) -> Move | str:
 
 
 def _exchange(first: str, second: str) -> MoveRule:
-    def rule(site: Site) -> Move | str:
+    def rule(site: MoveSite) -> Move | str:
         a, b = operand(site.node, 1, first), operand(site.node, 2, second)
         if not isinstance(a, int) or not isinstance(b, int):
             return _COMPUTED
@@ -62,7 +62,7 @@ def _exchange(first: str, second: str) -> MoveRule:
     return rule
 
 
-def _movedim(site: Site) -> Move | str:
+def _movedim(site: MoveSite) -> Move | str:
     source, target = operand(site.node, 1, "source"), operand(site.node, 2, "destination")
     sources, targets = np.atleast_1d(source), np.atleast_1d(target)
     if sources.dtype.kind != "i" or targets.dtype.kind != "i":
@@ -73,7 +73,7 @@ def _movedim(site: Site) -> Move | str:
     return _permuted(order, site.view)
 
 
-def _shuffle(site: Site) -> Move | str:
+def _shuffle(site: MoveSite) -> Move | str:
     """``nn.ChannelShuffle``: (N, groups * c, *size) as (groups, c) channels, transposed."""
     groups = (
         site.module.groups if isinstance(site.module, nn.ChannelShuffle) else operand(site.node, 1, "groups")

@@ -17,7 +17,7 @@ from octify.layout.roles import sizes
 from octify.nn.functional import octave_axes
 from octify.nn.views import view_shape
 from octify.ops.base import Op, operand
-from octify.ops.channel_moves import Move, Site, emit_of, layout_of
+from octify.ops.channel_moves import Move, MoveSite, emit_of, layout_of
 from octify.ops.emitter import Emitter, Value
 
 _COMPUTED = "its arguments are computed"
@@ -35,7 +35,7 @@ def _arguments(node: fx.Node, name: str) -> list[Any]:
     return _listed(argument) if isinstance(argument, (tuple, list)) else list(node.args[1:])
 
 
-def _flip(site: Site) -> Move | str:
+def _flip(site: MoveSite) -> Move | str:
     dims = _arguments(site.node, "dims")
     if not all(isinstance(dim, int) for dim in dims):
         return _COMPUTED
@@ -57,7 +57,7 @@ def _flip(site: Site) -> Move | str:
     return Move(site.view.roles, ids, within if axes else None)
 
 
-def _roll(site: Site) -> Move | str:
+def _roll(site: MoveSite) -> Move | str:
     shifts, dims = (_listed(operand(site.node, i, name)) for i, name in ((1, "shifts"), (2, "dims")))
     if not all(isinstance(n, int) for n in (*shifts, *dims)):
         return _COMPUTED if len(dims) == len(shifts) else "it rolls the flattened value"
@@ -88,7 +88,7 @@ def _roll(site: Site) -> Move | str:
     return Move(site.view.roles, ids, within if axes else None)
 
 
-def _expand(site: Site) -> Move | str:
+def _expand(site: MoveSite) -> Move | str:
     """``x.expand(*sizes)`` along channel dimensions of one."""
     if len(site.after) != site.rank:
         return "it adds a dimension before the batch"
@@ -98,7 +98,7 @@ def _expand(site: Site) -> Move | str:
     return Move(site.view.roles, np.broadcast_to(site.view.ids, sizes(site.view.roles, site.after, "C")))
 
 
-def _repeat(site: Site) -> Move | str:
+def _repeat(site: MoveSite) -> Move | str:
     """``x.repeat(*times)`` along channel dimensions."""
     times = _arguments(site.node, "dims" if site.node.op == "call_function" else "repeats")
     if len(times) != site.rank or not all(isinstance(n, int) for n in times):
@@ -108,7 +108,7 @@ def _repeat(site: Site) -> Move | str:
     return Move(site.view.roles, np.tile(site.view.ids, sizes(site.view.roles, times, "C")))
 
 
-def _interleave(site: Site) -> Move | str:
+def _interleave(site: MoveSite) -> Move | str:
     times, dim = operand(site.node, 1, "repeats"), operand(site.node, 2, "dim")
     if not isinstance(times, int) or not isinstance(dim, int):
         return _COMPUTED

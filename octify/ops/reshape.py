@@ -13,14 +13,14 @@ from torch import Tensor, fx, nn
 
 from octify.layout.roles import regrouped, sizes
 from octify.ops.base import Op, operand
-from octify.ops.channel_moves import Move, MoveRule, Site, emit_of, layout_of
+from octify.ops.channel_moves import Move, MoveRule, MoveSite, emit_of, layout_of
 from octify.ops.emitter import Emitter, Value
 from octify.ops.rearrange import shape_of
 
 _BATCH = "it mixes the batch with other dimensions"
 
 
-def _regroup(site: Site) -> Move | str:
+def _regroup(site: MoveSite) -> Move | str:
     if site.after[:1] != site.before[:1]:
         return _BATCH
     if site.view.roles.count("S") == 1 and site.view.ids.size == 1:
@@ -32,7 +32,7 @@ def _regroup(site: Site) -> Move | str:
     return Move(roles, site.view.ids.reshape(sizes(roles, site.after, "C")))
 
 
-def _reshape(site: Site) -> Move | str:
+def _reshape(site: MoveSite) -> Move | str:
     """``x.view(*sizes)`` and ``reshape``, with sizes as arguments, as a tuple or as a shape."""
     first = operand(site.node, 1, "size" if site.node.target == "view" else "shape")
     if isinstance(first, torch.dtype) or "dtype" in site.node.kwargs:
@@ -49,7 +49,7 @@ def _beyond_batch(name: str, default: int | None, longer: int = 0) -> MoveRule:
     ``longer``: how many more dimensions than the operand has a negative dimension counts from.
     """
 
-    def rule(site: Site) -> Move | str:
+    def rule(site: MoveSite) -> Move | str:
         argument = operand(site.node, 1, name)
         dims = default if argument is None else argument
         rank = site.rank + longer

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octify.source.shape import parse_shape
-from octify.source.target import Target, parse_target
+from octify.source.target import ModelSpec, parse_target
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Source", "Target", "load_source", "load_weights", "parse_shape", "parse_target"]
+__all__ = ["ModelSpec", "Source", "load_source", "load_weights", "parse_shape", "parse_target"]
 
 
 @dataclass(frozen=True)

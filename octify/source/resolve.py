@@ -10,7 +10,7 @@ from torch import nn
 from octify.source import zoo
 from octify.source.candidates import default_candidate, make_model, named_candidate
 from octify.source.execute import import_module, run_file, running
-from octify.source.target import Target
+from octify.source.target import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Built:
     default_shape: str | None = None
 
 
-def build(target: Target) -> Built:
+def build(target: ModelSpec) -> Built:
     """Build the model ``target`` names; SourceError when that fails, with the place in the user's code."""
     if target.kind == "timm":
         model, shape = zoo.timm_model(str(target.name))

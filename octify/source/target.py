@@ -15,7 +15,7 @@ _CHECKPOINTS = {".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl"}
 
 
 @dataclass(frozen=True)
-class Target:
+class ModelSpec:
     """Parsed MODEL. ``place`` is a path, a module name or a zoo; ``name`` an object in it."""
 
     kind: Literal["file", "module", "timm", "torchvision"]
@@ -35,7 +35,7 @@ class Target:
         return re.sub(r"[^\w.-]+", "-", "-".join(part for part in parts if part))
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: str) -> ModelSpec:
     """Read a MODEL argument; SourceError when it has no known form or names a file that is not there."""
     if text.endswith(".py"):
         return _file_target(text, None)
@@ -45,13 +45,13 @@ def parse_target(text: str) -> Target:
             raise SourceError(f"no name after the colon in {text!r}", hint=f"{place}, or {place}:NAME")
         return _file_target(place, name)
     if place in ZOOS and name:
-        return Target("timm" if place == "timm" else "torchvision", place, name)
+        return ModelSpec("timm" if place == "timm" else "torchvision", place, name)
     if colon and name and all(part.isidentifier() for part in place.split(".")):
-        return Target("module", place, name)
+        return ModelSpec("module", place, name)
     raise _unknown(text)
 
 
-def _file_target(place: str, name: str | None) -> Target:
+def _file_target(place: str, name: str | None) -> ModelSpec:
     path = Path(place)
     if not path.exists():
         raise SourceError(
@@ -59,7 +59,7 @@ def _file_target(place: str, name: str | None) -> Target:
         )
     if not path.is_file():
         raise SourceError(f"not a file: {place}", hint=f"MODEL is {FORMS}")
-    return Target("file", place, name)
+    return ModelSpec("file", place, name)
 
 
 def _neighbours(path: Path) -> str:

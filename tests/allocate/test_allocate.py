@@ -16,13 +16,14 @@ from torch import nn
 
 from octify.allocate.budget import Budget, budget
 from octify.allocate.curves import curve_through
-from octify.allocate.path import CAPS, Curve, convex, last_steps, levels_after, path
-from octify.allocate.plans import Path, Plans, first
+from octify.allocate.path import CAPS, ErrorCurve, convex, last_steps, levels_after, path
+from octify.allocate.plans import AlphaPath, Plans, first
 from octify.allocate.search import _Stops
 from octify.calibrate.options import Target
 from octify.compare.outputs import advantage
 from octify.planning.ruleset import Match, Rule, RuleSet, load_rules
-from tests.planning.test_planner import Net, chain, conv, rules, traced_on
+from tests.nets import Net
+from tests.planning.test_planner import chain, conv, rules, traced_on
 
 pytestmark = pytest.mark.usefixtures("short_calibration")
 
@@ -128,14 +129,14 @@ def separate_plans() -> Plans:
     return Plans(traced_on(model), rule_set, "paper", ())
 
 
-def draw_curves(data: st.DataObject, choices: Budget) -> dict[int, Curve]:
+def draw_curves(data: st.DataObject, choices: Budget) -> dict[int, ErrorCurve]:
     """A convex curve with 0 at 0 for every free set."""
     found = {}
     for free in choices.free:
         shares = [level.share for level in free.levels]
         slopes = sorted(data.draw(st.lists(ERRORS, min_size=len(shares) - 1, max_size=len(shares) - 1)))
         rises = np.diff(shares) * slopes
-        found[free.number] = Curve(tuple(shares), (0.0, *np.cumsum(rises).tolist()))
+        found[free.number] = ErrorCurve(tuple(shares), (0.0, *np.cumsum(rises).tolist()))
     return found
 
 
@@ -146,7 +147,7 @@ def shares_at(choices: Budget, levels: dict[int, int]) -> np.ndarray:
     return shares
 
 
-def total_error(curves: dict[int, Curve], levels: dict[int, int]) -> float:
+def total_error(curves: dict[int, ErrorCurve], levels: dict[int, int]) -> float:
     return sum(curves[s].errors[level] for s, level in levels.items())
 
 
@@ -249,7 +250,7 @@ def test_targets_are_met_and_a_looser_one_never_costs_more_error(
 ) -> None:
     plans = plans_of(name, rule_set)
     curves = draw_curves(data, plans.choices)
-    way = Path.of(plans, curves)
+    way = AlphaPath.of(plans, curves)
     targets = sorted(data.draw(st.lists(st.floats(0.3, 0.99), min_size=1, max_size=3)), reverse=True)
     errors = []
     for target in targets:
@@ -268,7 +269,7 @@ def test_targets_are_met_and_a_looser_one_never_costs_more_error(
             assert plans.ratio(plans.uniform(plan.alpha - 1 / 256)) > target
 
 
-def _error_of(plans: Plans, curves: dict[int, Curve], plan: Any) -> float:
+def _error_of(plans: Plans, curves: dict[int, ErrorCurve], plan: Any) -> float:
     """By the shares that the plan asks for, before sets that save nothing are made dense."""
     return sum(
         float(np.interp(plan.conv(free.paths[0]).alpha_out, *_columns(curves[free.number])))
@@ -276,7 +277,7 @@ def _error_of(plans: Plans, curves: dict[int, Curve], plan: Any) -> float:
     )
 
 
-def _columns(curve: Curve) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _columns(curve: ErrorCurve) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return curve.shares, curve.errors
 
 

@@ -29,6 +29,7 @@ from octify.export.ceil import PoolWithoutCeil
 from octify.export.edit import constant
 from octify.export.onnx import run_onnx
 from octify.nn import MergeOctave, OctaveBatchNorm2d, OctaveChannelwise, OctaveConv2d, SplitOctave
+from tests.nets import Net
 
 
 @pytest.fixture(autouse=True)
@@ -39,19 +40,6 @@ def seeded() -> None:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "net.onnx"
-
-
-class Net(nn.Module):
-    """A module whose forward is a function of itself, for nets of three lines."""
-
-    def __init__(self, forward: Callable[..., Any], **modules: nn.Module) -> None:
-        super().__init__()
-        self._forward = forward
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x: Tensor) -> Any:
-        return self._forward(self, x)
 
 
 def randomised(model: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from octify.export.fold import Writer, fold_batchnorm, scale_outputs
 from octify.export.norm import ChannelAffine, norm_of
 from octify.nn import MergeOctave, OctaveBatchNorm2d, OctaveChannelwise, OctaveConv2d, SplitOctave
 from octify.nn.groups import UnevenGroups
+from tests.nets import Net
 from tests.tellable import unless_untellable
 
 # Folding is done and compared in float64: what is left is rounding, some 1e-16 per operation.
@@ -61,19 +62,6 @@ def assert_folds(model: nn.Module, *inputs: Tensor, norms: int = 0, added: int =
 def _layers(model: nn.Module) -> list[nn.Module]:
     kinds = (nn.modules.conv._ConvNd, nn.Linear, ChannelAffine)
     return [module for module in model.modules() if isinstance(module, kinds)]
-
-
-class Net(nn.Module):
-    """A module whose forward is a function of itself, for nets of three lines."""
-
-    def __init__(self, forward: Callable[..., Tensor], **modules: nn.Module) -> None:
-        super().__init__()
-        self._forward = forward
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._forward(self, x)
 
 
 def image(channels: int = 3, size: int = 8, batch: int = 2, dims: int = 2) -> Tensor:

@@ -15,8 +15,8 @@ from torch import nn
 import octify
 from octify.errors import OctifyError
 from octify.latency.operators.costs import OnnxruntimeCosts, operators
-from octify.latency.operators.primitives import Op, milliseconds
-from octify.latency.operators.table import Table
+from octify.latency.operators.primitives import Operator, milliseconds
+from octify.latency.operators.table import OperatorTable
 from octify.passes.couple import couple
 from octify.passes.rewrite import rewrite
 from octify.planning.convs import Conv, collect
@@ -28,7 +28,7 @@ from octify.trace.cost import cost
 from octify.trace.parts import measure_nodes
 
 
-def macs(op: Op) -> int:
+def macs(op: Operator) -> int:
     """Multiply-accumulates of an operator; only convolutions have any."""
     if op.kind == "conv_transpose":
         return op.batch * op.channels_in * op.channels_out // op.groups * prod(op.kernel) * prod(op.size)
@@ -42,12 +42,12 @@ def macs(op: Op) -> int:
     return total
 
 
-class ByMacs(dict[Op, float]):
+class ByMacs(dict[Operator, float]):
     """Stands for a table: an operator's time is its MACs, and a boundary is free."""
 
     threads = 1
 
-    def __missing__(self, op: Op) -> float:
+    def __missing__(self, op: Operator) -> float:
         return float(macs(op))
 
 
@@ -109,7 +109,7 @@ def test_dear_exchange_is_avoided(dear: str) -> None:
     convs: dict[str, Conv] = {}
 
     class Dear(ByMacs):
-        def __missing__(self, op: Op) -> float:
+        def __missing__(self, op: Operator) -> float:
             return 1e12 if op.kind == dear else float(macs(op))
 
     class Seen(OnnxruntimeCosts):
@@ -128,7 +128,7 @@ def test_what_saves_no_time_stays_dense() -> None:
     """A machine on which every convolution takes as long as any other has no use for smaller ones."""
 
     class Level(ByMacs):
-        def __missing__(self, op: Op) -> float:
+        def __missing__(self, op: Operator) -> float:
             return 1.0
 
     traced = trace(net(), torch.zeros(1, 3, 32, 32))
@@ -138,52 +138,52 @@ def test_what_saves_no_time_stays_dense() -> None:
 
 
 OPS = [
-    Op("conv", 1, 16, 32, (9, 8), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
-    Op("conv", 2, 32, 32, (8,), (3,), (2,), (1,), (1, 1), 32),
-    Op("conv", 1, 8, 16, (2, 6, 6), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1,) * 6),
-    Op("conv_transpose", 1, 16, 8, (6, 6), (2, 2), (2, 2), (1, 1), (0,) * 4),
-    Op("pool", 1, 16, 16, (9, 9)),
-    Op("pool", 1, 16, 16, (9,)),
-    Op("clip", 1, 16, 16, (9, 9)),
-    Op("up", 1, 16, 16, (7, 7)),
-    Op("merge", 1, 16, 32, (8, 8)),
+    Operator("conv", 1, 16, 32, (9, 8), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    Operator("conv", 2, 32, 32, (8,), (3,), (2,), (1,), (1, 1), 32),
+    Operator("conv", 1, 8, 16, (2, 6, 6), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1,) * 6),
+    Operator("conv_transpose", 1, 16, 8, (6, 6), (2, 2), (2, 2), (1, 1), (0,) * 4),
+    Operator("pool", 1, 16, 16, (9, 9)),
+    Operator("pool", 1, 16, 16, (9,)),
+    Operator("clip", 1, 16, 16, (9, 9)),
+    Operator("up", 1, 16, 16, (7, 7)),
+    Operator("merge", 1, 16, 32, (8, 8)),
 ]
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: f"{op.kind}{len(op.size)}d")
-def test_operators_are_timed(op: Op) -> None:
+def test_operators_are_timed(op: Operator) -> None:
     assert 0 < milliseconds(op, 1) < 1000
 
 
 def test_more_work_takes_more_time() -> None:
     """64 times the MACs: whatever else runs here, that shows."""
-    sizes = [Op("conv", 1, c, c, (28, 28), (3, 3), (1, 1), (1, 1), (1,) * 4) for c in (16, 128)]
+    sizes = [Operator("conv", 1, c, c, (28, 28), (3, 3), (1, 1), (1, 1), (1,) * 4) for c in (16, 128)]
     small, large = (milliseconds(op, 1) for op in sizes)
     assert large > 4 * small
 
 
 def test_a_table_is_kept_and_asked_once(tmp_path: Path) -> None:
-    asked: list[Op] = []
+    asked: list[Operator] = []
 
-    def measure(op: Op, threads: int) -> float:
+    def measure(op: Operator, threads: int) -> float:
         asked.append(op)
         return 2.0 * threads
 
     path = tmp_path / "deep" / "table.json"
-    table = Table(3, path, measure)
+    table = OperatorTable(3, path, measure)
     assert [table[op] for op in (*OPS, *OPS)] == [6.0] * 2 * len(OPS)
     assert asked == OPS
     table.save()
-    again = Table(3, path, _unexpected)
+    again = OperatorTable(3, path, _unexpected)
     assert [again[op] for op in OPS] == [6.0] * len(OPS)
     document = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(document | {"machine": "another"}), encoding="utf-8")
-    assert len(Table(3, path)) == 0
+    assert len(OperatorTable(3, path)) == 0
     path.write_text("{", encoding="utf-8")
-    assert len(Table(3, path)) == 0
+    assert len(OperatorTable(3, path)) == 0
 
 
-def _unexpected(op: Op, threads: int) -> float:
+def _unexpected(op: Operator, threads: int) -> float:
     raise AssertionError(op)
 
 

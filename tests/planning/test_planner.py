@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 import octify
 from octify import ConvPlan, Plan
@@ -27,22 +26,10 @@ from octify.planning.ruleset import Match, Rule, RuleSet, Settings, load_rules
 from octify.planning.uneven import spread
 from octify.trace import Traced, trace
 from octify.trace.facts import InputSpec
+from tests.nets import Net
 from tests.oracle import assert_same, noise, randomised
 
 EVERYWHERE = load_rules("everywhere")
-
-
-class Net(nn.Module):
-    """A module whose forward is a function of itself, for nets of three lines."""
-
-    def __init__(self, forward: Callable[..., Tensor], **modules: nn.Module) -> None:
-        super().__init__()
-        self._forward = forward
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._forward(self, x)
 
 
 def conv(c_in: int, c_out: int, groups: int = 1, stride: int = 1, kernel: int = 3) -> nn.Conv2d:

@@ -51,7 +51,7 @@ def choose_set(
     members: Sequence[Ids], counts: Sequence[int], readers: Sequence[Reader], low: Mask, noisy: np.ndarray
 ) -> None:
     """Choose the low channels of one coupled set, in place; ``noisy`` by class, as ``low``."""
-    choice = Choice(members, readers, low, noisy)
+    choice = ChannelChoice(members, readers, low, noisy)
     left = list(counts)
     while any(left):
         steps = [min(n, max(1, math.ceil(len(cell) / ROUNDS))) for n, cell in zip(left, members, strict=True)]
@@ -59,7 +59,7 @@ def choose_set(
         left = [n - step for n, step in zip(left, steps, strict=True)]
 
 
-class Choice:
+class ChannelChoice:
     """The low channels of one coupled set, chosen a few at a time: ``low`` is changed in place."""
 
     def __init__(

@@ -71,7 +71,7 @@ class Following:
     max_pool: nn.Module | None = None
 
 
-class Walk:
+class FollowingWalk:
     """Follows the only readers of a convolution's output.
 
     Parameters

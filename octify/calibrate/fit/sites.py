@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from octify.calibrate.fit.activation import Activation, Slopes
 from octify.calibrate.fit.affine import Affine
-from octify.calibrate.fit.following import Following, Walk
+from octify.calibrate.fit.following import Following, FollowingWalk
 from octify.nn import OctaveConv
 from octify.nn.channels import split_indices
 from octify.nn.views import to_map
@@ -138,7 +138,7 @@ def _site(context: _Context, path: str, pairs: Sequence[tuple[fx.Node, fx.Node]]
     high, low = split_indices(conv.out_channels, conv.low_out)
     pairs = sorted(pairs, key=lambda pair: context.place[pair[0]])
     nodes = [node for node, _ in pairs]
-    walk = Walk(context.traced, context.rewritten, context.place, context.place[nodes[0]])
+    walk = FollowingWalk(context.traced, context.rewritten, context.place, context.place[nodes[0]])
     following = [walk.follow(node, len(nodes)) for node in nodes]
     if any(f.norm is not following[0].norm for f in following):
         following = [walk.follow(node, 0) for node in nodes]

@@ -66,7 +66,7 @@ def _together(rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Samples:
+class FitSamples:
     """Sampled positions of one chunk of images at one call: what is read, and what should be written.
 
     target, skip:
@@ -97,7 +97,7 @@ class Sampler:
         self.most, self.generator, self.images = most, generator, images  # those after are copies of them
         self._readings: dict[tuple[object, ...], Reading] = {}
 
-    def samples(self, branch: str, parts: Sequence[Block]) -> list[Samples]:
+    def samples(self, branch: str, parts: Sequence[Block]) -> list[FitSamples]:
         """The samples of a branch: as many positions of every image as its largest block needs."""
         images = count_of(self.student.chunks) * len(self.site.uses)
         rows = min(rows_wanted(part.unknowns + 1, part.groups, self.most) for part in parts)
@@ -108,7 +108,7 @@ class Sampler:
             for chunk, inputs in enumerate(self._inputs(use))
         ]
 
-    def system(self, samples: Sequence[Samples], branch: str, block: Block) -> System:
+    def system(self, samples: Sequence[FitSamples], branch: str, block: Block) -> System:
         """The system of one block."""
         x = joined([s.rows(block) for s in samples])
         target = joined([block.grouped(s.target) for s in samples])
@@ -135,7 +135,7 @@ class Sampler:
             high, low = (x[:, list(chosen)] if chosen else None for chosen in indices)
             yield {"high": high, "low": None if low is None else pool(low)}
 
-    def _chunk(self, use: Use, branch: str, chunk: int, inputs: Branches, per_image: int) -> Samples:
+    def _chunk(self, use: Use, branch: str, chunk: int, inputs: Branches, per_image: int) -> FitSamples:
         size, *needs = output_sizes(inputs["high"], inputs["low"], self.site.conv.axes)
         need = needs[0] if branch == "high" else needs[1]
         z = self._original(use, branch, chunk)
@@ -145,7 +145,7 @@ class Sampler:
             target, skip = _alone(target, skip, use, self.site.channels(branch)), None
         before = count_of(self.student.chunks[:chunk])
         source = (before + where.image) % self.images
-        return Samples(self._reading(size, need), inputs, where, target, skip, source)
+        return FitSamples(self._reading(size, need), inputs, where, target, skip, source)
 
     def _reading(self, size: tuple[int, ...], need: tuple[int, ...]) -> Reading:
         if (size, need) not in self._readings:

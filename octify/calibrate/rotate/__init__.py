@@ -15,6 +15,6 @@ The same freedom serves transformers: SliceGPT (arXiv 2401.15024).
 
 from octify.calibrate.rotate.apply import in_basis, rotate
 from octify.calibrate.rotate.choose import with_rotations
-from octify.calibrate.rotate.streams import Stream, streams
+from octify.calibrate.rotate.streams import LinearStream, streams
 
-__all__ = ["Stream", "in_basis", "rotate", "streams", "with_rotations"]
+__all__ = ["LinearStream", "in_basis", "rotate", "streams", "with_rotations"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from octify.calibrate.rotate.streams import Stream, Writer, streams
+from octify.calibrate.rotate.streams import LinearStream, StreamWriter, streams
 from octify.calibrate.rotate.weights import mix_inputs, mix_normalised, mix_outputs
 from octify.errors import PlanError
 from octify.plan import Plan
@@ -49,11 +49,11 @@ def _check_all(traced: Traced, plan: Plan) -> None:
         _check(rotation, by_name)
 
 
-def _check(rotation: Rotation, by_name: Mapping[str, Stream]) -> None:
+def _check(rotation: Rotation, by_name: Mapping[str, LinearStream]) -> None:
     stream = by_name.get(rotation.name)
     expected = (
         rotation.channels,
-        {Writer(writer.path, writer.norm) for writer in rotation.writers},
+        {StreamWriter(writer.path, writer.norm) for writer in rotation.writers},
         set(rotation.readers),
     )
     why = "in this model no layer writes such a value" if stream is None else stream.reason

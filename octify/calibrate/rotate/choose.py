@@ -10,7 +10,7 @@ from torch import Tensor
 
 from octify.calibrate.rotate.basis import best_rotated, best_unrotated, lost, low_basis
 from octify.calibrate.rotate.moments import Moments, moments
-from octify.calibrate.rotate.streams import Stream, streams
+from octify.calibrate.rotate.streams import LinearStream, streams
 from octify.plan import Plan
 from octify.plan.rotation import RotatedWriter, Rotation, encoded
 from octify.trace import Traced
@@ -41,7 +41,7 @@ def with_rotations(traced: Traced, plan: Plan, chunks: Sequence[tuple[Tensor, ..
     return replace(plan, rotations=tuple(rotation for rotation in candidates if rotation is not None))
 
 
-def _low(plan: Plan, stream: Stream) -> int:
+def _low(plan: Plan, stream: LinearStream) -> int:
     """Number of low channels of a stream, 0 for one that must keep its basis."""
     planned = [plan.by_path[w.path] for w in stream.writers if w.path in plan.by_path]
     if stream.reason is not None or len(planned) < len(stream.writers):
@@ -49,7 +49,7 @@ def _low(plan: Plan, stream: Stream) -> int:
     return max(len(conv.low_out) for conv in planned)
 
 
-def _rotation(stream: Stream, low: int, stream_moments: Moments) -> Rotation | None:
+def _rotation(stream: LinearStream, low: int, stream_moments: Moments) -> Rotation | None:
     """The rotation of a stream; None where it does not help."""
     finite = all(
         bool(torch.isfinite(r.weighing).all() and torch.isfinite(r.high).all())

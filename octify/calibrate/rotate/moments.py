@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from octify.calibrate.rotate.streams import Reader, Stream
+from octify.calibrate.rotate.streams import LinearStream, StreamReader
 from octify.calibrate.streams.observe import Observer, observe
 from octify.nn.functional import project
 from octify.trace import Traced
@@ -69,7 +69,7 @@ class Moments:
 
 
 def moments(
-    traced: Traced, some: Sequence[Stream], chunks: Sequence[tuple[Tensor, ...]]
+    traced: Traced, some: Sequence[LinearStream], chunks: Sequence[tuple[Tensor, ...]]
 ) -> tuple[Moments, ...]:
     """The moments of every stream of ``some``."""
     high: dict[str, Sums] = {}
@@ -121,7 +121,7 @@ class _Spread:
         return (self.square / self.rows - (self.total / self.rows).square()).clamp_min(0)
 
 
-def _adder(reader: Reader, high: Sums, spread: _Spread, *, last: bool) -> Observer:
+def _adder(reader: StreamReader, high: Sums, spread: _Spread, *, last: bool) -> Observer:
     def add(x: Tensor, y: Tensor) -> None:
         x, y = (value.movedim(-1, 1) if last else value for value in (x, y))
         spread.add(y)
@@ -147,7 +147,7 @@ def _all(observers: Sequence[Observer]) -> Callable[[Tensor, Tensor], None]:
     return add
 
 
-def _weighing(traced: Traced, reader: Reader, variance: Tensor) -> Tensor:
+def _weighing(traced: Traced, reader: StreamReader, variance: Tensor) -> Tensor:
     layer = traced.module.get_submodule(reader.path)
     weight = layer.get_parameter("weight").detach().double().cpu()
     if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):

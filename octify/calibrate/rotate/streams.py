@@ -30,7 +30,7 @@ _SUM_METHODS = ("add", "add_", "sub", "sub_")
 
 
 @dataclass(frozen=True)
-class Writer:
+class StreamWriter:
     """A layer that writes a stream, and the BatchNorm that is a part of it, if there is one; paths."""
 
     path: str
@@ -38,7 +38,7 @@ class Writer:
 
 
 @dataclass(frozen=True)
-class Reader:
+class StreamReader:
     """A layer that reads a stream, at the nodes ``calls``; ``flat`` as in ``passing.Channels``."""
 
     path: str
@@ -47,7 +47,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Stream:
+class LinearStream:
     """Values of one basis, of ``channels`` channels.
 
     reason:
@@ -55,8 +55,8 @@ class Stream:
     """
 
     channels: int
-    writers: tuple[Writer, ...]
-    readers: tuple[Reader, ...]
+    writers: tuple[StreamWriter, ...]
+    readers: tuple[StreamReader, ...]
     reason: str | None
 
     @property
@@ -65,7 +65,7 @@ class Stream:
         return self.writers[0].path
 
 
-def streams(traced: Traced) -> tuple[Stream, ...]:
+def streams(traced: Traced) -> tuple[LinearStream, ...]:
     """Every stream that a convolution or linear layer writes, in order of execution."""
     walk = _Walk(traced)
     for node in traced.module.graph.nodes:
@@ -202,23 +202,25 @@ class _Walk:
             self.values.begin(node, Channels())
             self.values.refuse(node, why)
 
-    def result(self) -> tuple[Stream, ...]:
+    def result(self) -> tuple[LinearStream, ...]:
         """The streams that layers write."""
         return tuple(self._stream(group) for group in self.values.groups() if group.writers)
 
-    def _stream(self, group: Group) -> Stream:
+    def _stream(self, group: Group) -> LinearStream:
         writers = tuple(
-            Writer(path, next(iter(self.norms.get(path, ())), None))
+            StreamWriter(path, next(iter(self.norms.get(path, ())), None))
             for path in dict.fromkeys(path for path, _ in group.writers)
         )
-        readers: dict[str, Reader] = {}
+        readers: dict[str, StreamReader] = {}
         for path, node, where in group.readers:
-            earlier = readers.get(path, Reader(path, ()))
-            readers[path] = Reader(path, (*earlier.calls, node.name), where.flat)
+            earlier = readers.get(path, StreamReader(path, ()))
+            readers[path] = StreamReader(path, (*earlier.calls, node.name), where.flat)
         reasons = [*group.reasons, *self._against(group, writers, readers)]
-        return Stream(group.channels, writers, tuple(readers.values()), reasons[0] if reasons else None)
+        return LinearStream(group.channels, writers, tuple(readers.values()), reasons[0] if reasons else None)
 
-    def _against(self, group: Group, writers: Sequence[Writer], readers: Mapping[str, Reader]) -> list[str]:
+    def _against(
+        self, group: Group, writers: Sequence[StreamWriter], readers: Mapping[str, StreamReader]
+    ) -> list[str]:
         """Reason against rotating a group once it is complete."""
         reasons = [self.odd[path] for path in (*(w.path for w in writers), *readers) if path in self.odd]
         calls = Counter(path for path, _ in group.writers)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from octify.calibrate.streams.store import Store, Values
+from octify.calibrate.streams.store import Store, StoredValues
 from octify.trace.inplace import OUT_OF_PLACE
 from octify.trace.model import attribute
 
@@ -84,7 +84,7 @@ class Stream:
         self.module = module
         self.chunks = chunks
         self.store = store or Store()
-        self._values: dict[fx.Node, Values] = {}
+        self._values: dict[fx.Node, StoredValues] = {}
         self._readers = {node: len(node.users) for node in graph.nodes}
         self._inputs = {node: i for i, node in enumerate(graph.find_nodes(op="placeholder"))}
 
@@ -151,7 +151,7 @@ class Stream:
     def _is_there(self, node: fx.Node) -> bool:
         return node in self._values or _is_source(node)
 
-    def _run_chunk(self, chunk: int, todo: Sequence[fx.Node], kept: dict[fx.Node, Values]) -> None:
+    def _run_chunk(self, chunk: int, todo: Sequence[fx.Node], kept: dict[fx.Node, StoredValues]) -> None:
         last = {source: node for node in todo for source in node.all_input_nodes}
         present: dict[fx.Node, Any] = {}
         for node in todo:

@@ -42,7 +42,7 @@ class Store:
     def __init__(self, room: int | None = None) -> None:
         self.room = IN_MEMORY if room is None else room
         self.held = self.most_held = self.written = 0
-        self._kept: set[Values] = set()
+        self._kept: set[StoredValues] = set()
 
     def __enter__(self) -> Store:
         return self
@@ -51,13 +51,13 @@ class Store:
         for values in tuple(self._kept):
             values.clear()
 
-    def values(self, chunks: int) -> Values:
+    def values(self, chunks: int) -> StoredValues:
         """A place for the values of a node for ``chunks`` chunks of images."""
-        place = Values(self, chunks)
+        place = StoredValues(self, chunks)
         self._kept.add(place)
         return place
 
-    def forget(self, values: Values) -> None:
+    def forget(self, values: StoredValues) -> None:
         """``values`` have been cleared."""
         self._kept.discard(values)
 
@@ -70,7 +70,7 @@ class Store:
         return True
 
 
-class Values(Sequence[Any]):
+class StoredValues(Sequence[Any]):
     """The values of one node, one for each chunk; reading one from a file makes a new tensor each time."""
 
     def __init__(self, store: Store, chunks: int) -> None:

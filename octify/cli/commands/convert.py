@@ -16,6 +16,7 @@ from octify.cli.loading import check_model, check_policy, describe, load
 from octify.cli.options.calibration import (
     BgrOption,
     CalibOption,
+    CalibrationSettings,
     CropOption,
     DeviceOption,
     Effort,
@@ -25,7 +26,6 @@ from octify.cli.options.calibration import (
     OrderOption,
     ResizeOption,
     SeedOption,
-    Settings,
     StdOption,
     TargetErrorOption,
     TargetMacsOption,
@@ -107,7 +107,7 @@ _POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude"
 
 
 @dataclass(frozen=True)
-class Outputs:
+class OutputFiles:
     """Destinations of the results; all None on a dry run."""
 
     folder: Path | None
@@ -163,7 +163,7 @@ def convert(
       octify convert model.py --rules everywhere --latency -o out --onnx out/model.onnx
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
-        calibration = Settings(
+        calibration = CalibrationSettings(
             calib,
             calib_effort.value,
             channel_order.value if channel_order else None,
@@ -251,16 +251,16 @@ def _outputs(
     *,
     dry_run: bool,
     force: bool,
-) -> Outputs:
+) -> OutputFiles:
     """Choose the destinations and check, before the long work, that they can be written."""
     if dry_run:
-        return Outputs(None, None, None)
+        return OutputFiles(None, None, None)
     if out is None and onnx is None:
         out = Path(f"{parse_target(model).short_name}-octave")
     if out is not None:
         check_folder(out, artefact.FILES, reads, force=force)
     check_files({"--onnx": onnx, "--html": html}, reads, force=force, folder=out)
-    return Outputs(out, onnx, html)
+    return OutputFiles(out, onnx, html)
 
 
 def _read_plan(path: Path | None) -> Any:
@@ -277,7 +277,7 @@ def _write(
     run: Session,
     result: Any,
     source: Source,
-    outputs: Outputs,
+    outputs: OutputFiles,
     weights: Path | None,
     inputs: list[str] | None,
 ) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from octify.cli.loading import check_model, check_policy, describe, load
 from octify.cli.options.calibration import (
     BgrOption,
     CalibOption,
+    CalibrationSettings,
     CropOption,
     DeviceOption,
     Effort,
@@ -26,7 +27,6 @@ from octify.cli.options.calibration import (
     OrderOption,
     ResizeOption,
     SeedOption,
-    Settings,
     StdOption,
     inputs_of,
     warnings_of,
@@ -94,7 +94,7 @@ class _Sweep:
     """Request and destinations of one run; ``data`` is a digest of the calibration inputs."""
 
     source: Source
-    calibration: Settings
+    calibration: CalibrationSettings
     kernels: str
     exclude: tuple[str, ...]
     folder: Path
@@ -168,7 +168,9 @@ def sweep(
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         order = channel_order.value if channel_order else None
         effort = calib_effort.value
-        settings = Settings(calib, effort, order, mean, std, resize, crop, seed, device=device, bgr=bgr)
+        settings = CalibrationSettings(
+            calib, effort, order, mean, std, resize, crop, seed, device=device, bgr=bgr
+        )
         settings.check()
         requests = [(name, share) for name in _names(rules) for share in _shares(alpha)]
         check_model(model, weights, input)

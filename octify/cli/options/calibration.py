@@ -136,7 +136,7 @@ TargetErrorOption = Annotated[
 
 
 @dataclass(frozen=True)
-class Settings:
+class CalibrationSettings:
     """The calibration options of one run, as typed."""
 
     data: str | None

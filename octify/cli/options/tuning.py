@@ -36,7 +36,7 @@ class Augment(str, enum.Enum):
     flip = "flip"
 
 
-class Norm(str, enum.Enum):
+class NormMode(str, enum.Enum):
     """BatchNorm statistics used in training."""
 
     frozen = "frozen"
@@ -113,7 +113,7 @@ AugmentOption = Annotated[
     ),
 ]
 NormOption = Annotated[
-    Norm,
+    NormMode,
     typer.Option(
         "--norm",
         help="BatchNorm statistics: unchanged, re-estimated before the first step, or those of each batch.",

@@ -17,8 +17,8 @@ from torch import nn
 from octify.compat import ConvNd, ConvTransposeNd
 from octify.errors import PlanError
 from octify.kernels.taps import PathName, Scheme
-from octify.latency.operators.primitives import Op
-from octify.latency.operators.table import Table
+from octify.latency.operators.primitives import Operator
+from octify.latency.operators.table import OperatorTable
 from octify.nn.conv import OCTAVE_CONV, OctaveConv
 from octify.nn.functional import low_size
 from octify.nn.groups import UnevenGroups
@@ -28,12 +28,12 @@ _NOISE = 0.02  # as a share of the time of the layers concerned
 
 
 class OnnxruntimeCosts:
-    """Milliseconds in onnxruntime on the CPU (``octify.planning.costs.Costs``), looked up in a ``Table``."""
+    """Milliseconds in onnxruntime on the CPU, looked up in a table (``octify.planning.costs.Costs``)."""
 
     noise = _NOISE
     memory_decides = False
 
-    def __init__(self, table: Table, kernels: Scheme = "paper") -> None:
+    def __init__(self, table: OperatorTable, kernels: Scheme = "paper") -> None:
         self.table, self.kernels = table, kernels
         threads = f"{table.threads} thread{'s' if table.threads > 1 else ''}"
         self.nothing_saved = f"octave channels here would save no time (onnxruntime, {threads})"
@@ -54,11 +54,11 @@ class OnnxruntimeCosts:
         """Milliseconds of merges, proportional to the elements, as measured at a medium size."""
         if not elements:
             return 0.0
-        op = Op("merge", 1, 64, 128, (28, 28))
+        op = Operator("merge", 1, 64, 128, (28, 28))
         return self.table[op] * elements / (128 * 56 * 56)
 
 
-def operators(conv: Conv, low_in: int, low_out: int, kernels: Scheme = "paper") -> Iterator[Op]:
+def operators(conv: Conv, low_in: int, low_out: int, kernels: Scheme = "paper") -> Iterator[Operator]:
     """Operators of ``conv`` with so many low channels, over all its calls."""
     for size in conv.inputs:
         if not (low_in or low_out) or conv.vector or isinstance(conv.module, ConvTransposeNd):
@@ -67,7 +67,9 @@ def operators(conv: Conv, low_in: int, low_out: int, kernels: Scheme = "paper") 
             yield from _octave(conv, size, low_in, low_out, kernels)
 
 
-def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernels: Scheme) -> Iterator[Op]:
+def _octave(
+    conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernels: Scheme
+) -> Iterator[Operator]:
     module: Any = conv.module
     try:
         layer = OCTAVE_CONV[len(size)].from_conv(
@@ -82,7 +84,7 @@ def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernel
         return
     need = tuple(axis.output_length(n) for axis, n in zip(layer.axes, size, strict=True))
     if PathName.HIGH_TO_LOW in layer.recipes:
-        yield Op("pool", conv.batch, module.in_channels - low_in, module.in_channels - low_in, size)
+        yield Operator("pool", conv.batch, module.in_channels - low_in, module.in_channels - low_in, size)
     for name in layer.recipes:
         yield from _path(layer, name, conv.batch, size, need)
     targets: list[str] = [name.target for name in layer.recipes]
@@ -91,12 +93,12 @@ def _octave(conv: Conv, size: tuple[int, ...], low_in: int, low_out: int, kernel
         ("low", low_out, low_size(need)),
     ):
         if conv.clipped and targets.count(target) > 1:
-            yield Op("clip", conv.batch, channels, channels, tuple(out))
+            yield Operator("clip", conv.batch, channels, channels, tuple(out))
 
 
 def _path(
     octave: OctaveConv, name: PathName, batch: int, size: tuple[int, ...], need: tuple[int, ...]
-) -> Iterator[Op]:
+) -> Iterator[Operator]:
     recipe = octave.recipes[name]
     low = low_size(size)
     reads = {"pool": low, "up": size}.get(recipe.before or "", low if name.source == "low" else size)
@@ -107,14 +109,14 @@ def _path(
         yield _convolution(conv, batch, tuple(reads), tuple(gives))
     if "up" in (recipe.before, recipe.after):
         channels = path.out_channels if recipe.after == "up" else path.in_channels
-        yield Op("up", batch, channels, channels, tuple(low_size(need)))
+        yield Operator("up", batch, channels, channels, tuple(low_size(need)))
 
 
-def _dense(conv: ConvNd, batch: int, size: tuple[int, ...]) -> Op:
+def _dense(conv: ConvNd, batch: int, size: tuple[int, ...]) -> Operator:
     return _convolution(conv, batch, size, None)
 
 
-def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[int] | None) -> Op:
+def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[int] | None) -> Operator:
     """Operator of ``conv`` on a map of ``size``, padded to return a map of that size, or as it is."""
     dims = range(len(size))
     transposed = isinstance(conv, ConvTransposeNd)
@@ -132,7 +134,7 @@ def _convolution(conv: Any, batch: int, size: tuple[int, ...], gives: Sequence[i
             for a in dims
         ]
         pads = (*(t // 2 for t in total), *(t - t // 2 for t in total))
-    return Op(
+    return Operator(
         "conv_transpose" if transposed else "conv",
         batch,
         conv.in_channels,

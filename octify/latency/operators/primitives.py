@@ -38,7 +38,7 @@ _NAMES: dict[Kind, frozenset[str]] = {
 
 
 @dataclass(frozen=True)
-class Op:
+class Operator:
     """One operator at one size.
 
     kind:
@@ -75,7 +75,7 @@ class Op:
         return [*((name, "x".join(map(str, values))) for name, values in lists), ("g", str(self.groups))]
 
 
-def milliseconds(op: Op, threads: int) -> float:
+def milliseconds(op: Operator, threads: int) -> float:
     """Milliseconds per call of ``op``: the lower quartile, since other load can only add time."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "op.onnx"
@@ -147,7 +147,7 @@ class _Builder:
         )
 
 
-def _graph(op: Op) -> onnx.ModelProto:
+def _graph(op: Operator) -> onnx.ModelProto:
     build, dims = _Builder(), len(op.size)
     inputs = {"x": (op.batch, op.channels_in, *op.size)}
     if op.kind in ("conv", "conv_transpose"):

@@ -11,7 +11,7 @@ import onnxruntime
 import platformdirs
 
 from octify.files import staged_file
-from octify.latency.operators.primitives import Op, milliseconds
+from octify.latency.operators.primitives import Operator, milliseconds
 from octify.progress import Tell
 
 
@@ -31,7 +31,7 @@ def machine() -> str:
     return f"{name}, onnxruntime {onnxruntime.__version__}"
 
 
-class Table:
+class OperatorTable:
     """Milliseconds of operators on this machine at a number of threads; missing entries are measured.
 
     Parameters
@@ -47,7 +47,7 @@ class Table:
         self,
         threads: int = 1,
         path: Path | None = None,
-        measure: Callable[[Op, int], float] = milliseconds,
+        measure: Callable[[Operator, int], float] = milliseconds,
         progress: Tell = lambda what: None,
     ) -> None:
         self.threads = threads
@@ -56,7 +56,7 @@ class Table:
         self._measure, self._progress = measure, progress
         self._times = self._read()
 
-    def __getitem__(self, op: Op) -> float:
+    def __getitem__(self, op: Operator) -> float:
         if op.key not in self._times:
             self.measured += 1
             self._progress(f"timing operators ({self.measured})")

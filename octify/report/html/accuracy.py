@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from octify.report.allocation import AllocationRow
 from octify.report.calibration import CalibrationRow
 from octify.report.html.numbers import fixed, percent
-from octify.report.html.tables import Cell, Column, Row, plain_table, table
+from octify.report.html.tables import Cell, Column, TableRow, plain_table, table
 from octify.report.html.tags import Child, tag
 from octify.report.model import ReportData
 from octify.report.tuning import TuningRow
@@ -68,7 +68,7 @@ def _allocation(row: AllocationRow) -> Iterator[Child]:
     )
     columns = [Column("written_by", "layers that write the channels"), Column("alpha", "alpha", True)]
     sets = [
-        Row(
+        TableRow(
             [
                 Cell(", ".join(each.written_by), ", ".join(each.written_by)),
                 Cell(f"{each.alpha:.3g}", each.alpha),
@@ -122,7 +122,7 @@ def layers(row: CalibrationRow | None) -> Child:
     columns = [Column("path", "layer"), Column("branch", "channels")]
     columns += [Column("before", "closed form", True), Column("after", "calibrated", True)]
     rows = [
-        Row(
+        TableRow(
             [
                 Cell(each.path, each.path),
                 Cell(each.branch, each.branch),

@@ -9,8 +9,8 @@ from octify.report.html import accuracy, costs, frequencies, latency
 from octify.report.html.drawing import network
 from octify.report.html.layers import layer_table
 from octify.report.html.numbers import sizes
-from octify.report.html.page import Part, page
-from octify.report.html.tables import Cell, Column, Row, table
+from octify.report.html.page import Fragment, page
+from octify.report.html.tables import Cell, Column, TableRow, table
 from octify.report.html.tags import Child, tag
 from octify.report.model import ReportData
 
@@ -32,22 +32,22 @@ def conversion_page(
     return page(title, _lead(report, source), parts, report.to_dict())
 
 
-def _parts(report: ReportData, measured: LatencyRows | None) -> Iterator[Part]:
-    yield Part("totals", "Totals", costs.totals(report.totals))
+def _parts(report: ReportData, measured: LatencyRows | None) -> Iterator[Fragment]:
+    yield Fragment("totals", "Totals", costs.totals(report.totals))
     if report.warnings:
-        yield Part("warnings", "Warnings", tag("ul", [tag("li", each) for each in report.warnings]))
+        yield Fragment("warnings", "Warnings", tag("ul", [tag("li", each) for each in report.warnings]))
     if report.alpha is None:  # the profile of a model as it is
-        yield Part("layers", "Layers", layer_table(report))
+        yield Fragment("layers", "Layers", layer_table(report))
         return
-    yield Part("accuracy", "Error against the original", accuracy.outputs(report))
-    yield Part("macs", "Where the MACs went", costs.stages(report.layers))
-    yield Part("network", "The network", _network(report))
-    yield Part("layers", "Layers", layer_table(report))
-    yield Part("left-dense", "Convolutions left dense", _left_dense(report))
-    yield Part("boundaries", "Splits and merges", _boundaries(report))
-    yield Part("errors", "Error of every layer", accuracy.layers(report.calibration))
-    yield Part("frequencies", "Frequencies of the feature maps", frequencies.spectrum(report.spectrum))
-    yield Part("latency", "Latency", latency.rows(measured))
+    yield Fragment("accuracy", "Error against the original", accuracy.outputs(report))
+    yield Fragment("macs", "Where the MACs went", costs.stages(report.layers))
+    yield Fragment("network", "The network", _network(report))
+    yield Fragment("layers", "Layers", layer_table(report))
+    yield Fragment("left-dense", "Convolutions left dense", _left_dense(report))
+    yield Fragment("boundaries", "Splits and merges", _boundaries(report))
+    yield Fragment("errors", "Error of every layer", accuracy.layers(report.calibration))
+    yield Fragment("frequencies", "Frequencies of the feature maps", frequencies.spectrum(report.spectrum))
+    yield Fragment("latency", "Latency", latency.rows(measured))
 
 
 def _lead(report: ReportData, source: str | None) -> Child:
@@ -84,7 +84,9 @@ def _left_dense(report: ReportData) -> Child:
     if not report.left_dense:
         return tag("p", "None: every convolution has low channels.")
     count = f"{len(report.left_dense)} of {report.totals.convolutions} convolutions, and why."
-    rows = [Row([Cell(left.path, left.path), Cell(left.reason, left.reason)]) for left in report.left_dense]
+    rows = [
+        TableRow([Cell(left.path, left.path), Cell(left.reason, left.reason)]) for left in report.left_dense
+    ]
     columns = [Column("path", "convolution"), Column("reason", "why it stays dense")]
     return [tag("p", count), table("left-dense-table", "Convolutions left dense", columns, rows)]
 
@@ -99,7 +101,7 @@ def _boundaries(report: ReportData) -> Child:
         return tag("p", count)
     columns = [Column(key, title) for key, title in _BOUNDARY]
     rows = [
-        Row([Cell(text, text) for text in (row.after, row.kind, row.before, row.reason)])
+        TableRow([Cell(text, text) for text in (row.after, row.kind, row.before, row.reason)])
         for row in report.boundaries
     ]
     return [tag("p", count), table("boundary-table", "Splits and merges", columns, rows)]

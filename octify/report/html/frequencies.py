@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from octify.report.html.charts import Axes, Curve, curves
 from octify.report.html.numbers import percent, sizes
-from octify.report.html.tables import Cell, Column, Row, table
+from octify.report.html.tables import Cell, Column, TableRow, table
 from octify.report.html.tags import Child, tag
 from octify.report.spectrum import METHOD, BandRow, MapRow, SpectrumRow
 
@@ -69,9 +69,9 @@ def _points(edges: Sequence[float], band: BandRow) -> list[tuple[float, float]]:
     return [(x, power) for x, power in zip(middles, band.power, strict=True) if power is not None]
 
 
-def _row(row: MapRow) -> Row:
+def _row(row: MapRow) -> TableRow:
     low, high = row.low, row.high
-    return Row(
+    return TableRow(
         [
             Cell(", ".join(row.read_by), ", ".join(row.read_by)),
             Cell(sizes(row.size), sizes(row.size)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from octify.latency.rows import LatencyRows
-from octify.report.html.tables import Cell, Column, Row, table
+from octify.report.html.tables import Cell, Column, TableRow, table
 from octify.report.html.tags import Child, tag
 
 _ABSENT = (
@@ -32,7 +32,7 @@ def rows(measured: LatencyRows | None) -> Child:
         "Speed-ups are to the first model."
     )
     body = [
-        Row(
+        TableRow(
             [
                 Cell(row.model, row.model),
                 Cell(row.runtime, row.runtime),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from octify.report.html.numbers import alpha, fixed, kind_of, percent, sizes
-from octify.report.html.tables import Cell, Column, Row, filters, table
+from octify.report.html.tables import Cell, Column, TableRow, filters, table
 from octify.report.html.tags import Child, tag
 from octify.report.model import ReportData
 from octify.report.rows import LayerRow
@@ -47,7 +47,7 @@ def layer_table(report: ReportData) -> Child:
     ]
 
 
-def _row(row: LayerRow, errors: dict[str, float]) -> Row:
+def _row(row: LayerRow, errors: dict[str, float]) -> TableRow:
     stride = max(row.stride, default=1)
     kernel = sizes(row.kernel) + (f" stride {stride}" if stride > 1 else "") if row.kernel else ""
     cells = [
@@ -70,7 +70,7 @@ def _row(row: LayerRow, errors: dict[str, float]) -> Row:
     if errors:
         cells.append(Cell(fixed(errors.get(row.path), 3), errors.get(row.path)))
     form = "octave" if row.alpha_in or row.alpha_out else "dense"
-    return Row(cells, {"kind": kind_of(row.kind), "form": form})
+    return TableRow(cells, {"kind": kind_of(row.kind), "form": form})
 
 
 def _saved(row: LayerRow) -> Cell:

@@ -16,7 +16,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 
 @dataclass(frozen=True)
-class Part:
+class Fragment:
     """Section of a page."""
 
     key: str
@@ -24,7 +24,7 @@ class Part:
     content: Child
 
 
-def page(title: str, lead: Child, parts: Sequence[Part], data: Mapping[str, Any]) -> str:
+def page(title: str, lead: Child, parts: Sequence[Fragment], data: Mapping[str, Any]) -> str:
     """Render the whole page, with ``data`` as JSON in the element with id ``report``."""
     head = tag(
         "head",

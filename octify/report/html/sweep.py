@@ -7,8 +7,8 @@ from typing import Any
 
 from octify.report.html.charts import Axes, Curve, curves
 from octify.report.html.numbers import fixed, percent
-from octify.report.html.page import Part, page
-from octify.report.html.tables import Cell, Column, Row, table
+from octify.report.html.page import Fragment, page
+from octify.report.html.tables import Cell, Column, TableRow, table
 from octify.report.html.tags import Child, tag
 from octify.report.rows import Point
 
@@ -35,10 +35,10 @@ _TIMES = (Column("milliseconds", "ms per call", True), Column("speedup", "speed-
 def sweep_page(points: Sequence[Point], target: str, document: Mapping[str, Any]) -> str:
     """Render the points of a sweep of the model ``target`` as one page, with ``document`` (sweep.json)."""
     parts = [
-        Part("points", "Conversions", _table(points)),
-        Part("cost", "Cost against alpha", _costs(points)),
-        Part("error", "Error against alpha", _errors(points)),
-        Part("latency", "Latency against alpha", _latencies(points)),
+        Fragment("points", "Conversions", _table(points)),
+        Fragment("cost", "Cost against alpha", _costs(points)),
+        Fragment("error", "Error against alpha", _errors(points)),
+        Fragment("latency", "Latency against alpha", _latencies(points)),
     ]
     lead = tag(
         "p",
@@ -56,7 +56,7 @@ def _table(points: Sequence[Point]) -> Child:
     return table("points-table", "Conversions", columns, [_row(point, calibrated, timed) for point in points])
 
 
-def _row(point: Point, calibrated: bool, timed: bool) -> Row:
+def _row(point: Point, calibrated: bool, timed: bool) -> TableRow:
     cells = [
         Cell(point.name, point.name),
         Cell(point.rules, point.rules),
@@ -80,7 +80,7 @@ def _row(point: Point, calibrated: bool, timed: bool) -> Row:
             Cell(fixed(point.milliseconds, 2), point.milliseconds),
             Cell(fixed(point.speedup, 2), point.speedup),
         ]
-    return Row(cells)
+    return TableRow(cells)
 
 
 def _costs(points: Sequence[Point]) -> Child:

@@ -26,7 +26,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """Cells in the order of the columns, the first of which heads the row; ``data`` is for filters."""
 
     cells: Sequence[Cell]
@@ -34,7 +34,7 @@ class Row:
 
 
 def table(
-    key: str, caption: str, columns: Sequence[Column], rows: Sequence[Row], *, tall: bool = False
+    key: str, caption: str, columns: Sequence[Column], rows: Sequence[TableRow], *, tall: bool = False
 ) -> Markup:
     """Render a table that page.js makes sortable, in a scroll box; ``tall`` ones scroll vertically too."""
     head = tag("tr", [_heading(column) for column in columns])
@@ -55,7 +55,7 @@ def _heading(column: Column) -> Markup:
     return tag("th", column.title, scope="col", data_key=column.key, class_=number)
 
 
-def _row(columns: Sequence[Column], row: Row) -> Markup:
+def _row(columns: Sequence[Column], row: TableRow) -> Markup:
     cells = []
     for place, (column, cell) in enumerate(zip(columns, row.cells, strict=True)):
         value = "" if cell.value is None else cell.value

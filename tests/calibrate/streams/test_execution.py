@@ -302,7 +302,7 @@ def tell_and_sleep(self, index):
 
 store.IN_MEMORY = 4 * 2**20
 if sys.argv[1] == "sleep":
-    store.Values.drop = tell_and_sleep
+    store.StoredValues.drop = tell_and_sleep
 for images in map(int, sys.argv[2:]):
     repaired(net(), [(part,) for part in smooth(images, side=48).split(16)], refits=0)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
