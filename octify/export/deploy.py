@@ -29,7 +29,7 @@ from octify.export.pad import PadIntoPool
 from octify.export.resize import ResizeByScales, ResizeToConstantSize
 from octify.export.slices import SlicesToOne
 from octify.export.sums import SumsInOrder
-from octify.export.targets import Target, is_for
+from octify.export.targets import ExportTarget, is_for
 from octify.export.upsample import UpsampleBeforeConvolution
 from octify.export.widening import WideningOfHigh, WideningOfLow
 
@@ -64,7 +64,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def make_deployable(model: ir.Model, target: Target = Target.onnxruntime) -> None:
+def make_deployable(model: ir.Model, target: ExportTarget = ExportTarget.onnxruntime) -> None:
     """Apply every rule for ``target`` to ``model`` and clean up, in place.
 
     Names and stack traces of the Python source go too: a file to hand on does not carry the paths

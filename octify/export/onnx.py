@@ -42,7 +42,7 @@ from octify.export.fold import fold_batchnorm
 from octify.export.plain import plain
 from octify.export.result import ExportResult
 from octify.export.split import split_by_convolution
-from octify.export.targets import Target, target_named
+from octify.export.targets import ExportTarget, target_named
 from octify.files import check_file, staged_file
 from octify.trace.tracer import user_line
 
@@ -117,7 +117,7 @@ def captured(
     return Captured(program, checks)
 
 
-def written(source: Captured, path: Path, target: Target) -> ExportResult:
+def written(source: Captured, path: Path, target: ExportTarget) -> ExportResult:
     """Write ``source`` for ``target``, its graph changed in place, and compare the file's answers.
 
     Raises ExportError or CheckFailed, and then there is no file.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from octify.errors import OctifyError
 
 
-class Target(str, enum.Enum):
+class ExportTarget(str, enum.Enum):
     """A runtime, and the precision in which it will run the file."""
 
     onnxruntime = "onnxruntime"
@@ -22,16 +22,16 @@ class Target(str, enum.Enum):
     ncnn = "ncnn"
 
 
-EVERY = frozenset(Target)
-FLOAT = frozenset({Target.onnxruntime})
-INT8 = frozenset({Target.onnxruntime_int8})
+EVERY = frozenset(ExportTarget)
+FLOAT = frozenset({ExportTarget.onnxruntime})
+INT8 = frozenset({ExportTarget.onnxruntime_int8})
 
 
 @dataclass(frozen=True)
 class Limit:
     """The targets that a rule is for, and why not for the others."""
 
-    targets: frozenset[Target]
+    targets: frozenset[ExportTarget]
     reason: str
 
 
@@ -42,27 +42,27 @@ LIMITS: Mapping[str, Limit] = {
     "ActivationOfSum(Clip)": Limit(FLOAT, _BY_ONE),
     "ActivationOfSum(LeakyRelu)": Limit(FLOAT, _BY_ONE),
     "HalvingPoolToConvolution": Limit(
-        EVERY - {Target.openvino, Target.openvino_int8},
+        EVERY - {ExportTarget.openvino, ExportTarget.openvino_int8},
         "OpenVINO's average pooling is as fast, and quantizers for it leave such a convolution in float",
     ),
-    "WideningOfHigh": Limit(EVERY - {Target.openvino}, _WIDENING),
-    "WideningOfLow": Limit(EVERY - {Target.openvino}, _WIDENING),
+    "WideningOfHigh": Limit(EVERY - {ExportTarget.openvino}, _WIDENING),
+    "WideningOfLow": Limit(EVERY - {ExportTarget.openvino}, _WIDENING),
     "OddPoolToConvolution": Limit(
         INT8, "in float the pooling takes no longer; onnxruntime's integer average pooling is slow"
     ),
 }
 
 
-def target_named(name: str | Target) -> Target:
+def target_named(name: str | ExportTarget) -> ExportTarget:
     """The target called ``name``. Raises OctifyError when there is none."""
     try:
-        return Target(name)
+        return ExportTarget(name)
     except ValueError:
-        names = ", ".join(target.value for target in Target)
+        names = ", ".join(target.value for target in ExportTarget)
         raise OctifyError(f"there is no export target {name!r}", hint=f"use one of {names}") from None
 
 
-def is_for(rule: object, target: Target) -> bool:
+def is_for(rule: object, target: ExportTarget) -> bool:
     """Return whether ``rule`` is applied to files for ``target``."""
     limit = LIMITS.get(name_of(rule))
     return limit is None or target in limit.targets

@@ -20,7 +20,7 @@ from octify.compare.agreement import Agreement
 from octify.errors import CheckFailed, OctifyError
 from octify.export.calls import as_inputs, batch_size
 from octify.export.onnx import Captured, captured, written
-from octify.export.targets import Target, target_named
+from octify.export.targets import ExportTarget, target_named
 from octify.files import check_file, staged_file
 from octify.int8.answers import agreement_of, answering, calls_of
 from octify.int8.result import Int8Result, Times
@@ -33,11 +33,11 @@ from octify.trace import trace
 
 ROUNDS = 10  # of timing
 # By the target that is asked for: the target of the file to quantize, and the runtime that answers for it.
-_PLANS: Mapping[Target, tuple[Target, str]] = {
-    Target.onnxruntime: (Target.onnxruntime_int8, "onnxruntime"),
-    Target.onnxruntime_int8: (Target.onnxruntime_int8, "onnxruntime"),
-    Target.openvino: (Target.openvino_int8, "openvino"),
-    Target.openvino_int8: (Target.openvino_int8, "openvino"),
+_PLANS: Mapping[ExportTarget, tuple[ExportTarget, str]] = {
+    ExportTarget.onnxruntime: (ExportTarget.onnxruntime_int8, "onnxruntime"),
+    ExportTarget.onnxruntime_int8: (ExportTarget.onnxruntime_int8, "onnxruntime"),
+    ExportTarget.openvino: (ExportTarget.openvino_int8, "openvino"),
+    ExportTarget.openvino_int8: (ExportTarget.openvino_int8, "openvino"),
 }
 
 
@@ -138,7 +138,7 @@ class _Floats:
     best: Path
 
 
-def _plan(target: str) -> tuple[Target, str]:
+def _plan(target: str) -> tuple[ExportTarget, str]:
     named = target_named(target)
     if named not in _PLANS:
         raise OctifyError(
@@ -184,12 +184,12 @@ def _require_size(inputs: tuple[Any, ...], images: Images) -> None:
             )
 
 
-def _floats(source: Captured, folder: Path, graph: Target, runtime: str) -> _Floats:
+def _floats(source: Captured, folder: Path, graph: ExportTarget, runtime: str) -> _Floats:
     """Write both float files."""
     second = source.copy()
     return _Floats(
         written(source, folder / "source.onnx", graph).path,
-        written(second, folder / "float.onnx", Target(runtime)).path,
+        written(second, folder / "float.onnx", ExportTarget(runtime)).path,
     )
 
 

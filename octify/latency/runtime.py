@@ -24,7 +24,7 @@ from octify.errors import ExportError, OctifyError
 from octify.export.fold import fold_batchnorm
 from octify.export.merge import merge_low_paths
 from octify.export.program import captured
-from octify.export.targets import Target
+from octify.export.targets import ExportTarget
 from octify.latency import openvino
 
 Run = Callable[[], object]
@@ -190,7 +190,7 @@ class Runtime:
     takes: str
     prepare: Callable[[Model, Sequence[Tensor], Setting], Run]
     available: Callable[[], str | None] = lambda: None
-    target: Target = Target.onnxruntime
+    target: ExportTarget = ExportTarget.onnxruntime
     int8: bool = False
     session: bool = False
 
@@ -212,10 +212,12 @@ _CPU = _onnxruntime("CPUExecutionProvider")
 
 RUNTIMES: Mapping[str, Runtime] = {
     "onnxruntime": Runtime("onnx", _CPU, session=True),
-    "onnxruntime-int8": Runtime("onnx", _CPU, target=Target.onnxruntime_int8, int8=True, session=True),
+    "onnxruntime-int8": Runtime("onnx", _CPU, target=ExportTarget.onnxruntime_int8, int8=True, session=True),
     "onnxruntime-cuda": Runtime("onnx", _onnxruntime("CUDAExecutionProvider"), _without_cuda),
-    "openvino": Runtime("onnx", _openvino, openvino.missing, target=Target.openvino),
-    "openvino-int8": Runtime("onnx", _openvino, openvino.missing, target=Target.openvino_int8, int8=True),
+    "openvino": Runtime("onnx", _openvino, openvino.missing, target=ExportTarget.openvino),
+    "openvino-int8": Runtime(
+        "onnx", _openvino, openvino.missing, target=ExportTarget.openvino_int8, int8=True
+    ),
     "eager": Runtime("module", _eager(torch.contiguous_format)),
     "channels-last": Runtime("module", _eager(torch.channels_last)),
     "compile": Runtime("module", _compiled, _without_compiler),

@@ -35,7 +35,7 @@ from torch import Tensor
 from octify.compat import tree_leaves
 from octify.errors import ExportError
 from octify.export.calls import shortened
-from octify.export.targets import Target
+from octify.export.targets import ExportTarget
 from octify.quantize.copies import UpsampleByCopies
 from octify.quantize.ranges import Range, shared
 
@@ -51,7 +51,12 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantized(
-    file: Path, path: Path, batches: Sequence[Sequence[Any]], target: Target, *, reduce_range: bool = False
+    file: Path,
+    path: Path,
+    batches: Sequence[Sequence[Any]],
+    target: ExportTarget,
+    *,
+    reduce_range: bool = False,
 ) -> Path:
     """Write the float ``file`` in int8 to ``path``.
 
@@ -76,7 +81,7 @@ def quantized(
     program = ir.from_proto(model)
     if not any(node.op_type == "QuantizeLinear" for node in program.graph):
         raise ExportError("nothing in the file can be quantized", why="no operator of it has an int8 form")
-    if target is Target.onnxruntime_int8:
+    if target is ExportTarget.onnxruntime_int8:
         UpsampleByCopies.rule().apply_to_model(program)
     for clean_up in (passes.RemoveUnusedNodesPass(), passes.ClearMetadataAndDocStringPass()):
         clean_up(program)

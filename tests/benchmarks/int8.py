@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import octify
 import octify.quantize
-from octify.export.targets import Target
+from octify.export.targets import ExportTarget
 from octify.latency.rounds import interleaved
 from octify.latency.rows import Timing
 from octify.latency.runtime import session_of
@@ -34,7 +34,7 @@ from tests.benchmarks.calibration import build as network
 from tests.benchmarks.calibration import dead_leaves
 from tests.places import ROOT
 
-BATCH, INT8 = 32, Target.onnxruntime_int8
+BATCH, INT8 = 32, ExportTarget.onnxruntime_int8
 _SETTLING, _UNTRAINED = 8, 4  # images, for a network that is only timed
 
 

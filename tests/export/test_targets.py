@@ -16,7 +16,7 @@ from octify.errors import OctifyError
 from octify.export.deploy import RULES
 from octify.export.onnx import captured, written
 from octify.export.result import ExportResult
-from octify.export.targets import LIMITS, Target, name_of
+from octify.export.targets import LIMITS, ExportTarget, name_of
 
 
 class Inverted(nn.Module):
@@ -38,13 +38,15 @@ class Inverted(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Target, ExportResult]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[ExportTarget, ExportResult]:
     """One octave model, exported for every target."""
     torch.manual_seed(0)
     x, folder = torch.randn(1, 3, 14, 14), tmp_path_factory.mktemp("targets")
     octave = octify.convert(Inverted().eval(), x, 0.5, rules="everywhere").model
     source = captured(octave, (x,), dynamic_batch=True)
-    return {target: written(source.copy(), folder / f"{target.value}.onnx", target) for target in Target}
+    return {
+        target: written(source.copy(), folder / f"{target.value}.onnx", target) for target in ExportTarget
+    }
 
 
 def by_one(path: Path) -> int:
@@ -58,47 +60,49 @@ def by_one(path: Path) -> int:
     return sum(node.op_type == "Conv" and node.input[1] in ones for node in graph.node)
 
 
-@pytest.mark.parametrize("target", Target)
-def test_every_file_was_compared_with_the_model(files: Mapping[Target, ExportResult], target: Target) -> None:
+@pytest.mark.parametrize("target", ExportTarget)
+def test_every_file_was_compared_with_the_model(
+    files: Mapping[ExportTarget, ExportResult], target: ExportTarget
+) -> None:
     result = files[target]
     assert result.passed and result.max_abs_error <= result.tolerance
     assert result.target == target.value == result.to_dict()["target"]
 
 
 def test_a_convolution_by_one_is_for_onnxruntimes_float_kernels_alone(
-    files: Mapping[Target, ExportResult],
+    files: Mapping[ExportTarget, ExportResult],
 ) -> None:
-    assert {target for target, result in files.items() if by_one(result.path)} == {Target.onnxruntime}
+    assert {target for target, result in files.items() if by_one(result.path)} == {ExportTarget.onnxruntime}
 
 
-def test_openvino_gets_average_pooling(files: Mapping[Target, ExportResult]) -> None:
+def test_openvino_gets_average_pooling(files: Mapping[ExportTarget, ExportResult]) -> None:
     pools = {target: result.ops.get("AveragePool", 0) for target, result in files.items()}
-    theirs = pools.pop(Target.openvino), pools.pop(Target.openvino_int8)
+    theirs = pools.pop(ExportTarget.openvino), pools.pop(ExportTarget.openvino_int8)
     assert min(theirs) > max(pools.values())
 
 
-def test_int8_has_no_average_pooling_at_odd_sizes_either(files: Mapping[Target, ExportResult]) -> None:
-    assert files[Target.onnxruntime].ops["AveragePool"] > 0
-    ops = files[Target.onnxruntime_int8].ops
+def test_int8_has_no_average_pooling_at_odd_sizes_either(files: Mapping[ExportTarget, ExportResult]) -> None:
+    assert files[ExportTarget.onnxruntime].ops["AveragePool"] > 0
+    ops = files[ExportTarget.onnxruntime_int8].ops
     assert "AveragePool" not in ops and ops["Pad"] > 0
 
 
 def test_expansions_are_one_convolution_but_in_openvinos_float32(
-    files: Mapping[Target, ExportResult],
+    files: Mapping[ExportTarget, ExportResult],
 ) -> None:
     concats = {target: result.ops.get("Concat", 0) for target, result in files.items()}
-    merges = concats.pop(Target.openvino)
+    merges = concats.pop(ExportTarget.openvino)
     assert set(concats.values()) == {merges + 2}
 
 
 def test_every_limit_is_one_of_a_rule_and_has_a_reason() -> None:
     assert set(LIMITS) <= {name_of(rule) for rule in RULES}
     for limit in LIMITS.values():
-        assert limit.targets < set(Target) and limit.reason
+        assert limit.targets < set(ExportTarget) and limit.reason
 
 
 def test_an_unknown_target_is_refused_with_the_names_of_all(tmp_path: Path) -> None:
     with pytest.raises(OctifyError, match="no export target 'tensorrt'") as caught:
         octify.export_onnx(nn.Identity(), torch.zeros(1, 3), tmp_path / "x.onnx", target="tensorrt")
-    assert all(target.value in str(caught.value) for target in Target)
+    assert all(target.value in str(caught.value) for target in ExportTarget)
     assert not list(tmp_path.iterdir())

@@ -15,10 +15,10 @@ from octify.cli.loading import check_model, describe, load
 from octify.cli.options import int8 as quantization
 from octify.cli.options.calibration import (
     BgrOption,
+    CalibrationSettings,
     CropOption,
     MeanOption,
     ResizeOption,
-    Settings,
     StdOption,
 )
 from octify.cli.options.shared import (
@@ -135,7 +135,7 @@ def export(
       octify export model.py dense.onnx
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
-        data = Settings(calib, "standard", None, mean, std, resize, crop, 0, bgr=bgr)
+        data = CalibrationSettings(calib, "standard", None, mean, std, resize, crop, 0, bgr=bgr)
         settings = quantization.Int8Settings(int8, data, min_agreement, max_error, reduce_range)
         _check(file, target.value, batch, settings, static_batch=static_batch)
         is_folder = Path(what).is_dir()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from octify.cli.options.calibration import Settings
+from octify.cli.options.calibration import CalibrationSettings
 from octify.errors import OctifyError
 
 Int8Option = Annotated[
@@ -59,7 +59,7 @@ class Int8Settings:
     """The int8 options of one run, as typed."""
 
     enabled: bool
-    data: Settings
+    data: CalibrationSettings
     min_agreement: float | None
     max_error: float | None
     reduce_range: bool | None
