@@ -149,5 +149,5 @@ def reference(model: nn.Module, plan: Plan, example_inputs: Inputs) -> nn.Module
     A conversion with ``kernels="exact"`` equals it to rounding error.
     """
     leaves = leaves_of(plan, check_model(model))
-    traced = trace(model, examples_of(model, example_inputs), leaves=leaves)
+    traced = trace(model, examples_of(model, example_inputs), leaves=leaves, inside=plan.inside)
     return as_model(traced, projected_reference(in_basis(traced, plan), plan), plan)

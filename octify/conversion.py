@@ -114,7 +114,8 @@ def convert(
     replayed = plan if plan is None or isinstance(plan, Plan) else Plan.load(plan)
     tell("tracing")
     leaves = {} if replayed is None else leaves_of(replayed, model)
-    traced = proved(model, example_inputs, leaves=leaves)
+    inside = replayed is None or replayed.inside
+    traced = proved(model, example_inputs, leaves=leaves, inside=inside)
     if traced.parts is not None and options is not None:
         failure = traced.parts.failure
         raise OctifyError(

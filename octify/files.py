@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from octify.errors import OctifyError
-from octify.storage import swap
+from octify.storage import leftover, swap
 from octify.storage.hold import signals_held
 
 __all__ = ["check_directory", "check_file", "staged_directory", "staged_file", "write_text"]
@@ -35,7 +35,7 @@ def check_file(path: Path) -> None:
     """Check, before any long work, that the file ``path`` can be written. Raises OctifyError."""
     with _converted(path):
         _require_regular(path)
-        _remove(_make_staging(path.absolute().parent, path.name))
+        _remove(*_make_staging(path.absolute().parent, path.name))
 
 
 def check_directory(path: Path, names: Sequence[str] = ()) -> None:
@@ -50,7 +50,7 @@ def check_directory(path: Path, names: Sequence[str] = ()) -> None:
             raise NotADirectoryError(errno.ENOTDIR, f"it is {_kind(destination)}, not a folder", str(path))
         for name in names:
             _require_regular(destination / name)
-        _remove(_make_staging(destination, path.name))
+        _remove(*_make_staging(destination, path.name))
 
 
 @contextlib.contextmanager
@@ -134,28 +134,37 @@ def _may_be_exchanged(destination: Path) -> bool:
 def _staging(path: Path, destination: Path, *, beside: bool = False) -> Iterator[Path]:
     """A hidden folder from which a rename reaches the folder ``destination``; gone afterwards."""
     with _converted(path):
-        folder = _make_staging(destination.parent if beside else destination, path.name)
+        folder, lock = _make_staging(destination.parent if beside else destination, path.name)
         try:
             yield folder
         finally:
-            _remove(folder)
+            _remove(folder, lock)
 
 
-def _make_staging(destination: Path, name: str) -> Path:
-    """Create a hidden folder in ``destination`` or, while that does not exist, in its nearest ancestor."""
+def _make_staging(destination: Path, name: str) -> tuple[Path, int | None]:
+    """Create a hidden folder in ``destination`` or, while that does not exist, in its nearest ancestor.
+
+    What killed runs left there of the same name is removed. Returns the folder and the lock on it.
+    """
     ancestor = destination
     # lexists: a dangling link or a plain file in the way must be met here, not stepped over.
     while not os.path.lexists(ancestor) and ancestor != ancestor.parent:
         ancestor = ancestor.parent
     shortened = name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
-    folder = ancestor / f".{shortened}.{os.urandom(4).hex()}{PARTIAL}"
-    folder.mkdir()  # not mkdtemp, whose results only their owner may read
-    return folder
+    leftover.clear(ancestor, shortened, PARTIAL)
+    while True:
+        folder = ancestor / f".{shortened}.{os.urandom(4).hex()}{PARTIAL}"
+        folder.mkdir()  # not mkdtemp, whose results only their owner may read
+        lock = leftover.locked(folder)
+        if folder.exists():  # nobody took it for a leftover before it was locked
+            return folder, lock
+        leftover.unlocked(lock)
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path, lock: int | None) -> None:
     with signals_held():
         shutil.rmtree(folder, ignore_errors=True)
+        leftover.unlocked(lock)
 
 
 def _move_into(entries: list[Path], folder: Path) -> None:

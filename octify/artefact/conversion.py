@@ -40,7 +40,7 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
     folder = Path(directory)
     plan = Plan.load(folder / PLAN)
     inputs = [spec.example() for spec in plan.inputs]
-    traced = trace(model, inputs, leaves=leaves_of(plan, model))
+    traced = trace(model, inputs, leaves=leaves_of(plan, model), inside=plan.inside)
     converted = as_model(traced, rewrite(traced, plan).module, plan)
     weights = folder / WEIGHTS
     try:

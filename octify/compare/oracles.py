@@ -55,7 +55,7 @@ def odd_values(model: nn.Module, inputs: tuple[Tensor, ...], plan: Plan) -> str:
     There the last low row or column covers less than a 2x2 block, and the border differs from the
     projected reference.
     """
-    traced = trace(model, inputs, leaves=leaves_of(plan, model))
+    traced = trace(model, inputs, leaves=leaves_of(plan, model), inside=plan.inside)
     resolved = resolve(traced, plan)
     odd = []
     for node in traced.module.graph.nodes:

@@ -129,9 +129,14 @@ def _shape(walk: Walk | Emitter, node: Any, rank: int) -> tuple[int, ...] | None
     return None if shape is None else (1,) * (rank - len(shape)) + tuple(shape)
 
 
-def _varies(size: tuple[int, ...]) -> bool:
-    """Return whether an operand of spatial ``size`` may differ inside a block."""
-    return any(n != 1 for n, halved in zip(size, octave_axes(len(size)), strict=True) if halved)
+def _varies(walk: Walk | Emitter, node: Any, roles: str) -> bool:
+    """Return whether an operand, a map of the result's ``roles``, may differ inside a block at any size."""
+    shapes = walk.traced.shapes(node) if isinstance(node, fx.Node) else ()
+    if any(len(shape) > len(roles) for shape in shapes):
+        return True
+    lifted = [(1,) * (len(roles) - len(shape)) + tuple(shape) for shape in shapes]
+    halved = octave_axes(roles.count("S"))
+    return any(n != 1 for shape in lifted for n, h in zip(sizes(roles, shape, "S"), halved, strict=True) if h)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +145,14 @@ class _Operand:
 
     ids:
         None where it is the same in every channel.
+    varies:
+        Whether it may differ inside a block.
     """
 
     position: int
     ids: Ids | None
     size: tuple[int, ...]
+    varies: bool
 
 
 def layout_pointwise(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
@@ -193,7 +201,7 @@ def _operand_layouts(walk: Walk, node: fx.Node, roles: str, out: tuple[int, ...]
             ids = view.flat if same and view is not None else np.full(math.prod(full), DENSE)
         elif any(c != 1 for c in channels):
             return Refusal("an operand broadcasts over some of the channel dimensions")
-        operands.append(_Operand(position, ids, size))
+        operands.append(_Operand(position, ids, size, _varies(walk, n, roles)))
     return operands
 
 
@@ -201,7 +209,7 @@ def _refusal(node: fx.Node, operands: list[_Operand], result: Ids) -> Refusal | 
     pointwise = _pointwise(node)
     affine = () if node.kwargs.get("rounding_mode") is not None else pointwise.affine
     for other in operands:
-        if other.position in affine or not _varies(other.size):
+        if other.position in affine or not other.varies:
             continue
         if other.ids is None or bool(((other.ids == DENSE) & (result != DENSE)).any()):
             name = getattr(pointwise.function, "__name__", "it")
@@ -236,7 +244,7 @@ def side(emitter: Emitter, node: Any, mask: Mask, roles: str) -> tuple[Any, Any]
     whole = _lifted(emitter, node, shape, roles)
     # A parameter, or a value such as (C, 1, 1) whose channels are not in dimension 1.
     high, low = ((_picked(emitter, node, whole, chosen) if parted else whole) for chosen in (~mask, mask))
-    return high, emitter.function(pool, low) if _varies(sizes(roles, shape, "S")) else low
+    return high, emitter.function(pool, low) if _varies(emitter, node, roles) else low
 
 
 def _lifted(emitter: Emitter, node: fx.Node, shape: tuple[int, ...], roles: str) -> fx.Node:

@@ -57,6 +57,8 @@ class MoveSite:
         return len(self.before)
 
 
+OF_A_SIZE = "it moves channels and positions otherwise at another input size"
+
 MoveRule = Callable[[MoveSite], Move | str]
 """A move, or why the operand must be dense."""
 
@@ -80,11 +82,32 @@ def layout_of(rule: MoveRule) -> LayoutRule:
             return walk.dense(node)
         before = walk.shape(source)
         move = rule(site_of(walk, node, view.roles, before, after))
+        if (
+            not isinstance(move, str)
+            and walk.coupled(source)
+            and not _holds_elsewhere(walk, node, view, move)
+        ):
+            move = OF_A_SIZE
         if isinstance(move, str):
             return Refusal(move) if walk.coupled(source) else walk.dense(node)
         return View(move.roles, view.flat[move.source])
 
     return layout
+
+
+def _holds_elsewhere(walk: Walk, node: fx.Node, view: View, move: Move) -> bool:
+    """Return whether a move leads to the shape that ``node`` gives larger inputs, too."""
+    before, after = walk.traced.shapes(operand(node)), walk.traced.shapes(node)
+    if len(before) < 2 or len(after) < 2:
+        return True
+    for roles, shapes in ((view.roles, before), (move.roles, after)):
+        if {len(shape) for shape in shapes} != {len(roles)}:
+            return False
+        if len({sizes(roles, shape, "C") for shape in shapes}) > 1:
+            return False
+    if move.within is not None:  # positions are meant to become others
+        return True
+    return sizes(view.roles, before[1], "S") == sizes(move.roles, after[1], "S")
 
 
 def emit_of(rule: MoveRule) -> EmitRule:

@@ -15,6 +15,11 @@ from octify.ops.emitter import Emitter, Value
 from octify.ops.walk import Walk
 
 
+def _alike(walk: Walk | Emitter, gate: fx.Node, like: fx.Node) -> bool:
+    """Return whether there is nothing to spread, at any input size."""
+    return walk.traced.shapes(gate) == walk.traced.shapes(like)
+
+
 def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     gate, like = operand(node), operand(node, 1, "other")
     ids, own = walk.ids(like), walk.ids(gate)
@@ -23,7 +28,7 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     small, large = walk.shape(gate), walk.shape(like)
     if own is None or len(small) != len(large) or small[1] != large[1]:
         return ids
-    if small[2:] == large[2:]:
+    if _alike(walk, gate, like):
         return own
     both = (ids != DENSE) & (own != DENSE)
     if both.any():
@@ -36,7 +41,7 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     mask = emitter.mask(node)
     if mask is None:
         return Value(emitter.copy(node))
-    if emitter.shape(gate) == emitter.shape(like):
+    if _alike(emitter, gate, like):
         return emitter.as_mask(gate, mask)
     high, low = side(emitter, gate, mask, emitter.roles(node))
     whole = emitter.as_mask(like, mask)

@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from octify.layout.channels import Ids, Refusal
 from octify.layout.roles import View
 from octify.nn.functional import octave_axes
+from octify.nn.guard import in_whole_blocks
 from octify.nn.windows import low_window, low_window_alone
 from octify.ops.base import Op, operand
 from octify.ops.channel_moves import Move, MoveSite, emit_of, layout_of
@@ -128,7 +129,11 @@ def _window(
 ) -> Callable[[Emitter, Value], Value]:
     def within(emitter: Emitter, value: Value) -> Value:
         index = fx.node.map_arg((slice(None), slice(None), *windows), emitter.dense)
-        high = None if value.high is None else emitter.function(operator.getitem, value.high, index)
+        high = value.high
+        from_end = [dim for dim, start in enumerate(starts, start=2) if start < 0]
+        if high is not None and value.low is not None and from_end:
+            high = emitter.function(in_whole_blocks, high, from_end, "it counts positions from the end")
+        high = None if high is None else emitter.function(operator.getitem, high, index)
         if value.low is None:
             return Value(high)
         if high is None:

@@ -7,6 +7,7 @@ statistic of each channel over all positions, for ``mean(f(U x)) = mean(f(x))``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from torch import fx, nn
@@ -24,12 +25,24 @@ def layout_norm(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     """Channels pass through; a module called at several places has one layout."""
     ids = walk.ids(operand(node))
     path = str(node.target)
-    reason = walk.untouched.get(path) or walk.tied.get(path)
+    reason = walk.untouched.get(path) or walk.tied.get(path) or _other_rank(walk, node)
     if reason is not None:
         return Refusal(reason)
     if ids is not None:
         walk.shared_input(node, ids)
     return ids
+
+
+def _other_rank(walk: Walk, node: fx.Node) -> str | None:
+    """Why a layer for maps of so many axes (``...2d``) takes its input for something else, if it does.
+
+    An InstanceNorm2d takes three dimensions for one image without a batch; layers that shape their weights
+    as (1, C, 1, 1) spread them over a sequence.
+    """
+    matches = (re.search(r"([123])d", kind.__name__) for kind in type(walk.module(node)).__mro__)
+    axes = next((int(match[1]) for match in matches if match), None)
+    rank = len(walk.shape(operand(node)))
+    return None if axes in (None, rank - 2) else f"its input has {rank} dimensions, not {(axes or 0) + 2}"
 
 
 def layout_view(walk: Walk, node: fx.Node, reason: str | None) -> Ids | View | Refusal | None:

@@ -96,11 +96,12 @@ def _layout_adaptive(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
 
 
 def _emit_adaptive(emitter: Emitter, node: fx.Node, kind: Reduction) -> Value:
-    if is_vector(emitter.shape(node)):
-        return _reduced(emitter, node, kind)
-    x = emitter.value(operand(node))
     module = emitter.traced.submodule(node)
     output_size: Any = operand(node, 1, "output_size") if module is None else module.output_size
+    # As it is written: with None a map that has one sample in the example may have more.
+    if all(n == 1 for n in (output_size if isinstance(output_size, (tuple, list)) else (output_size,))):
+        return _reduced(emitter, node, kind)
+    x = emitter.value(operand(node))
     size = map_arg(output_size, emitter.dense)
     return Value(_high(emitter, node), emitter.function(low_adaptive, x.low, x.high, kind, size), x.mask)
 

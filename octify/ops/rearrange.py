@@ -7,6 +7,7 @@ Positions of an even size flip and roll by whole blocks at half resolution, so b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, fx
 
 from octify.layout.roles import sizes
 from octify.nn.functional import octave_axes
+from octify.nn.guard import in_whole_blocks
 from octify.nn.views import view_shape
 from octify.ops.base import Op, operand
 from octify.ops.channel_moves import Move, MoveSite, emit_of, layout_of
@@ -52,6 +54,10 @@ def _flip(site: MoveSite) -> Move | str:
             axes.append(2 + site.view.roles[:dim].count("S"))
 
     def within(emitter: Emitter, value: Value) -> Value:
+        if value.high is not None and value.low is not None:
+            value = replace(
+                value, high=emitter.function(in_whole_blocks, value.high, axes, "it flips positions")
+            )
         return value.each(lambda branch: emitter.function(torch.flip, branch, axes))
 
     return Move(site.view.roles, ids, within if axes else None)

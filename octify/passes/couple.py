@@ -9,9 +9,12 @@ from torch import fx
 
 from octify.layout.channels import Layout, Refusal
 from octify.ops import table
+from octify.ops.emitter import display_name
 from octify.ops.walk import Walk
 from octify.trace import Traced
 from octify.trace.attached import attached
+
+_LIKE = ("to", "type_as")  # they ask a tensor for its type and device only
 
 
 def couple(
@@ -27,7 +30,7 @@ def couple(
         Paths of convolutions that are left alone entirely, with the reason.
     """
     left = dict(untouched or {})
-    tied = _tied_weights(traced)
+    tied = {**_read_weights(traced), **_tied_weights(traced)}
     while True:
         walk = _walk(traced, dense_outputs, left, tied)
         if not walk.conflicts:
@@ -75,6 +78,18 @@ def _tied_weights(traced: Traced) -> dict[str, str]:
         if len(paths) > 1
         for path in paths.values()
     }
+
+
+def _read_weights(traced: Traced) -> dict[str, str]:
+    """Paths of called modules whose parameters the model's code uses too, with the reason to leave them."""
+    calls = {str(node.target) for node in traced.module.graph.find_nodes(op="call_module")}
+    reasons: dict[str, str] = {}
+    for node in traced.module.graph.find_nodes(op="get_attr"):
+        path = str(node.target).rpartition(".")[0]
+        users = [display_name(user) for user in node.users if user.target not in _LIKE]
+        if path in calls and users:
+            reasons.setdefault(path, f"its weights are used by {users[0]} too")
+    return reasons
 
 
 def _alone(traced: Traced) -> dict[str, str]:

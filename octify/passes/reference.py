@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from octify.layout.channels import Resolved, indices
-from octify.layout.roles import is_vector, map_shape, sizes
+from octify.layout.roles import sizes
 from octify.nn.channels import split_indices
 from octify.nn.functional import project
 from octify.nn.views import from_map, to_map
@@ -65,12 +65,9 @@ def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
         shape = traced.shape(node)
         if mask is None or shape is None:
             continue
-        roles = resolved.layout.roles(node.name, shape)
-        if not is_vector(map_shape(roles, shape)):
-            low = indices(mask)
-            values[node] = graph.call_function(
-                project_view, (values[node], low, roles, sizes(roles, shape, "C"))
-            )
+        # One sample per channel, too: it is its own mean, and larger inputs may have more of them.
+        roles, low = resolved.layout.roles(node.name, shape), indices(mask)
+        values[node] = graph.call_function(project_view, (values[node], low, roles, sizes(roles, shape, "C")))
     module = fx.GraphModule(traced.module, graph, class_name=f"{type(traced.module).__name__}Reference")
     if traced.inner is not None:
         inside = reference(traced.inner, plan)

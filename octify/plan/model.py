@@ -72,6 +72,8 @@ class Plan:
     leaves:
         Modules that are run as they are, whether or not they can be traced: the graph of the model is then
         the one that the plan was made for. A path is empty where the model's own code is.
+    inside:
+        Whether parts inside modules that cannot be traced are looked for, likewise.
     """
 
     alpha: float
@@ -81,6 +83,7 @@ class Plan:
     convs: tuple[ConvPlan, ...]
     rotations: tuple[Rotation, ...] = ()
     leaves: tuple[Opaque, ...] = ()
+    inside: bool = True
 
     @cached_property
     def by_path(self) -> Mapping[str, ConvPlan]:
@@ -122,6 +125,7 @@ class Plan:
                 {"path": leaf.path, "kind": leaf.kind, "reason": leaf.reason, "where": leaf.where}
                 for leaf in self.leaves
             ],
+            **({} if self.inside else {"inside": False}),
         }
 
     @classmethod
@@ -190,6 +194,7 @@ class _Document(_Strict):
     convolutions: list[_Conv]
     rotations: list[RotationDocument] = []
     leaves: list[_Leaf] = []
+    inside: bool = True
 
     def plan(self, where: str | None) -> Plan:
         for path, count in Counter(conv.path for conv in self.convolutions).items():
@@ -226,4 +231,5 @@ class _Document(_Strict):
             ),
             rotations_of(self.rotations, where),
             tuple(Opaque(leaf.path, leaf.kind, leaf.reason, leaf.where) for leaf in self.leaves),
+            self.inside,
         )

@@ -22,7 +22,7 @@ from octify.layout.channels import DENSE, ConvNode, Layout, Mask, indices, mask_
 from octify.nn.groups import is_scattered, needs_no_exchange
 from octify.ops.conv import ONE_SAMPLE, is_depthwise
 from octify.ops.linear import channels_of
-from octify.passes.resolve import Planned, agreeing
+from octify.passes.resolve import Planned, agreeing, resolve
 from octify.plan import ConvPlan, Plan
 from octify.planning.balance import dense_where_it_costs
 from octify.planning.choose import Choice, choose
@@ -107,8 +107,24 @@ def _planned(
             reasons = {**policies.left, **dense}
             plan = _plan(traced, rules, alpha, kernels, layout, choice, reasons, policies)
             plan = _meeting(plan, current, links(current, layout, choice.low))
-            return Planned(plan, agreeing(plan, layout, choice.low))
+            try:
+                return Planned(plan, agreeing(plan, layout, choice.low) or resolve(traced, plan))
+            except PlanError as error:
+                policies = _without(policies, plan, error)
+                continue
         unbalanced |= dict.fromkeys(scattered, "its low output channels are too scattered over its groups")
+
+
+def _without(policies: Policies, plan: Plan, error: PlanError) -> Policies:
+    """Policies that leave out a convolution which cannot be what ``plan`` makes it, as ``error`` says.
+
+    Convolutions that end without low channels are no longer in the coupling, and what was possible beside
+    them may not be: a module called at two places reads two layouts then.
+    """
+    path = error.where
+    if path is None or path not in plan.by_path or path in policies.left:
+        raise error
+    return policies.leaving(path, error.why or "it cannot have low channels beside its neighbours")
 
 
 def _set_alphas(
@@ -167,7 +183,15 @@ def _plan(
         else:
             exchange = policies.exchange.get(path, "full")
             entries[path] = _entry(call, module, scheme, exchange, layout, choice, reasons)
-    plan = Plan(alpha, rules.name, kernels, traced.inputs, tuple(entries.values()), leaves=traced.leaves)
+    plan = Plan(
+        alpha,
+        rules.name,
+        kernels,
+        traced.inputs,
+        tuple(entries.values()),
+        leaves=traced.leaves,
+        inside=traced.inside,
+    )
     if len(plan.by_path) != len(plan.convs):
         raise PlanError("two convolutions have one path")
     return plan

@@ -61,6 +61,10 @@ class Policies:
         alone = never_meeting(links(convs, layout, np.ones(layout.classes, dtype=bool)))
         return [replace(conv, exchange="full") if conv.path in alone else conv for conv in convs]
 
+    def leaving(self, path: str, reason: str) -> Policies:
+        """Copy that leaves the convolution at ``path`` alone as well."""
+        return replace(self, left={**self.left, path: reason}, _layouts={})
+
     def applied(self, convs: Sequence[Conv]) -> list[Conv]:
         """Copy of ``convs`` with the exchange modes of their paths."""
         return [replace(conv, exchange=self.exchange.get(conv.path, "full")) for conv in convs]

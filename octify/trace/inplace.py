@@ -43,9 +43,14 @@ _VIEWS = frozenset(
         *("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "real", "positive"),
         *("broadcast_tensors", "broadcast_to", "atleast_1d", "atleast_2d", "atleast_3d", "T", "mT", "conj"),
         *("adjoint", "as_strided", "unfold", "view_as_real", "view_as_complex", "swapdims", "unsafe_chunk"),
+        *("unsafe_split", "split_with_sizes", "unsafe_split_with_sizes"),
+        *("alias", "as_subclass", "resolve_conj", "resolve_neg", "rot90"),
     }
 )
-_IN_PARTS = ("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "unsafe_chunk")
+_IN_PARTS = (
+    *("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "unsafe_chunk"),
+    *("unsafe_split", "split_with_sizes", "unsafe_split_with_sizes"),
+)
 
 
 class InPlaceProxy(fx.Proxy):
@@ -117,7 +122,7 @@ def make_visible(module: nn.Module, graph: fx.Graph) -> None:
         return [user for user in node.users if place[user] > place[than]]
 
     for node in graph.nodes:
-        changed = _changed(module, node)
+        changed = changed_by(module, node)
         if changed is None:
             continue
         same = aliases(module, changed)
@@ -143,7 +148,7 @@ def _puts_back(user: fx.Node, node: fx.Node, part: fx.Node) -> bool:
     return user.target is assigned and user.args[2] is node and part.args[:2] == user.args[:2]
 
 
-def _changed(module: nn.Module, node: fx.Node) -> fx.Node | None:
+def changed_by(module: nn.Module, node: fx.Node) -> fx.Node | None:
     """The operand that ``node`` changes in place; None if it changes none."""
     if node.op == "call_function" and node.kwargs.get("out") is not None:
         if isinstance(node.kwargs["out"], fx.Node):

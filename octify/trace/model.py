@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from octify.compat import TreeSpec
 from octify.trace.arguments import Arguments
+from octify.trace.elsewhere import shapes_elsewhere
 from octify.trace.facts import Facts, InputSpec
 
 
@@ -108,6 +109,8 @@ class Traced:
         The modules that were to be run as they are, whether or not they can be traced.
     inner:
         The parts inside ``opaque`` (``octify.trace.inner``); None where there are none.
+    inside:
+        Whether parts inside ``opaque`` may be looked for: not where they would compute something else.
     within:
         Of an ``inner``: paths of the modules that its parts are in.
     """
@@ -125,6 +128,7 @@ class Traced:
     results: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
     leaves: tuple[Opaque, ...] = ()
     inner: Traced | None = None
+    inside: bool = True
     within: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Traced:
@@ -162,6 +166,16 @@ class Traced:
     def shape(self, node: fx.Node) -> tuple[int, ...] | None:
         """Shape of a node's tensor at the example inputs; None if it yields no single tensor."""
         return self.facts[node.name].shape
+
+    def shapes(self, node: fx.Node) -> Sequence[tuple[int, ...]]:
+        """Shapes of a node's tensor: at the example inputs, and at larger ones where these can be run."""
+        return [shape for shape in (self.shape(node), self._elsewhere.get(node.name)) if shape is not None]
+
+    @cached_property
+    def _elsewhere(self) -> Mapping[str, tuple[int, ...] | None]:
+        members = self.parts.members if self.parts is not None else ()
+        inputs = [spec for part in members for spec in part.arguments.inputs] if members else self.inputs
+        return shapes_elsewhere(self.module, inputs)
 
     def submodule(self, node: fx.Node) -> nn.Module | None:
         """The module a ``call_module`` node calls."""

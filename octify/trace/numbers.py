@@ -100,7 +100,7 @@ def numbers_recorded(model: nn.Module) -> Iterator[None]:
     """Meanwhile the modules of the model's code record what they compute from sizes."""
     placed: list[tuple[dict[str, Any], str]] = []
     try:
-        for module in _modules_of(model):
+        for module in modules_of(model):
             for name in _names_for(module):
                 vars(module)[name] = _STAND_INS[name]
                 placed.append((vars(module), name))
@@ -125,7 +125,7 @@ def _compares_types(file: str) -> bool:
         return False
 
 
-def _modules_of(model: nn.Module) -> list[ModuleType]:
+def modules_of(model: nn.Module) -> list[ModuleType]:
     """Modules that hold the code of the model: its classes', and those of the functions they use."""
     names = {base.__module__ for each in model.modules() for base in type(each).__mro__}
     first = [sys.modules[name] for name in sorted(names) if _is_own(name)]

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octify.errors import TraceError
+from octify.errors import InputSizeError, TraceError
 from octify.trace.blame import blamed
 from octify.trace.duplicate import sharing_tensors
+from octify.trace.exits import no_exit
 from octify.trace.hooked import silenced_hooks
 from octify.trace.inner import leaves_of, place
 from octify.trace.model import Opaque, Traced
@@ -31,8 +32,13 @@ from octify.trace.trial import Trial, drawn, of_batch, of_size, run
 _ROUNDS = 12  # modules that are run as they are before the model is taken in parts
 
 
+@no_exit()
 def proved(
-    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, leaves: Mapping[str, Opaque] = NO_LEAVES
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor],
+    *,
+    leaves: Mapping[str, Opaque] = NO_LEAVES,
+    inside: bool = True,
 ) -> Traced:
     """``trace``, in such a way that the graph computes what ``model`` does (in eval mode).
 
@@ -40,7 +46,8 @@ def proved(
     values, types and form of the result, and buffers. What the model cannot run itself is left out, and
     nothing is compared on the ``meta`` device; ``remarks`` says so.
 
-    ``leaves`` are run as they are from the first try on: those of a plan that is replayed.
+    ``leaves`` are run as they are from the first try on, and parts ``inside`` them and others are looked for:
+    as in a plan that is replayed.
 
     Raises
     ------
@@ -50,12 +57,13 @@ def proved(
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     chosen = dict(leaves)
     while True:
-        traced = trace(model, inputs, leaves=chosen)
+        traced = trace(model, inputs, leaves=chosen, inside=inside)
         if _is_meta(model, inputs):
             return _with_remarks(traced, [_ON_META])
         verdict = _Comparison(model, traced, inputs).verdict()
         if verdict.difference is not None and traced.inner is not None:
-            traced = replace(traced, inner=None)  # what cannot be traced is run as it is, whatever is in it
+            # What cannot be traced is run as it is, whatever is in it.
+            traced = replace(traced, inner=None, inside=False)
             verdict = _Comparison(model, traced, inputs).verdict()
         if verdict.difference is None:
             trained = in_training(model, runnable(traced), verdict.inputs)
@@ -128,7 +136,8 @@ class _Comparison:
             return Verdict(None, inputs, (remark,))
         for other in self._others(inputs) if first_difference is None else ():
             expected = run(self._original, other)
-            first_difference = None if expected.error is not None else self._compare(other, expected)
+            if expected.error is None:
+                first_difference = self._compare(other, expected, elsewhere=True)
             if first_difference is not None:
                 return Verdict(f"at an input of {_sizes(other)}, {first_difference}", other)
         return Verdict(first_difference or self._buffers(), inputs)
@@ -146,8 +155,10 @@ class _Comparison:
         sizes = [] if self._traced.fixed_sizes else of_size(inputs)
         return [each for each in (of_batch(inputs), sizes) if each]
 
-    def _compare(self, inputs: Sequence[Tensor], expected: Trial) -> str | None:
+    def _compare(self, inputs: Sequence[Tensor], expected: Trial, *, elsewhere: bool = False) -> str | None:
         actual = run(self._graph, inputs)
+        if elsewhere and isinstance(actual.error, InputSizeError):
+            return None  # it says that it was made for another size: no wrong answer
         if actual.error is not None:
             return f"it stops with {type(actual.error).__name__}: {first_line(actual.error)}"
         near = Nearness(self._model, inputs, expected.result)

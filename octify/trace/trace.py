@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import getitem
 
 from torch import Tensor, fx, nn
 
@@ -11,6 +12,7 @@ from octify.compat import module_stack
 from octify.errors import TraceError
 from octify.nn.settled import settle
 from octify.trace.duplicate import duplicate
+from octify.trace.exits import no_exit
 from octify.trace.facts import MeasureError, measure
 from octify.trace.inner import with_inner
 from octify.trace.model import Opaque, Traced
@@ -21,8 +23,13 @@ from octify.trace.tracer import NO_LEAVES, arguments_of, first_line, symbolic_tr
 _ENOUGH = 0.9  # of the MACs: parts that reach so much are preferred to a graph for one size
 
 
+@no_exit()
 def trace(
-    model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, leaves: Mapping[str, Opaque] = NO_LEAVES
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor],
+    *,
+    leaves: Mapping[str, Opaque] = NO_LEAVES,
+    inside: bool = True,
 ) -> Traced:
     """Trace ``model`` on a deep copy in eval mode and measure it at ``example_inputs``.
 
@@ -38,6 +45,8 @@ def trace(
 
     leaves:
         Modules that are run as they are, by path; with the model itself among them it is traced in parts.
+    inside:
+        Whether to look for parts inside modules that cannot be traced.
 
     Raises
     ------
@@ -67,7 +76,7 @@ def trace(
         if parts is not None:
             parts = replace(parts, modes=modes_of(model), leaves=tuple(leaves.values()))
         if parts is not None and (symbolic is None or _are_better(parts)):
-            return with_inner(own, inputs, parts)
+            return with_inner(own, inputs, parts) if inside else replace(parts, inside=False)
         if symbolic is None:
             raise failure
     assert symbolic is not None
@@ -87,7 +96,7 @@ def trace(
         results=symbolic.results,
         leaves=tuple(leaves.values()),
     )
-    return with_inner(own, inputs, traced)
+    return with_inner(own, inputs, traced) if inside else replace(traced, inside=False)
 
 
 def _distrusted(root: Opaque) -> TraceError:
@@ -114,6 +123,13 @@ def _rejected(module: fx.GraphModule, inputs: Sequence[Tensor], error: MeasureEr
         path = str(node.target) if node.op == "call_module" else (stack[-1] if stack else "")
         kind = type(module.get_submodule(path)).__name__ if node.op == "call_module" else str(node.target)
         place = f"{path or 'the model itself'} ({kind})"
+        if node.target is getitem and isinstance(node.args[1], str):
+            raise TraceError(
+                f"the model's forward takes a mapping: it asks for {node.args[1]!r}",
+                where=place,
+                why=f"the example input is a tensor of {shapes}",
+                hint="wrap the model in a module whose forward takes tensors",
+            ) from error
     return TraceError(
         f"the model rejects an input of {shapes}",
         where=place,

@@ -34,9 +34,11 @@ from octify.trace.leaked import without_proxies
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Traced
 from octify.trace.numbers import numbers_recorded
+from octify.trace.out_of_place import put_apart
 from octify.trace.sizes import RecordBatch, SizedTracer
 from octify.trace.state import buffers_kept
 from octify.trace.twins import Question
+from octify.trace.unbound import unbound_recorded
 
 __all__ = ["Opaque", "Symbolic", "Traced", "first_line", "symbolic_trace", "user_line"]
 
@@ -190,6 +192,8 @@ def first_line(error: BaseException) -> str:
 _PLAIN_WORDS = {
     "symbolically traced variables cannot be used": "its control flow depends on a tensor",
     "Proxy object cannot be iterated": "it loops over a tensor's entries",
+    "module is not installed as a submodule": "it calls a module that is not part of it, but "
+    "named outside of it; a subclass or a hook can be traced",
 }
 
 
@@ -217,6 +221,14 @@ def arguments_of(model: nn.Module, inputs: Sequence[Tensor]) -> Arguments:
         )
     rest = [*places[len(inputs) :], *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]
     missing = [p.name for p in rest if p.default is p.empty]
+    by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if missing and missing == by_name:
+        raise TraceError(
+            f"the model's forward takes {', '.join(by_name)} by keyword only",
+            where=forward_line(model),
+            why="example inputs are given by position",
+            hint="wrap the model in a module whose forward takes its tensors by position",
+        )
     if missing:
         raise TraceError(
             f"the model's forward needs more inputs: {', '.join(missing)}",
@@ -298,10 +310,15 @@ def _attempt(
     tracer = _Tracer(arguments, treatment, mode, flat=flat, explores=explores)
     clean = with_same_tensors(model)
     recorded = contextlib.nullcontext() if mode is None else RecordBatch(tracer)
-    with without_proxies(clean), buffers_kept(clean), sizes_as_tuples(), numbers_recorded(clean), recorded:
+    with contextlib.ExitStack() as stack:
+        for context in (without_proxies(clean), buffers_kept(clean), sizes_as_tuples(), recorded):
+            stack.enter_context(context)
+        stack.enter_context(numbers_recorded(clean))
+        stack.enter_context(unbound_recorded(clean))
         graph = with_any_names(tracer.trace(clean))
     _drop_assertions(graph)
     make_visible(clean, graph)
+    put_apart(clean, graph)
     module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
     module.graph.eliminate_dead_code()
     module.recompile()

@@ -437,3 +437,27 @@ def test_uneven_groups_export(tmp_path: Path, kernels: Any) -> None:
     exported = octify.export_onnx(result.model, x, tmp_path / "model.onnx")
     # Sums of some 100 terms of size 1: float32 noise is some 1e-6.
     assert exported.max_abs_error < 1e-5
+
+
+def test_what_a_neighbour_without_low_channels_makes_impossible_is_left() -> None:
+    """``cut`` writes too few channels to have low ones: what ``twice`` reads first is no longer its own output."""
+
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        x = net.stem(x)
+        x = torch.cat([net.cut(x[:, :2]), x[:, 2:]], 1)
+        return net.last(net.twice(net.twice(x).relu()))
+
+    torch.manual_seed(0)
+    net = Net(
+        forward,
+        stem=nn.Conv2d(3, 8, 1),
+        cut=nn.Conv2d(2, 2, 5, padding=2, groups=2),
+        twice=nn.Conv2d(8, 8, 3, padding=1),
+        last=nn.Conv2d(8, 32, 3, padding=1),
+    )
+    x = noise(1, 3, 8, 8)
+    for alpha in (0.125, 0.25, 0.5, 0.75):
+        result = octify.convert(net.double().eval(), x, alpha, rules="everywhere")
+        again = octify.convert(net, x, plan=result.plan)
+        assert again.plan == result.plan
+        assert torch.equal(again.model(x), result.model(x))

@@ -89,6 +89,39 @@ def test_a_plan_names_what_is_run_as_it_is_and_is_followed(make: Any, path: str,
     assert replayed.plan == made.plan
 
 
+class Deciding(nn.Module):
+    """It cannot be traced, and what it calls is traced to something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), Guessing(), nn.Conv2d(16, 16, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.part(x)
+        return y if float(y.abs().max()) < 1e9 else y * 2
+
+
+def deciding() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(_block(3), Deciding(), _block(16)).eval()
+
+
+def test_a_plan_says_that_nothing_inside_is_traced(tmp_path: Path) -> None:
+    model = deciding()
+    made = octify.convert(model, X, rules="everywhere", kernels="exact")
+    assert not made.plan.inside and made.plan.convs
+    assert Plan.from_dict(json.loads(json.dumps(made.plan.to_dict()))) == made.plan
+
+    made.save(tmp_path / "octave")
+    loaded = octify.load(tmp_path / "octave", deciding())
+    replayed = octify.convert(model, X, plan=made.plan)
+    with torch.no_grad():
+        y = made.model(X)
+        assert same(loaded(X), y) and same(replayed.model(X), y)
+        assert octify.reference(model, made.plan, X)(X).shape == y.shape
+    assert replayed.plan == made.plan
+
+
 def test_leaves_survive_json_and_old_plans_have_none() -> None:
     plan = octify.convert(inner(), X, rules="everywhere").plan
     document = json.loads(json.dumps(plan.to_dict()))

@@ -1,0 +1,78 @@
+"""In-place operations whose operand others may hold, as the operations that make a new tensor.
+
+``octify.trace.inplace`` has made data flow say what is changed: nothing is lost by computing it apart. It is
+needed, for a rewritten operation may return its operand where the original returned a copy (pooling a map to
+the size it has, say), and an operation in place would then change what others read. Where the operand is new
+and nobody else reads it, as behind a convolution, memory is saved as the model saves it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from octify.compat import ConvNd
+from octify.trace.inplace import changed_by
+
+_NEW = (ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_ARITHMETIC = frozenset(
+    {
+        *(operator.add, operator.sub, operator.mul, operator.truediv),
+        *(torch.add, torch.sub, torch.mul, torch.div, torch.conv2d, F.conv2d, F.linear, F.batch_norm),
+    }
+)
+_METHODS = ("add", "sub", "mul", "div")
+_PLACES: tuple[Any, ...] = (torch, F, Tensor)
+
+
+def put_apart(module: nn.Module, graph: fx.Graph) -> None:
+    """Replace operations in ``graph`` that change, in place, a value that may be another's too."""
+    for node in graph.nodes:
+        operand = changed_by(module, node)
+        if operand is not None and not (len(operand.users) == 1 and _is_new(module, operand)):
+            _replace(module, node)
+
+
+def _is_new(module: nn.Module, node: fx.Node) -> bool:
+    """Return whether a value is surely a tensor of its own, in the rewritten graph as well."""
+    operand = changed_by(module, node)
+    if operand is not None:  # it is its operand
+        return len(operand.users) == 1 and _is_new(module, operand)
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), _NEW)
+    return node.target in (_METHODS if node.op == "call_method" else _ARITHMETIC)
+
+
+def _replace(module: nn.Module, node: fx.Node) -> None:
+    if node.op == "call_module":
+        layer: Any = module.get_submodule(str(node.target))
+        layer.inplace = False
+        return
+    target: Any = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if not name.endswith("_"):
+        _unflag(node, target)
+    elif node.op == "call_method":
+        node.target = name[:-1] if hasattr(Tensor, name[:-1]) else target
+    else:
+        places = [place for place in _PLACES if getattr(place, name, None) is target]
+        node.target = next((getattr(p, name[:-1]) for p in places if hasattr(p, name[:-1])), target)
+
+
+def _unflag(node: fx.Node, target: Any) -> None:
+    """Call a function that has a parameter ``inplace`` without it."""
+    if "inplace" in node.kwargs:
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return
+    try:
+        names = list(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return
+    if "inplace" in names and names.index("inplace") < len(node.args):
+        place = names.index("inplace")
+        node.args = (*node.args[:place], False, *node.args[place + 1 :])
