@@ -54,6 +54,11 @@ def is_the_models(frame: FrameType) -> bool:
     return not frame.f_code.co_filename.startswith((_TORCH, _OCTIFY, "<"))
 
 
+def is_of_octify(frame: FrameType) -> bool:
+    """Return whether a frame runs octify's own code."""
+    return frame.f_code.co_filename.startswith(_OCTIFY)
+
+
 def is_of_types(node: fx.Node) -> bool:
     """Return whether a value follows from the types of tensors alone, whatever their values and sizes are."""
     if node.op == "call_method":

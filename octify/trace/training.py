@@ -1,12 +1,13 @@
 """Differences between a traced graph and the model in training, where a graph has no branches.
 
 A graph is that of eval mode. Layers keep their behaviour in training; the model's own code does not: what it
-decides by ``self.training``, and what it computes without gradients. The lines that do so are noted in one
-run of the model in train mode; where there are any, both are run in train mode, and what differs is told.
+decides by ``self.training``, what it computes without gradients, and what it changes in place behind dropout.
+Both are run in train mode, and what differs is told, with the lines that were noted meanwhile.
 """
 
 from __future__ import annotations
 
+import functools
 import linecache
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,10 +19,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from octify.errors import InputSizeError
 from octify.trace.asked import is_the_models
 from octify.trace.duplicate import duplicate
 from octify.trace.noise import Nearness, same
-from octify.trace.sameness import difference, tensors_of
+from octify.trace.parted import Line, changed_in_eval_alone
+from octify.trace.reached import reached, traced_back
+from octify.trace.sameness import difference
 from octify.trace.trial import Trial, of_batch, run
 
 _CONTEXTS = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)
@@ -32,27 +36,72 @@ _SHOWN = 4
 
 def in_training(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]) -> tuple[str, ...]:
     """Sentences on what ``graph``, traced of ``model``, does otherwise in train mode at ``inputs``."""
-    batch = of_batch(inputs) or inputs  # of two samples at least: norms ask for them
-    with noted() as lines:
-        trained = run(duplicate(model).train(), batch)
     remarks = _modes(model, graph)
-    if trained.error is not None or not lines:
+    with noted() as lines:
+        batch, original, expected = _trained(model, inputs)
+    if expected.error is not None:
         return remarks
-    original: nn.Module = duplicate(model).train()
+    own = _in_modes_of(original, graph)
+    actual = traced_back(own, batch)
+    if isinstance(actual.error, InputSizeError):  # it was made for one batch, and says so
+        batch, original, expected = _once(model, inputs)
+        own = _in_modes_of(original, graph)
+        actual = traced_back(own, inputs)
+    differences = _differences(original, expected, own, actual)
+    if not differences or expected.error is not None or _is_unsteady(model, batch, original, expected):
+        return remarks
+    reasons = _reasons(lines, changed_in_eval_alone(model, batch))
+    return (
+        *remarks,
+        f"in training the converted model does otherwise than the model: {'; '.join(differences)}. It is the "
+        f"model's code in eval mode{reasons}",
+    )
+
+
+def _trained(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Sequence[Tensor], nn.Module, Trial]:
+    """The inputs, a copy of ``model`` in train mode, and its run on them: on two samples if it takes them."""
+    batch = of_batch(inputs)  # norms ask for two
+    first = _once(model, batch) if batch else _once(model, inputs)
+    return first if first[2].error is None or not batch else _once(model, inputs)
+
+
+def _once(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Sequence[Tensor], nn.Module, Trial]:
+    own: nn.Module = duplicate(model).train()
+    return inputs, own, traced_back(own, inputs)
+
+
+def _in_modes_of(original: nn.Module, graph: nn.Module) -> nn.Module:
+    """A copy of ``graph`` in train mode, less what the model's own ``train`` leaves in eval mode."""
     own: nn.Module = duplicate(graph).train()
-    expected, actual = run(original, batch, grad=True), run(own, batch, grad=True)
-    differences = [
+    modes = {path: each.training for path, each in original.named_modules()}
+    for path, each in own.named_modules():
+        each.training = modes.get(path, True)
+    return own
+
+
+def _differences(original: nn.Module, expected: Trial, own: nn.Module, actual: Trial) -> list[str]:
+    return [
         *_results(expected, actual),
         *_gradients(original, expected, own, actual),
         *_buffers(original, own),
     ]
-    if not differences:
-        return remarks
-    return (
-        *remarks,
-        f"in training the converted model does otherwise than the model: {'; '.join(differences)}. It is the "
-        f"model's code in eval mode, and decides no more at: {_listed(lines)}",
-    )
+
+
+def _is_unsteady(model: nn.Module, inputs: Sequence[Tensor], original: nn.Module, expected: Trial) -> bool:
+    """Return whether the model itself does otherwise with the same random numbers."""
+    _, again, second = _once(model, inputs)
+    return second.error is not None or bool(_differences(original, expected, again, second))
+
+
+def _reasons(lines: Sequence[Line], changed: Sequence[Line]) -> str:
+    """Lines of the model's code that may be the cause of a difference in training."""
+    reasons = [f"decides no more at: {_listed(lines)}"] if lines else []
+    if changed:
+        reasons.append(
+            "takes for one tensor what are two in training (dropout returns its input itself in eval mode "
+            f"alone), where one is changed in place: {_listed(changed)}"
+        )
+    return f", and {', and '.join(reasons)}" if reasons else "; which line is the cause is not known"
 
 
 def causes(model: nn.Module, inputs: Sequence[Tensor]) -> str:
@@ -62,7 +111,7 @@ def causes(model: nn.Module, inputs: Sequence[Tensor]) -> str:
     with noted(modes=False) as lines:
         run(own, inputs)
     written = [name for name, b in own.named_buffers() if name in before and not same(b, before[name])]
-    reasons = [f"it computes in a context at {_listed(lines)}"] if lines else []
+    reasons = [f"it computes in a context, or asks for one, at {_listed(lines)}"] if lines else []
     reasons += [f"its forward writes the buffers {_some(written)}"] if written else []
     return "; ".join(reasons)
 
@@ -98,29 +147,20 @@ def _gradients(original: nn.Module, expected: Trial, own: nn.Module, actual: Tri
     """Parameters that are trained in one and not in the other."""
     if expected.error is not None or actual.error is not None:
         return []
-    there, here = _trained(original, expected.result), _trained(own, actual.result)
+    there, here = reached(original, expected.result), reached(own, actual.result)
+    if there is None or here is None:
+        return []
     both = dict(original.named_parameters()).keys() & dict(own.named_parameters()).keys()
     more, less = sorted((here - there) & both), sorted((there - here) & both)
     remarks = [f"it gives gradients to parameters that get none in the model ({_some(more)})"] if more else []
     return remarks + ([f"it gives no gradients to {_some(less)}"] if less else [])
 
 
-def _trained(module: nn.Module, result: Any) -> set[str]:
-    """Names of the parameters that a result depends on."""
-    ends = [t for t in tensors_of(result) if t.requires_grad]
-    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    if not ends or not named:
-        return set()
-    try:
-        grads = torch.autograd.grad([t.abs().sum() for t in ends], list(named.values()), allow_unused=True)
-    except RuntimeError:  # what has no derivative cannot be trained
-        return set()
-    return {name for name, grad in zip(named, grads, strict=True) if grad is not None}
-
-
 def _buffers(original: nn.Module, own: nn.Module) -> list[str]:
     here = dict(own.named_buffers())
-    lost = [name for name, b in original.named_buffers() if name in here and not same(b, here[name])]
+    lost = [
+        name for name, b in original.named_buffers() if name in here and not Nearness.exact(b, here[name], 0)
+    ]
     return [f"its buffers get other values ({_some(lost)})"] if lost else []
 
 
@@ -129,7 +169,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _listed(lines: Sequence[tuple[str, str]]) -> str:
+def _listed(lines: Sequence[Line]) -> str:
     shown = [f"`{text}` ({where})" for text, where in lines]
     return _some(shown)
 
@@ -158,9 +198,9 @@ class _Mode:
 
 
 @contextmanager
-def noted(*, modes: bool = True) -> Iterator[list[tuple[str, str]]]:
-    """Meanwhile lines (text, and ``file:line``) that enter a context (or read a mode) are noted."""
-    lines: list[tuple[str, str]] = []
+def noted(*, modes: bool = True) -> Iterator[list[Line]]:
+    """Meanwhile lines (text, and ``file:line``) that enter a context (or ask for a mode) are noted."""
+    lines: list[Line] = []
 
     def note() -> None:
         line = _line()
@@ -172,18 +212,22 @@ def noted(*, modes: bool = True) -> Iterator[list[tuple[str, str]]]:
             stack.enter_context(patch.object(nn.Module, "training", _Mode(note), create=True))
         for kind in _CONTEXTS:
             stack.enter_context(patch.object(kind, "__enter__", _noting(kind.__enter__, note)))
+        stack.enter_context(patch.object(torch, "is_grad_enabled", _noting(torch.is_grad_enabled, note)))
+        switch: Any = torch.set_grad_enabled  # a context that is entered when it is made
+        stack.enter_context(patch.object(switch, "__init__", _noting(switch.__init__, note)))
         yield lines
 
 
 def _noting(enter: Any, note: Any) -> Any:
-    def entered(self: Any) -> Any:
+    @functools.wraps(enter)
+    def entered(*args: Any, **kwargs: Any) -> Any:
         note()
-        return enter(self)
+        return enter(*args, **kwargs)
 
     return entered
 
 
-def _line() -> tuple[str, str] | None:
+def _line() -> Line | None:
     """The line of the model's code that runs now; None where PyTorch's own code asks for itself."""
     frame: FrameType | None = sys._getframe(3)
     while frame is not None and frame.f_code.co_name in _ON_BEHALF:

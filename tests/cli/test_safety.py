@@ -200,6 +200,50 @@ def test_names_neither_steer_the_terminal_nor_are_markup(octify: Octify, tmp_pat
         assert "\x1b" not in outcome.err and "\\x1b]0;title\\x07" in outcome.err
 
 
+ODD_CLASSES = """
+import torch
+from torch import nn
+
+class Asks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x) if float(x.abs().mean()) < 1e9 else x
+
+class Fails(nn.Module):
+    def forward(self, x):
+        raise ValueError("no \\x1b[31mred\\x9b2J of \\x07 this [/bold]")
+
+for kind in (Asks, Fails):
+    kind.__name__ = kind.__qualname__ = "Evil\\x1b]0;title\\x07[/red]\\x9b"
+
+def asks():
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), Asks(), nn.Conv2d(16, 16, 3, padding=1))
+
+def fails():
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), Fails())
+
+def itself():
+    return Fails()
+"""
+
+
+@pytest.mark.parametrize("name", ["asks", "fails", "itself"])
+def test_names_of_classes_and_what_they_raise_do_not_steer_the_terminal(
+    octify: Octify, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "net.py").write_text(ODD_CLASSES)
+    for command in (("inspect",), ("convert", "-o", tmp_path / "out")):
+        outcome = octify(
+            command[0], f"{tmp_path / 'net.py'}:{name}", "--input", "1x3x16x16", "-v", *command[1:]
+        )
+        assert outcome.code == (0 if name == "asks" else 2), outcome.err
+        assert not set("\x1b\x07\x9b") & set(outcome.out + outcome.err)
+        assert "Evil\\x1b" in outcome.out + outcome.err
+
+
 def test_printable_text_is_what_a_terminal_shows() -> None:
     assert printable("plain ünïcode\n\ttext 漢") == "plain ünïcode\n\ttext 漢"
     assert printable("a\x1b[2J\r\x9b\u202eb\udce9") == "a\\x1b[2J\\x0d\\x9b\\u202eb\\xe9"

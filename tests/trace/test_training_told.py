@@ -70,6 +70,34 @@ class Decorated(Base):
         return self.h(self.b(self.features(x)).mean((2, 3)))  # or here
 
 
+class Switched(Base):
+    def forward(self, x: Tensor) -> Any:
+        with torch.set_grad_enabled(False):  # here
+            y = self.a(x)
+        return self.h(self.b(y).mean((2, 3)))
+
+
+class AsksForGradients(Base):
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x)
+        if torch.is_grad_enabled():
+            y = y + 0.1 * torch.randn_like(y)
+        return self.h(self.b(y).mean((2, 3)))
+
+
+class AlwaysOn(Base):
+    """Its dropout knows no eval mode."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.h(F.dropout(self.b(self.a(x)), 0.1).mean((2, 3)))
+
+
+class Checkpointed(Base):
+    def forward(self, x: Tensor) -> Any:
+        y = torch.utils.checkpoint.checkpoint(self.a, x, use_reentrant=False)
+        return self.h(self.b(y).mean((2, 3)))
+
+
 class Layers(Base):
     """All that depends on the mode are layers, which are kept."""
 
@@ -115,7 +143,7 @@ def told(kind: Any, *, training: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("kind", [Drop, Norm, Auxiliary, NoGrad, Average, Decorated])
+@pytest.mark.parametrize("kind", [Drop, Norm, Auxiliary, NoGrad, Average, Decorated, Switched])
 def test_code_that_goes_by_the_mode_is_named(kind: Any, training: bool) -> None:
     lines, start = inspect.getsourcelines(kind)
     (sentence,) = told(kind, training=training)
@@ -123,12 +151,12 @@ def test_code_that_goes_by_the_mode_is_named(kind: Any, training: bool) -> None:
     assert any(f"({place})" in sentence for place in places)
 
 
-@pytest.mark.parametrize("kind", [Layers, Detached, Asked])
+@pytest.mark.parametrize("kind", [Layers, Detached, Asked, AlwaysOn, Checkpointed])
 def test_what_is_the_same_in_training_is_not_spoken_of(kind: Any) -> None:
     assert told(kind, training=True) == []
 
 
-@pytest.mark.parametrize("kind", [Layers, Detached, Asked])
+@pytest.mark.parametrize("kind", [Layers, Detached, Asked, AlwaysOn, Checkpointed])
 def test_and_it_is_the_same(kind: Any) -> None:
     torch.manual_seed(0)
     model = kind().train()
@@ -166,7 +194,10 @@ class Counts(Base):
         return self.h(self.b(self.a(x)).mean((2, 3)) * self.centre)
 
 
-@pytest.mark.parametrize(("kind", "cause"), [(Autocast, "torch.autocast"), (Counts, "buffers centre")])
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [(Autocast, "torch.autocast"), (Counts, "buffers centre"), (AsksForGradients, "is_grad_enabled")],
+)
 def test_a_refusal_names_the_cause(kind: Any, cause: str) -> None:
     with pytest.raises(octify.OctifyError, match=cause):
         octify.convert(kind().eval(), X, rules="everywhere")
