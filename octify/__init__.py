@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from octify.conversion import Result
     from octify.errors import OctifyError
     from octify.export import ExportResult, ProgramResult, export_onnx, export_program
+    from octify.int8 import Int8Result, export_int8
     from octify.latency.bench import bench
     from octify.latency.rows import BenchResult
     from octify.plan import ConvPlan, Plan
@@ -29,6 +30,7 @@ _HOME = {
     "BenchResult": "octify.latency.bench",
     "ConvPlan": "octify.plan",
     "ExportResult": "octify.export",
+    "Int8Result": "octify.int8",
     "OctifyError": "octify.errors",
     "Plan": "octify.plan",
     "ProgramResult": "octify.export",
@@ -37,6 +39,7 @@ _HOME = {
     "SweepResult": "octify.sweeps.run",
     "bench": "octify.latency.bench",
     "convert": "octify.api",
+    "export_int8": "octify.int8",
     "export_onnx": "octify.export",
     "export_program": "octify.export",
     "inspect": "octify.api",
@@ -50,6 +53,7 @@ __all__ = [
     "BenchResult",
     "ConvPlan",
     "ExportResult",
+    "Int8Result",
     "OctifyError",
     "Plan",
     "ProgramResult",
@@ -58,6 +62,7 @@ __all__ = [
     "SweepResult",
     "bench",
     "convert",
+    "export_int8",
     "export_onnx",
     "export_program",
     "inspect",

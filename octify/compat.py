@@ -23,6 +23,7 @@ __all__ = [
     "ASSERTIONS",
     "BATCH_NORM_FORWARDS",
     "CONV_FORWARD",
+    "FAKE_TENSOR_LOG",
     "LAYER_METHODS",
     "BatchNorm",
     "CodeGen",
@@ -76,6 +77,8 @@ except ImportError:
         *(*BatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),  # type: ignore
         *(nn.LazyInstanceNorm1d, nn.LazyInstanceNorm2d, nn.LazyInstanceNorm3d),
     )
+# Name of the log in which fake tensors tell what they refuse; another name is a log that nobody writes to.
+FAKE_TENSOR_LOG = "torch._subclasses.fake_tensor"
 # BatchNorm1d, 2d and 3d inherit one; that of SyncBatchNorm is the same in eval mode.
 BATCH_NORM_FORWARDS = frozenset({nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward})
 try:

@@ -20,10 +20,10 @@ from torch import Tensor
 from octify.allocate.budget import FreeSet, Level
 from octify.allocate.path import ErrorCurve, convex
 from octify.allocate.plans import Plans
-from octify.calibrate.channels.choices import Chunks
 from octify.calibrate.inputs.images import Images
 from octify.calibrate.options import Calibration
 from octify.calibrate.recipe import calibrate_on
+from octify.calibrate.streams.chunks import Chunks
 from octify.calibrate.streams.sizes import batch_of
 from octify.passes.resolve import Planned
 from octify.plan import Plan

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from octify.calibrate.channels.convolution import channels_second
+from octify.calibrate.streams.chunks import Chunks
 from octify.calibrate.streams.observe import observe
 from octify.layout.channels import ConvNode, Mask, Resolved, mask_of
 from octify.ops.base import operand
@@ -28,8 +29,6 @@ _WIDTH = 1 / 16
 _QUARTER = 0.25  # cycles per pixel: the most that half the resolution can hold
 _MOST_INPUTS = 16  # spectra are means over channels and positions as well, and change little with more
 _CONSTANT = 1e-12  # of the power of the channel's values: what is less is rounding
-
-Chunks = Sequence[tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from octify.cli.options.calibration import inputs_of, warnings_of
 from octify.cli.session import Session
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from octify.cli.options.int8 import Int8Settings
     from octify.export import FileResult
+    from octify.int8 import Int8Result
+    from octify.source import Source
 
 PROGRAM = ".pt2"  # the suffix of PyTorch programs
 
@@ -40,14 +44,20 @@ class Exported:
 
 
 def write_onnx(
-    run: Session, model: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, dynamic_batch: bool = True
+    run: Session,
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    path: Path,
+    *,
+    dynamic_batch: bool = True,
+    target: str = "onnxruntime",
 ) -> Exported:
     """Export ``model`` to ``path``; CheckFailed, and no file, when onnxruntime disagrees with PyTorch."""
     from octify.export import export_onnx
 
     run.progress(f"exporting {path.name}")
-    result = export_onnx(model, inputs, path, dynamic_batch=dynamic_batch)
-    return Exported(result, f", opset {result.opset}", "onnxruntime against PyTorch")
+    result = export_onnx(model, inputs, path, dynamic_batch=dynamic_batch, target=target)
+    return Exported(result, f", opset {result.opset}, for {target}", "onnxruntime against PyTorch")
 
 
 def write_program(
@@ -59,3 +69,33 @@ def write_program(
     run.progress(f"exporting {path.name}")
     result = export_program(model, inputs, path, dynamic_batch=dynamic_batch)
     return Exported(result, "; torch.export.load reads it, without octify", "the program against the model")
+
+
+def write_int8(
+    run: Session,
+    model: nn.Module,
+    source: Source,
+    path: Path,
+    settings: Int8Settings,
+    *,
+    dynamic_batch: bool = True,
+    target: str = "onnxruntime",
+) -> Int8Result:
+    """Write ``model`` in int8 to ``path``; CheckFailed, and no file, when it agrees too little."""
+    from octify.int8 import export_int8
+
+    data = settings.data.open(run, source)
+    result = export_int8(
+        model,
+        source.example_inputs,
+        path,
+        inputs_of(data),
+        dynamic_batch,
+        target=target,
+        min_agreement=settings.min_agreement,
+        max_error=settings.max_error,
+        reduce_range=settings.reduce_range,
+        progress=run.progress,
+    )
+    run.warn(*warnings_of(data), *result.warnings)
+    return result

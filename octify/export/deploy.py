@@ -24,11 +24,14 @@ from octify.export.crop import CropToConvolution
 from octify.export.halving import HalvingPoolToConvolution
 from octify.export.linear import MergeIntoLinear
 from octify.export.mean import MeanToPool
+from octify.export.oddpool import OddPoolToConvolution
 from octify.export.pad import PadIntoPool
 from octify.export.resize import ResizeByScales, ResizeToConstantSize
 from octify.export.slices import SlicesToOne
 from octify.export.sums import SumsInOrder
+from octify.export.targets import ExportTarget, is_for
 from octify.export.upsample import UpsampleBeforeConvolution
+from octify.export.widening import WideningOfHigh, WideningOfLow
 
 
 class Rule(Protocol):
@@ -37,7 +40,8 @@ class Rule(Protocol):
     def apply_to_model(self, model: ir.Model) -> object: ...
 
 
-# In order, each to the whole graph: a later rule matches what an earlier one wrote.
+# In order, each to the whole graph: a later rule matches what an earlier one wrote. Rules that are not for
+# every target stand in octify.export.targets.
 RULES: tuple[Rule, ...] = (
     BatchNormToConvolution.rule(),
     ResizeByScales.rule(),
@@ -45,11 +49,14 @@ RULES: tuple[Rule, ...] = (
     PoolWithoutCeil.rule("AveragePool"),
     PoolWithoutCeil.rule("MaxPool"),
     HalvingPoolToConvolution.rule(),
+    OddPoolToConvolution.rule(),
     PadIntoPool.rule(),
     MeanToPool.rule(),
     SlicesToOne.rule(),
     MergeIntoLinear.rule(),
     CropToConvolution.rule(),
+    WideningOfHigh.rule(),
+    WideningOfLow.rule(),
     UpsampleBeforeConvolution.rule(),
     SumsInOrder(),
     ActivationOfSum.rule("Clip"),
@@ -57,14 +64,16 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def make_deployable(model: ir.Model) -> None:
-    """Apply every rule to ``model`` and clean up, in place.
+def make_deployable(model: ir.Model, target: ExportTarget = ExportTarget.onnxruntime) -> None:
+    """Apply every rule for ``target`` to ``model`` and clean up, in place.
 
     Names and stack traces of the Python source go too: a file to hand on does not carry the paths
     of the machine it was made on.
     """
     constants_in_order(model)
     for rule in RULES:
+        if not is_for(rule, target):
+            continue
         rule.apply_to_model(model)
     for clean_up in (
         passes.RemoveUnusedNodesPass(),

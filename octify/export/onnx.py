@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,12 @@ from octify.export.calls import (
     shortened,
     with_batch,
 )
-from octify.export.deploy import make_deployable
+from octify.export.deploy import constants_in_order, make_deployable
 from octify.export.fold import fold_batchnorm
 from octify.export.plain import plain
 from octify.export.result import ExportResult
 from octify.export.split import split_by_convolution
+from octify.export.targets import ExportTarget, target_named
 from octify.files import check_file, staged_file
 from octify.trace.tracer import user_line
 
@@ -53,6 +55,8 @@ def export_onnx(
     path: str | Path,
     dynamic_batch: bool = True,
     opset: int | None = None,
+    *,
+    target: str = "onnxruntime",
 ) -> ExportResult:
     """Write ``model`` as one self-contained float32 ONNX file and compare it with PyTorch.
 
@@ -69,6 +73,10 @@ def export_onnx(
         and at one more.
     opset:
         ONNX opset version; the exporter's own choice if None.
+    target:
+        The runtime that the file is for (``octify.export.targets``): ``"onnxruntime"``,
+        ``"openvino"``, ``"ncnn"``, or, to be quantized for them, ``"onnxruntime-int8"`` or
+        ``"openvino-int8"``. Every file computes the same; another runtime takes longer for it.
 
     Raises
     ------
@@ -77,18 +85,46 @@ def export_onnx(
     CheckFailed
         onnxruntime's answers are further from PyTorch's than the model's own rounding noise explains.
     OctifyError
-        ``path`` cannot be written.
+        ``path`` cannot be written, or there is no such target.
     """
-    path = Path(path)
+    path, runtime = Path(path), target_named(target)
     check_file(path)
-    inputs = as_inputs(example_inputs)
+    return written(captured(model, as_inputs(example_inputs), dynamic_batch, opset), path, runtime)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A model as the exporter writes it, and the calls that a file of it must answer as the model does."""
+
+    program: ir.Model
+    checks: Checks
+
+    def copy(self) -> Captured:
+        """A second one, whose graph is another."""
+        return Captured(ir.from_proto(ir.to_proto(self.program)), self.checks)
+
+
+def captured(
+    model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool, opset: int | None = None
+) -> Captured:
+    """Capture ``model``, BatchNorm folded, and compute its answers. Raises ExportError."""
     reference = copy.deepcopy(model).cpu().float().eval()
     with quiet():
         checks = expected_outputs(reference, inputs, dynamic_batch)
         ready = fold_batchnorm(split_by_convolution(copy.deepcopy(reference)), inputs)
         program = _to_onnx(plain(ready, inputs), inputs, dynamic_batch, opset)
-        make_deployable(program)
-    del reference  # models can be large, and writing one copies it more than once
+        constants_in_order(program)
+    return Captured(program, checks)
+
+
+def written(source: Captured, path: Path, target: ExportTarget) -> ExportResult:
+    """Write ``source`` for ``target``, its graph changed in place, and compare the file's answers.
+
+    Raises ExportError or CheckFailed, and then there is no file.
+    """
+    program, checks = source.program, source.checks
+    with quiet():
+        make_deployable(program, target)
     _name_outputs(program.graph, next(iter(checks.values()))[1].names)
     with staged_file(path) as staged:
         _save(program, staged)
@@ -104,6 +140,7 @@ def export_onnx(
         opset=program.opset_imports[""],
         bytes=size,
         ops=dict(Counter(node.op_type for node in program.graph).most_common()),
+        target=target.value,
     )
 
 

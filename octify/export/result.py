@@ -34,7 +34,11 @@ class ProgramResult(FileResult):
 
 @dataclass(frozen=True)
 class ExportResult(FileResult):
-    """An ONNX file, compared in onnxruntime; ``ops`` is the number of nodes by operator."""
+    """An ONNX file, compared in onnxruntime; ``ops`` is the number of nodes by operator.
+
+    ``target`` is the runtime that its graph was written for.
+    """
 
     opset: int
     ops: dict[str, int]
+    target: str = "onnxruntime"

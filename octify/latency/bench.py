@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from octify.checks.door import check_count, check_inputs, check_model
 from octify.errors import OctifyError
-from octify.export import export_onnx
+from octify.latency.device import require_device
+from octify.latency.files import Contestant, Exports
+from octify.latency.machine import facts, machine, versions
 from octify.latency.memory import peak_of_call, peak_of_file
 from octify.latency.profile import by_op_type
 from octify.latency.rounds import MIN_SECONDS, ROUNDS, interleaved
@@ -21,8 +23,6 @@ from octify.latency.rows import BenchResult, OpTime, Row, Timing
 from octify.latency.runtime import RUNTIMES, Run, Setting
 from octify.progress import Tell
 from octify.trace import trace
-
-Contestant = nn.Module | str | Path
 
 
 def bench(
@@ -36,6 +36,7 @@ def bench(
     min_seconds: float = MIN_SECONDS,
     profile: bool = False,
     memory: bool = True,
+    device: str = "cpu",
     progress: Tell = lambda phase: None,
 ) -> BenchResult:
     """Time models against each other in interleaved rounds.
@@ -47,8 +48,10 @@ def bench(
     example_inputs:
         A tensor (N, C, H, W), or a sequence of tensors.
     runtimes:
-        Any of ``"onnxruntime"``, ``"onnxruntime-cuda"``, ``"eager"``, ``"channels-last"``, ``"compile"``;
-        modules are exported for onnxruntime, BatchNorm folded, and checked. By default onnxruntime alone.
+        Any of ``"onnxruntime"``, ``"onnxruntime-int8"``, ``"onnxruntime-cuda"``, ``"openvino"``,
+        ``"openvino-int8"``, ``"eager"``, ``"channels-last"``, ``"compile"``. Modules are exported for the
+        runtime at each batch size, BatchNorm folded, and checked; for int8 they are quantized with ranges of
+        the example inputs, good for timing only. By default onnxruntime alone.
     threads:
         Number of threads of one operator.
     batches:
@@ -59,6 +62,8 @@ def bench(
         Also sum onnxruntime's kernel times by operator type.
     memory:
         Also measure peak memory.
+    device:
+        Device of PyTorch's runtimes: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
 
     Raises
     ------
@@ -78,18 +83,20 @@ def bench(
         check_count("the batch size", batch)
     names = tuple(runtimes or ("onnxruntime",))
     _check(models, names)
+    require_device(device, names)
     rows: list[Row] = []
     with _threads(threads), contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        files = _files(models, names, inputs, folder, progress)
+        exports = Exports(models, folder, progress)
         macs = {name: _macs(model, inputs) for name, model in models.items()}
         for batch in batches or (len(inputs[0]),):
             resized = tuple(_of_batch(x, batch, len(inputs[0])) for x in inputs)
             for runtime in names:
-                case = _Case(runtime, batch, threads, resized, files, macs, progress)
+                files = exports.of(RUNTIMES[runtime], resized)
+                case = _Case(runtime, batch, Setting(threads, device), resized, files, macs, progress)
                 timed = case.timed(models, rounds, min_seconds)
-                rows += [case.row(name, models[name], *timed[name], profile, memory) for name in models]
-    return BenchResult(tuple(rows), _machine(), _versions())
+                rows += [case.row(name, *timed[name], profile, memory) for name in models]
+    return BenchResult(tuple(rows), machine(), versions(), facts(threads))
 
 
 def _check(models: Mapping[str, Contestant], runtimes: Sequence[str]) -> None:
@@ -101,6 +108,11 @@ def _check(models: Mapping[str, Contestant], runtimes: Sequence[str]) -> None:
         if reason is not None:
             raise OctifyError(f"{name} is not available", why=reason)
         files = [key for key, model in models.items() if not isinstance(model, nn.Module)]
+        if runtime.int8 and files:
+            raise OctifyError(
+                f"{name} quantizes modules, and {files[0]} is an ONNX file",
+                hint=f"--runtime {name.removesuffix('-int8')} runs an int8 file as well as a float one",
+            )
         if runtime.takes == "module" and files:
             raise OctifyError(
                 f"{name} cannot run {files[0]}",
@@ -110,26 +122,6 @@ def _check(models: Mapping[str, Contestant], runtimes: Sequence[str]) -> None:
     for name, model in models.items():
         if not isinstance(model, nn.Module) and not Path(model).is_file():
             raise OctifyError(f"no such file: {model}", hint=f"check the path of {name}")
-
-
-def _files(
-    models: Mapping[str, Contestant],
-    runtimes: Sequence[str],
-    inputs: tuple[Tensor, ...],
-    folder: Path,
-    progress: Tell,
-) -> dict[str, Path]:
-    """ONNX file of every model, if a runtime needs one; modules are exported into ``folder``."""
-    if not any(RUNTIMES[name].takes == "onnx" for name in runtimes):
-        return {}
-    files = {}
-    for i, (name, model) in enumerate(models.items()):
-        if isinstance(model, nn.Module):
-            progress(f"exporting {name}")
-            files[name] = export_onnx(model, inputs, folder / f"{i}.onnx").path
-        else:
-            files[name] = Path(model)
-    return files
 
 
 def _macs(model: Contestant, inputs: Sequence[Tensor]) -> int | None:
@@ -151,7 +143,7 @@ class _Case:
 
     runtime: str
     batch: int
-    threads: int
+    setting: Setting
     inputs: tuple[Tensor, ...]
     files: Mapping[str, Path]
     macs: Mapping[str, int | None]
@@ -165,14 +157,14 @@ class _Case:
         for name, model in models.items():
             self.progress(f"preparing {name} in {self.runtime}")
             own = self.files[name] if takes == "onnx" else model
-            runs[name] = prepare(own, self.inputs, Setting(self.threads))  # type: ignore[arg-type]
+            runs[name] = prepare(own, self.inputs, self.setting)  # type: ignore[arg-type]
             self._try(name, runs[name])
 
         def tell(what: str, done: int, of: int) -> None:
             self.progress(f"{self.runtime}, batch {self.batch}: {what} ({done + 1} of {of})")
 
         timings = interleaved(
-            runs, threads=self.threads, rounds=rounds, min_seconds=min_seconds, progress=tell
+            runs, threads=self.setting.threads, rounds=rounds, min_seconds=min_seconds, progress=tell
         )
         return {name: (timings[name], runs[name]) for name in runs}
 
@@ -187,7 +179,7 @@ class _Case:
                 hint="--input and --batch must be what the model takes",
             ) from error
 
-    def row(self, name: str, model: Contestant, timing: Timing, run: Run, profile: bool, memory: bool) -> Row:
+    def row(self, name: str, timing: Timing, run: Run, profile: bool, memory: bool) -> Row:
         first = next(iter(self.macs))
         mine, base = self.macs[name], self.macs[first]
         efficiency = timing.speedup * mine / base if mine and base else None
@@ -195,7 +187,7 @@ class _Case:
             name,
             self.runtime,
             self.batch,
-            self.threads,
+            self.setting.threads,
             timing,
             None if mine is None else mine,
             efficiency,
@@ -204,15 +196,16 @@ class _Case:
         )
 
     def _peak(self, name: str, run: Run) -> int | None:
-        if self.runtime == "onnxruntime":
+        if RUNTIMES[self.runtime].session:
             shapes = [(tuple(x.shape), str(x.dtype).removeprefix("torch.")) for x in self.inputs]
-            return peak_of_file(self.files[name], shapes, self.threads)
-        return peak_of_call(run) if self.runtime in ("eager", "channels-last") else None
+            return peak_of_file(self.files[name], shapes, self.setting.threads)
+        on_cpu = self.setting.device == "cpu" and self.runtime in ("eager", "channels-last")
+        return peak_of_call(run) if on_cpu else None
 
     def _ops(self, name: str) -> tuple[OpTime, ...]:
-        if self.runtime != "onnxruntime":
+        if not RUNTIMES[self.runtime].session:
             return ()
-        return by_op_type(self.files[name], self.inputs, self.threads)
+        return by_op_type(self.files[name], self.inputs, self.setting.threads)
 
 
 @contextlib.contextmanager
@@ -223,20 +216,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _machine() -> str:
-    """Name of the processor, and the instruction set that PyTorch's kernels use."""
-    import platform
-
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {package: version(package) for package in ("torch", "onnxruntime")}

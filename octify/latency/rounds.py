@@ -1,6 +1,7 @@
 """Interleaved timing: each round times every contestant once, so that drift of the machine hits all alike.
 
-A figure is the median over the rounds; a speed-up is the median of the ratios round by round.
+A figure is the median over the rounds; a speed-up is the median of the ratios round by round. How sure it
+is, the ratio of the medians says, with its interval (``octify.latency.ratio``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch.utils.benchmark import Timer
 
+from octify.latency.ratio import ratio_of_medians
 from octify.latency.rows import Timing
 
 ROUNDS = 20
@@ -51,5 +53,5 @@ def interleaved(
 
 def _timing(own: Sequence[float], first: Sequence[float]) -> Timing:
     low, middle, high = statistics.quantiles(own, n=4) if len(own) > 1 else (own[0],) * 3
-    ratio = statistics.median(a / b for a, b in zip(first, own, strict=True))
-    return Timing(1e3 * middle, 1e3 * low, 1e3 * high, ratio, len(own))
+    speedup = statistics.median(a / b for a, b in zip(first, own, strict=True))
+    return Timing(1e3 * middle, 1e3 * low, 1e3 * high, speedup, len(own), ratio_of_medians(first, own))

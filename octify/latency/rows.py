@@ -12,6 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from octify.checks.printable import Printable
+from octify.latency.ratio import Ratio
+
+_TIMING = ("batch", "threads", "ms", "quartiles", "speed-up")
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,30 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, times in milliseconds."""
-        return asdict(self) | {"timing": asdict(self.timing) | {"spread": self.timing.spread}}
+        ratio = self.timing.ratio
+        judged = asdict(ratio) | {"significant": ratio.significant, "verdict": ratio.verdict}
+        timing = asdict(self.timing) | {"spread": self.timing.spread, "ratio": judged}
+        return asdict(self) | {"timing": timing}
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """All rows of a bench, and the machine they were measured on. ``print(result)`` shows a table."""
+    """All rows of a bench, and the machine they were measured on. ``print(result)`` shows a table.
+
+    ``facts`` are those of ``octify.latency.machine``.
+    """
 
     rows: tuple[Row, ...]
     machine: str
     versions: Mapping[str, str]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return {
             "machine": self.machine,
             "versions": dict(self.versions),
+            "facts": dict(self.facts),
             "rows": [row.to_dict() for row in self.rows],
         }
 
@@ -78,6 +89,8 @@ class Timing:
         Statistics over the rounds.
     speedup:
         Median over the rounds of (time of the first contestant / time of this one).
+    ratio:
+        Median time of the first contestant over this one's, with its 95 % interval.
     """
 
     median: float
@@ -85,6 +98,7 @@ class Timing:
     quartile3: float
     speedup: float
     rounds: int
+    ratio: Ratio
 
     @property
     def spread(self) -> float:
@@ -114,8 +128,8 @@ def render(result: BenchResult) -> Iterator[RenderableType]:
 
 
 def as_text(result: BenchResult) -> str:
-    """Render the tables as plain text of at most 140 columns."""
-    console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
+    """Render the tables as plain text of at most 180 columns."""
+    console = Console(file=io.StringIO(), width=180, color_system=None, markup=False, emoji=False)
     console.print(Printable(result))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -128,16 +142,25 @@ def _rows(result: BenchResult) -> Table:
     )
     for name in ("model", "runtime"):
         table.add_column(name)
-    for name in ("batch", "threads", "ms", "quartiles", "speed-up", "GMACs", "efficiency", "peak MiB"):
-        table.add_column(name, justify="right")
+    for name in (*_TIMING, "95 % interval", "verdict", "GMACs", "efficiency", "peak MiB"):
+        table.add_column(name, justify="left" if name == "verdict" else "right")
     for row in result.rows:
         table.add_row(
             *timing_cells(row),
+            *_verdict(row),
             "-" if row.macs is None else f"{row.macs / 1e9:.3f}",
             "-" if row.efficiency is None else f"{row.efficiency:.2f}",
             "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f}",
         )
     return table
+
+
+def _verdict(row: Row) -> tuple[str, str]:
+    """The interval of the ratio to the first model, and what it says; nothing of the first itself."""
+    ratio = row.timing.ratio
+    if ratio.low == ratio.high == 1:
+        return "-", "-"
+    return f"{ratio.low:.2f} - {ratio.high:.2f}", ratio.verdict
 
 
 def _ops(row: Row) -> Table:
@@ -188,7 +211,7 @@ def render_latency(latency: LatencyRows) -> Iterator[RenderableType]:
     """Render medians and speed-ups."""
     title = f"latency: {latency.machine}"
     table = Table("model", "runtime", title=title, title_justify="left", header_style="bold")
-    for name in ("batch", "threads", "ms", "quartiles", "speed-up"):
+    for name in _TIMING:
         table.add_column(name, justify="right")
     for row in latency.rows:
         table.add_row(*timing_cells(row))

@@ -24,6 +24,8 @@ from octify.errors import ExportError, OctifyError
 from octify.export.fold import fold_batchnorm
 from octify.export.merge import merge_low_paths
 from octify.export.program import captured
+from octify.export.targets import ExportTarget
+from octify.latency import openvino
 
 Run = Callable[[], object]
 Model = nn.Module | Path
@@ -35,9 +37,12 @@ class Setting:
 
     threads:
         Number of threads of one operator; a runtime gets no others.
+    device:
+        Device of PyTorch's runtimes.
     """
 
     threads: int = 1
+    device: str = "cpu"
 
 
 def _onnxruntime(provider: str) -> Callable[[Model, Sequence[Tensor], Setting], Run]:
@@ -112,10 +117,15 @@ def feed_of(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor]) -> 
     }
 
 
+def _openvino(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
+    assert isinstance(model, Path)
+    return openvino.prepared(model, inputs, setting.threads)
+
+
 def _eager(memory_format: torch.memory_format) -> Callable[[Model, Sequence[Tensor], Setting], Run]:
     def prepare(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
-        ready, images = _in_format(model, inputs, memory_format)
-        return _inference(ready, images)
+        ready, images = _in_format(model, inputs, memory_format, setting.device)
+        return _inference(ready, images, setting.device)
 
     return prepare
 
@@ -125,35 +135,40 @@ def _compiled(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
 
     Compiles the program that ``octify.export_program`` writes or, where it cannot, the module.
     """
-    ready, images = _in_format(model, inputs, torch.channels_last)
+    ready, images = _in_format(model, inputs, torch.channels_last, setting.device)
     with contextlib.suppress(ExportError):
         ready = captured(merge_low_paths(ready), images, dynamic_batch=False).module()
 
     with freezing() as options:
         compiled = torch.compile(ready, options=options)
-        run = _inference(compiled, images)
+        run = _inference(compiled, images, setting.device)
         run()  # compiles here, while the setting holds
     return run
 
 
 def _in_format(
-    model: Model, inputs: Sequence[Tensor], memory_format: torch.memory_format
+    model: Model, inputs: Sequence[Tensor], memory_format: torch.memory_format, device: str
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """Folded copy of ``model`` and its inputs in a memory format (only images; others stay as they are)."""
+    """Folded copy of ``model`` and its inputs on a device, images in a memory format."""
     assert isinstance(model, nn.Module)
     own = copy.deepcopy(model).eval().requires_grad_(False)
     ready = fold_batchnorm(own, tuple(inputs))
-    ready = ready.to(memory_format=memory_format)  # type: ignore[call-overload]
-    converted = tuple(x.to(memory_format=memory_format) if x.ndim == 4 else x for x in inputs)
-    return ready, converted
+    ready = ready.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
+    there = (x.to(device) for x in inputs)
+    return ready, tuple(x.to(memory_format=memory_format) if x.ndim == 4 else x for x in there)
 
 
-def _inference(model: Any, inputs: Sequence[Tensor]) -> Run:
+def _inference(model: Any, inputs: Sequence[Tensor], device: str) -> Run:
     def run() -> object:
         with torch.inference_mode():
             return model(*inputs)
 
-    return run
+    def run_and_wait() -> object:
+        answer = run()
+        torch.cuda.synchronize(device)  # a call returns before the GPU has done its work
+        return answer
+
+    return run if torch.device(device).type == "cpu" else run_and_wait
 
 
 @dataclass(frozen=True)
@@ -164,11 +179,20 @@ class Runtime:
         ``"onnx"``: files (modules are exported for it); ``"module"``: modules alone.
     available:
         None, or why it cannot be used here.
+    target:
+        What modules are exported for.
+    int8:
+        Whether they are quantized.
+    session:
+        Whether it is onnxruntime on the CPU, whose memory and operators can be measured.
     """
 
     takes: str
     prepare: Callable[[Model, Sequence[Tensor], Setting], Run]
     available: Callable[[], str | None] = lambda: None
+    target: ExportTarget = ExportTarget.onnxruntime
+    int8: bool = False
+    session: bool = False
 
 
 def _without_cuda() -> str | None:
@@ -184,9 +208,16 @@ def _without_compiler() -> str | None:
     return "inductor needs a C++ compiler, and there is none here (g++, clang++, or what CXX names)"
 
 
+_CPU = _onnxruntime("CPUExecutionProvider")
+
 RUNTIMES: Mapping[str, Runtime] = {
-    "onnxruntime": Runtime("onnx", _onnxruntime("CPUExecutionProvider")),
+    "onnxruntime": Runtime("onnx", _CPU, session=True),
+    "onnxruntime-int8": Runtime("onnx", _CPU, target=ExportTarget.onnxruntime_int8, int8=True, session=True),
     "onnxruntime-cuda": Runtime("onnx", _onnxruntime("CUDAExecutionProvider"), _without_cuda),
+    "openvino": Runtime("onnx", _openvino, openvino.missing, target=ExportTarget.openvino),
+    "openvino-int8": Runtime(
+        "onnx", _openvino, openvino.missing, target=ExportTarget.openvino_int8, int8=True
+    ),
     "eager": Runtime("module", _eager(torch.contiguous_format)),
     "channels-last": Runtime("module", _eager(torch.channels_last)),
     "compile": Runtime("module", _compiled, _without_compiler),

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import fx
 
+from octify.compat import FAKE_TENSOR_LOG
 from octify.trace.facts import InputSpec, MeasureError, measure
 
 _LEAST = 256  # samples along an axis: more than networks halve away
@@ -47,7 +48,7 @@ def shapes_elsewhere(module: fx.GraphModule, inputs: Sequence[InputSpec]) -> Map
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Meanwhile PyTorch does not log what fake tensors refuse: that a graph has one size is no news."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
+    log = logging.getLogger(FAKE_TENSOR_LOG)
     disabled, log.disabled = log.disabled, True
     try:
         yield

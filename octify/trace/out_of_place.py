@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from octify.compat import ConvNd
+from octify.compat import ConvNd, NormBase
 from octify.trace.inplace import changed_by
 
-_NEW = (ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_NEW = (ConvNd, nn.Linear, NormBase, nn.GroupNorm, nn.LayerNorm)
 _ARITHMETIC = frozenset(
     {
         *(operator.add, operator.sub, operator.mul, operator.truediv),

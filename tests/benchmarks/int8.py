@@ -10,12 +10,10 @@ its answer is that of the float file it came from and of the float original, and
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,11 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
 import octify
+import octify.quantize
+from octify.export.targets import ExportTarget
 from octify.latency.rounds import interleaved
 from octify.latency.rows import Timing
 from octify.latency.runtime import session_of
@@ -35,38 +34,13 @@ from tests.benchmarks.calibration import build as network
 from tests.benchmarks.calibration import dead_leaves
 from tests.places import ROOT
 
-BATCH = 32
+BATCH, INT8 = 32, ExportTarget.onnxruntime_int8
 _SETTLING, _UNTRAINED = 8, 4  # images, for a network that is only timed
 
 
-class Images(CalibrationDataReader):  # type: ignore[misc]
-    """``images`` (N, C, H, W) in batches, for the only input of ``file``."""
-
-    def __init__(self, file: Path, images: Tensor) -> None:
-        (declared,) = session_of(file, 1).get_inputs()
-        self._feeds: Iterator[dict[str, Any]] = ({declared.name: x.numpy()} for x in images.split(BATCH))
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._feeds, None)
-
-
 def quantized(file: Path, target: Path, images: Tensor) -> Path:
-    """``file`` quantized statically to int8 (QDQ), its ranges taken from ``images``, as ``target``."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it advises shape inference, which the exporter has done
-    try:
-        quantize_static(
-            file,
-            target,
-            Images(file, images),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-        )
-    finally:
-        logging.disable(before)
-    return target
+    """Quantize ``file`` to ``target``, int8 for onnxruntime, with the ranges of ``images`` (N, C, H, W)."""
+    return octify.quantize.quantized(file, target, [(x,) for x in images.split(BATCH)], INT8)
 
 
 def logits(file: Path, images: Tensor) -> NDArray[np.float32]:
@@ -159,15 +133,14 @@ def untrained(folder: Path, name: str, alpha: float) -> Case:
 
 def written(folder: Path, original: nn.Module, octave: nn.Module, given: Tensor) -> dict[str, Path]:
     """Both models as float files, and these quantized with ``given``."""
-    floats = {
-        name: octify.export_onnx(model, given[:1], folder / f"{name}.onnx").path
-        for name, model in (("dense", original), ("octave", octave))
-    }
-    files = {f"float {name}": file for name, file in floats.items()}
-    return files | {
-        f"int8 {name}": quantized(file, folder / f"{file.stem}.int8.onnx", given)
-        for name, file in floats.items()
-    }
+    files: dict[str, Path] = {}
+    for name, model in (("dense", original), ("octave", octave)):
+        files[f"float {name}"] = octify.export_onnx(model, given[:1], folder / f"{name}.onnx").path
+    for name, model in (("dense", original), ("octave", octave)):
+        source = folder / f"{name}.source.onnx"
+        octify.export_onnx(model, given[:1], source, target=INT8.value)
+        files[f"int8 {name}"] = quantized(source, folder / f"{name}.int8.onnx", given)
+    return files
 
 
 def _print(rows: list[Row], images: int) -> None:

@@ -1,24 +1,29 @@
 """What octave conversion makes faster: ``python -m tests.benchmarks.speed [--models NAME ...]``.
 
     python -m tests.benchmarks.speed --models resnet50 vgg16 mobilenet_v2 --batch 1 8 --core 0 --json OUT
+    python -m tests.benchmarks.speed --models samples/unet.py --size 512 --deploy --core 0 --json OUT
+    python -m tests.benchmarks.speed --table docs/deploy.json docs/speed.md
 
-Torchvision models with random weights at 224x224, alpha 0.5, under several rules: ``default``, ``fast``, and
-``spatial`` (default with ``exchange = "spatial"``). Each is timed beside the dense original in interleaved
-rounds; a speed-up is the median of the ratios of the rounds. Efficiency is the speed-up over what the MACs
-promise: speed-up / (1 / MACs ratio). Beside every figure stands the load of the machine when its rounds
-began: on a busy one, times are noise and ratios less so. PyTorch runs eagerly in both memory formats and,
-with ``--compile``, compiled by inductor with its weights frozen.
+Torchvision models with random weights, or a model file, alpha 0.5, under several rules: ``default``,
+``fast``, and ``spatial`` (default with ``exchange = "spatial"``). Each is timed beside the dense original in
+interleaved rounds; a speed-up is the median of the ratios of the rounds. Efficiency is the speed-up over
+what the MACs promise: speed-up / (1 / MACs ratio). Beside every figure stands the load of the machine when
+its rounds began: on a busy one, times are noise and ratios less so. Files are exported at a fixed batch.
+PyTorch runs eagerly in both memory formats and, with ``--compile``, compiled by inductor with its weights
+frozen; with ``--deploy`` it is onnxruntime and OpenVINO instead, in float32 and int8. ``--json`` adds to a
+file that is there; ``--table`` writes its figures into a page.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +34,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import octify
+from octify.latency.machine import facts, versions
 from octify.latency.rows import Row
 from octify.latency.runtime import RUNTIMES
 from octify.planning.ruleset import rules_path
+from octify.source import load_source
 from tests.benchmarks.phases import install_quirk
+from tests.benchmarks.speed_page import DEPLOYED, write_page
 
 ALPHA, SIDE = 0.5, 224
 MODELS = ("resnet50", "vgg16", "mobilenet_v2")
@@ -45,11 +53,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Contestant:
-    """A network in one form: ``"dense"``, or by the rules it was converted with; its file and its MACs."""
+    """A network in one form: ``"dense"``, or by the rules it was converted with; its MACs."""
 
     name: str
     model: nn.Module
-    file: Path
     macs: int
 
 
@@ -71,6 +78,9 @@ class Figure:
     dense_peak_bytes: int | None
     octave_peak_bytes: int | None
     load: float
+    interval: tuple[float, float] = (0.0, float("inf"))  # 95 %, of the ratio of medians
+    size: int = SIDE
+    rounds: int = 0
 
     def cells(self) -> tuple[str, ...]:
         """As a row of the table."""
@@ -108,37 +118,44 @@ def rule_file(name: str, folder: Path) -> str | Path:
 
 def contestants(name: str, rules: Sequence[str], x: Tensor, folder: Path) -> Iterator[Contestant]:
     """The dense network first, then its conversions."""
-    import torchvision
-
-    torch.manual_seed(0)
-    dense = torchvision.models.get_model(name, weights=None).eval()
-
-    def file(kind: str, model: nn.Module) -> Path:
-        tell(f"{name}: exporting {kind}")
-        return octify.export_onnx(model, x, folder / f"{name}-{kind}.onnx").path
-
-    yield Contestant("dense", dense, file("dense", dense), octify.profile(dense, x).totals.macs_before)
+    dense = network(name)
+    yield Contestant("dense", dense, octify.profile(dense, x).totals.macs_before)
     for kind in rules:
         tell(f"{name}: converting, {kind}")
         result = octify.convert(dense, x, ALPHA, rule_file(kind, folder))
-        yield Contestant(kind, result.model, file(kind, result.model), result.report.totals.macs_after)
+        yield Contestant(kind, result.model, result.report.totals.macs_after)
+
+
+def network(name: str) -> nn.Module:
+    """A model of torchvision, or that of a file."""
+    torch.manual_seed(0)
+    if name.endswith(".py"):
+        return load_source(name).model
+    import torchvision
+
+    model: nn.Module = torchvision.models.get_model(name, weights=None).eval()
+    return model
 
 
 def figures(
-    name: str, found: Sequence[Contestant], runtime: str, x: Tensor, asked: argparse.Namespace
+    name: str, found: Sequence[Contestant], names: Sequence[str], x: Tensor, asked: argparse.Namespace
 ) -> Iterator[Figure]:
-    """All conversions of a network in one runtime at one batch size."""
-    takes = RUNTIMES[runtime].takes
-    rivals: Mapping[str, Any] = {c.name: c.file if takes == "onnx" else c.model for c in found}
+    """All conversions of a network in every runtime at one batch size."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    tell(f"{name}: timing in {runtime}, batch {len(x)}, load {load:.1f}")
-    rows = octify.bench(rivals, x, runtimes=[runtime], threads=asked.threads, rounds=asked.rounds).rows
-    dense, *others = zip(found, rows, strict=True)
-    for contestant, row in others:
-        yield _figure(name, contestant, row, dense[0].macs, dense[1], load)
+    tell(f"{name}: timing in {', '.join(names)}, batch {len(x)}, load {load:.1f}")
+    models = {contestant.name: contestant.model for contestant in found}
+    rows = octify.bench(
+        models, x, runtimes=names, threads=asked.threads, rounds=asked.rounds, memory=not asked.deploy
+    ).rows
+    for first in range(0, len(rows), len(found)):
+        dense, *others = zip(found, rows[first : first + len(found)], strict=True)
+        for contestant, row in others:
+            yield _figure(name, contestant, row, dense[0].macs, dense[1], load, x.shape[-1])
 
 
-def _figure(name: str, octave: Contestant, row: Row, dense_macs: int, dense: Row, load: float) -> Figure:
+def _figure(
+    name: str, octave: Contestant, row: Row, dense_macs: int, dense: Row, load: float, size: int
+) -> Figure:
     ratio = octave.macs / dense_macs
     return Figure(
         name,
@@ -155,12 +172,15 @@ def _figure(name: str, octave: Contestant, row: Row, dense_macs: int, dense: Row
         dense.peak_bytes,
         row.peak_bytes,
         load,
+        (row.timing.ratio.low, row.timing.ratio.high),
+        size,
+        row.timing.rounds,
     )
 
 
 def table(found: Sequence[Figure], rounds: int) -> Table:
     """All figures; times in milliseconds per call, memory in MiB."""
-    made = Table(title=f"alpha {ALPHA:g}, {SIDE}x{SIDE}, medians of {rounds} interleaved rounds")
+    made = Table(title=f"alpha {ALPHA:g}, medians of {rounds} interleaved rounds")
     for column in COLUMNS:
         made.add_column(column, justify="left" if column in COLUMNS[:3] else "right", no_wrap=True)
     for figure in found:
@@ -185,6 +205,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--core", type=int, help="pin everything to this core; for --threads 1")
     parser.add_argument("--onnx-only", action="store_true", help="leave PyTorch out")
     parser.add_argument("--compile", action="store_true", help="also torch.compile, minutes for each model")
+    parser.add_argument("--size", type=int, default=SIDE, help="height and width of the images")
+    parser.add_argument("--deploy", action="store_true", help="onnxruntime and OpenVINO, float32 and int8")
+    parser.add_argument("--table", nargs=2, type=Path, metavar=("JSON", "PAGE"), help="only write a page")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures here")
     asked = parser.parse_args(arguments)
     if asked.core is not None and asked.threads > 1:
@@ -194,6 +217,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def runtimes(asked: argparse.Namespace) -> list[str]:
     """The runtimes asked for that are there; what is missing is told."""
+    if asked.deploy:
+        return list(DEPLOYED)
     wanted = ["onnxruntime"] + ([] if asked.onnx_only else ["eager", "channels-last"])
     if asked.compile:
         reason = RUNTIMES["compile"].available()
@@ -207,6 +232,10 @@ def runtimes(asked: argparse.Namespace) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a table and write the figures."""
     asked = parse(arguments)
+    if asked.table is not None:
+        source, page = asked.table
+        write_page(json.loads(source.read_text(encoding="utf-8")), page)
+        return
     if asked.core is not None:
         pin(asked.core)
     torch.set_num_threads(asked.threads)
@@ -215,17 +244,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in asked.models:
         with tempfile.TemporaryDirectory(prefix="octify-speed-") as folder:
             generator = torch.Generator().manual_seed(0)
-            x = torch.randn(max(asked.batch), 3, SIDE, SIDE, generator=generator)
+            x = torch.randn(max(asked.batch), 3, asked.size, asked.size, generator=generator)
             rivals = list(contestants(name, asked.rules, x[:1], Path(folder)))
-            for runtime in runtimes(asked):
-                for batch in asked.batch:
-                    found += figures(name, rivals, runtime, x[:batch], asked)
+            for batch in asked.batch:
+                found += figures(name, rivals, runtimes(asked), x[:batch], asked)
     width = max(shutil.get_terminal_size().columns, 190)  # wrapped figures cannot be read
     Console(width=width).print(table(found, asked.rounds))
     if asked.json is not None:
-        versions = {"torch": torch.__version__}
-        document = {"versions": versions, "figures": [asdict(figure) for figure in found]}
-        asked.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        save(asked.json, found, asked)
+
+
+def save(path: Path, found: Sequence[Figure], asked: argparse.Namespace) -> None:
+    """Write the figures to ``path``; figures of other models that are there stay."""
+    document: dict[str, Any] = {"figures": []}
+    if path.is_file():
+        document = json.loads(path.read_text(encoding="utf-8"))
+    models = {figure.model for figure in found}
+    document["versions"] = versions()
+    document["facts"] = facts(asked.threads)
+    document["date"] = datetime.date.today().isoformat()
+    others = [figure for figure in document["figures"] if figure["model"] not in models]
+    document["figures"] = others + [asdict(figure) for figure in found]
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 import octify
 from octify.latency.runtime import RUNTIMES
 from octify.planning.ruleset import load_rules
-from tests.benchmarks import speed
+from tests.benchmarks import speed, speed_page
+from tests.places import ROOT
 
 
 def test_spatial_is_default_but_for_the_exchange(tmp_path: Path) -> None:
@@ -23,7 +26,7 @@ def test_spatial_is_default_but_for_the_exchange(tmp_path: Path) -> None:
     assert speed.rule_file("fast", tmp_path) == "fast"
 
 
-def test_figures_are_ratios_of_the_same_rounds(tmp_path: Path) -> None:
+def test_figures_are_ratios_of_the_same_rounds() -> None:
     class Net(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             y: Tensor = super().forward(x)
@@ -34,10 +37,10 @@ def test_figures_are_ratios_of_the_same_rounds(tmp_path: Path) -> None:
     result = octify.convert(net, x, 0.5)
     totals = result.report.totals
     found = [
-        speed.Contestant("dense", net, tmp_path / "none.onnx", totals.macs_before),
-        speed.Contestant("default", result.model, tmp_path / "none.onnx", totals.macs_after),
+        speed.Contestant("dense", net, totals.macs_before),
+        speed.Contestant("default", result.model, totals.macs_after),
     ]
-    (figure,) = speed.figures("net", found, "eager", x, speed.parse(["--rounds", "2"]))
+    (figure,) = speed.figures("net", found, ["eager"], x, speed.parse(["--rounds", "2"]))
     assert figure.macs_ratio == totals.macs_after / totals.macs_before < 1
     assert figure.efficiency == pytest.approx(figure.speedup / (1 / figure.macs_ratio))
     assert (figure.model, figure.rules, figure.runtime, figure.batch) == ("net", "default", "eager", 1)
@@ -46,6 +49,31 @@ def test_figures_are_ratios_of_the_same_rounds(tmp_path: Path) -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(cell in text for cell in figure.cells())
     assert "dense ms" in text and "octave MiB" in text
+
+
+def test_figures_of_other_models_stay_in_the_file(tmp_path: Path) -> None:
+    asked, path = speed.parse(["--rounds", "2"]), tmp_path / "out.json"
+    figure = speed.Figure(
+        "a", "default", "onnxruntime", 1, 1, 0.5, 2.0, 1.0, (1, 1), 2.0, 1.0, None, None, 0.0
+    )
+    speed.save(path, [figure], asked)
+    speed.save(path, [dataclasses.replace(figure, model="b")], asked)
+    speed.save(path, [dataclasses.replace(figure, model="b", speedup=3.0)], asked)
+    document = json.loads(path.read_text())
+    assert [(f["model"], f["speedup"]) for f in document["figures"]] == [("a", 2.0), ("b", 3.0)]
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{speed_page.BEGIN}\nold\n{speed_page.END}\nafter\n")
+    speed.main(["--table", str(path), str(page)])
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| a |" in text and "2.00 (" in text and document["facts"]["processor"] in text
+    assert document["date"] in text
+
+
+def test_the_page_is_what_its_figures_say() -> None:
+    page, figures = ROOT / "docs" / "speed.md", ROOT / "docs" / "deploy.json"
+    text = page.read_text(encoding="utf-8")
+    assert speed_page.filled(text, json.loads(figures.read_text(encoding="utf-8"))) == text
 
 
 def test_several_threads_do_not_fit_on_one_core() -> None:

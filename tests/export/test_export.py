@@ -577,4 +577,5 @@ def test_signature_is_the_documented_one() -> None:
         "path",
         "dynamic_batch",
         "opset",
+        "target",
     ]

@@ -20,10 +20,12 @@ from octify.export.deploy import RULES
 from octify.export.halving import HalvingPoolToConvolution
 from octify.export.linear import MergeIntoLinear
 from octify.export.mean import MeanToPool
+from octify.export.oddpool import OddPoolToConvolution
 from octify.export.pad import PadIntoPool
 from octify.export.resize import ResizeByScales, ResizeToConstantSize
 from octify.export.slices import SlicesToOne
 from octify.export.upsample import UpsampleBeforeConvolution
+from octify.export.widening import WideningOfHigh, WideningOfLow
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ BATCHNORM, SCALES, SIZE = BatchNormToConvolution.rule(), ResizeByScales.rule(), 
 AVERAGE, LARGEST = PoolWithoutCeil.rule("AveragePool"), PoolWithoutCeil.rule("MaxPool")
 HALVING, PAD, MEAN = HalvingPoolToConvolution.rule(), PadIntoPool.rule(), MeanToPool.rule()
 SLICES, CROP, LINEAR = SlicesToOne.rule(), CropToConvolution.rule(), MergeIntoLinear.rule()
+ODD, WIDE_HIGH, WIDE_LOW = OddPoolToConvolution.rule(), WideningOfHigh.rule(), WideningOfLow.rule()
 UPSAMPLE, CLIP, LEAKY = (
     UpsampleBeforeConvolution.rule(),
     ActivationOfSum.rule("Clip"),
@@ -109,6 +112,23 @@ def _sum(third: str) -> str:
     )
 
 
+def _widened(activation: str = "y = Clip(s, o, m)", first: str = "Conv(h, k, d)") -> str:
+    """An activation of a convolution and an upsampled one."""
+    return (
+        f"{_DOUBLE} a = {first} n = Conv(l, q) w = Resize{_NEAREST.format('')}(n, , u) "
+        f"s = Add(a, w) {activation}"
+    )
+
+
+def _side_by_side(activation: str = "y = Clip(s, o, m)") -> str:
+    """An activation of two convolutions of maps of one size."""
+    return f"a = Conv(h, k, d) b = Conv(l, q, e) s = Add(a, b) {activation}"
+
+
+ODD_POOL = "y = AveragePool<kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1{}>(x)"
+WIDE_INPUTS, LOW_INPUTS = "float[N,4,6,8] h, float[N,2,3,4] l", "float[N,4,6,8] h, float[N,2,6,8] l"
+WIDE_OUTPUTS = "float[N,12,6,8] y"
+WIDE_WEIGHTS = {"k": (12, 4, 1, 1), "q": (12, 2, 1, 1), "d": (12,), "e": (12,), "o": (), "m": ()}
 LINEAR_INPUTS, LINEAR_WEIGHTS = "float[N,4,6,5] h, float[N,2,3,3] l", {"k": (3, 180), "b": (3,)}
 SUM_INPUTS, SUM_WEIGHTS = (
     "float[1,4,6,8] h, float[1,2,3,4] l, float[1,8,6,8] r",
@@ -350,6 +370,70 @@ CASES = {
         "a = Conv(h, k) s = Add(r, a) y = LeakyRelu<alpha = 0.1>(s)",
         ["Conv", "Add", "Conv", "LeakyRelu"],
         weights=SUM_WEIGHTS,
+    ),
+    "odd pool": Case(ODD, "float[N,4,5,7] x", POOLED, ODD_POOL.format(""), ["Pad", "Conv"]),
+    "odd pool of one axis": Case(ODD, "float[N,4,6,7] x", POOLED, ODD_POOL.format(""), ["Pad", "Conv"]),
+    "odd pool that means zeros": Case(
+        ODD, "float[N,4,5,7] x", POOLED, ODD_POOL.format(", count_include_pad = 1"), why="lies outside"
+    ),
+    "odd pool of an open size": Case(
+        ODD, "float[N,4,A,7] x", "float[N,4,B,4] y", ODD_POOL.format(""), why="a size is open"
+    ),
+    "widening of high": Case(
+        WIDE_HIGH,
+        WIDE_INPUTS,
+        WIDE_OUTPUTS,
+        _widened(),
+        ["Resize", "Concat", "Conv", "Clip"],
+        weights=WIDE_WEIGHTS,
+    ),
+    "widening of high before ReLU": Case(
+        WIDE_HIGH,
+        WIDE_INPUTS,
+        WIDE_OUTPUTS,
+        _widened("y = Relu(s)"),
+        why="fuse with a convolution only",
+        weights=WIDE_WEIGHTS,
+    ),
+    "widening of high with a residual": Case(
+        WIDE_HIGH,
+        WIDE_INPUTS + ", float[N,12,6,8] r",
+        WIDE_OUTPUTS,
+        _widened("t = Add(s, r) y = Clip(t, o, m)"),
+        why="fuse with a convolution only",
+        weights=WIDE_WEIGHTS,
+    ),
+    "widening of high by few": Case(
+        WIDE_HIGH,
+        WIDE_INPUTS,
+        "float[N,8,6,8] y",
+        _widened(),
+        why="does not widen",
+        weights={**WIDE_WEIGHTS, "k": (8, 4, 1, 1), "q": (8, 2, 1, 1), "d": (8,), "e": (8,)},
+    ),
+    "widening of high by a wider kernel": Case(
+        WIDE_HIGH,
+        WIDE_INPUTS,
+        WIDE_OUTPUTS,
+        _widened(first="Conv<pads = [1, 1, 1, 1]>(h, k, d)"),
+        why="no 1x1 convolution",
+        weights={**WIDE_WEIGHTS, "k": (12, 4, 3, 3)},
+    ),
+    "widening of low": Case(
+        WIDE_LOW,
+        LOW_INPUTS,
+        WIDE_OUTPUTS,
+        _side_by_side("y = LeakyRelu<alpha = 0.1>(s)"),
+        ["Concat", "Conv", "LeakyRelu"],
+        weights=WIDE_WEIGHTS,
+    ),
+    "widening of low that is read twice": Case(
+        WIDE_LOW,
+        LOW_INPUTS,
+        f"{WIDE_OUTPUTS}, float[N,12,6,8] z",
+        _side_by_side("y = Clip(s, o, m) z = Neg(s)"),
+        why="fuse with a convolution only",
+        weights=WIDE_WEIGHTS,
     ),
     "activation of other sums": Case(
         CLIP, SUM_INPUTS, "float[1,8,6,8] y", "a = Abs(r) s = Add(a, r) y = Clip(s)", why="from a convolution"

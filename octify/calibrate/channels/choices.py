@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
 
 from octify.layout.channels import ConvNode, Ids, Layout, Mask, indices, mask_of
 from octify.passes.resolve import Planned, agreeing
 from octify.plan import ConvPlan, Plan
 from octify.planning.choose import cells
 from octify.planning.portions import portions
-
-Chunks = Sequence[tuple[Tensor, ...]]
 
 
 def choices(layout: Layout) -> list[list[Ids]]:

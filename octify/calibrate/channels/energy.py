@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from octify.calibrate.channels.choices import Chunks, chosen, with_channels
+from octify.calibrate.channels.choices import chosen, with_channels
 from octify.calibrate.channels.convolution import channels_second
+from octify.calibrate.streams.chunks import Chunks
 from octify.calibrate.streams.observe import observe
 from octify.layout.channels import DENSE, ConvNode
 from octify.nn.functional import project

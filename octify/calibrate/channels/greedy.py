@@ -17,9 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from octify.calibrate.channels.choices import Chunks, choices, with_channels
+from octify.calibrate.channels.choices import choices, with_channels
 from octify.calibrate.channels.noise import noise
 from octify.calibrate.channels.readers import Reader, collected
+from octify.calibrate.streams.chunks import Chunks
 from octify.layout.channels import Ids, Mask
 from octify.passes.resolve import Planned
 from octify.progress import Progress

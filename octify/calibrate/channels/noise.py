@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from octify.calibrate.channels.choices import Chunks
 from octify.calibrate.channels.convolution import Conv, channels_second, convolution
 from octify.calibrate.fit.affine import scale_and_shift
 from octify.calibrate.fit.rows import read_taps, sample
 from octify.calibrate.inputs.images import count_of
+from octify.calibrate.streams.chunks import Chunks
 from octify.calibrate.streams.nodes import elementwise, inner_activation, only_user
 from octify.calibrate.streams.observe import Observer, observe
 from octify.kernels.convolution import path

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from octify.calibrate.channels.choices import Chunks
 from octify.calibrate.channels.convolution import Conv, channels_second, convolution
 from octify.calibrate.channels.pivots import Sweep, swept
 from octify.calibrate.fit.gram import add_gram, mirror
 from octify.calibrate.fit.rows import read_taps, sample
 from octify.calibrate.inputs.images import count_of
+from octify.calibrate.streams.chunks import Chunks
 from octify.calibrate.streams.observe import Observer, observe, sensitivity
 from octify.calibrate.streams.sizes import DOUBLE, PER_NUMBER, of_run
 from octify.kernels.convolution import path

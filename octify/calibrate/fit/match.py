@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from octify.calibrate.inputs.images import count_of
+from octify.calibrate.streams.chunks import Chunk
 from octify.calibrate.streams.execution import Stream, for_reading, out_of_place
 from octify.calibrate.streams.store import Store
 from octify.layout.channels import Mask
@@ -28,8 +29,6 @@ from octify.nn.views import to_map
 from octify.passes.rewrite import Rewritten
 from octify.trace import Traced
 from octify.trace.batchnorm import is_affine_norm
-
-Chunk = tuple[Tensor, ...]
 
 
 @dataclass

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from octify.calibrate.streams.chunks import Chunks
 from octify.trace.batchnorm import keeps_statistics
 
 Moments = tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def reestimate(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> int:
+def reestimate(model: nn.Module, chunks: Chunks) -> int:
     """Replace the running statistics of every BatchNorm of ``model``, in place, by those of ``chunks``.
 
     The statistics that were there count as one image more: an image's own say too little of others'. (Of 27

@@ -28,6 +28,7 @@ from octify.calibrate.fit.solve import REFITS, Fit, solve
 from octify.calibrate.fit.system import Sampler, System
 from octify.calibrate.fit.write import Unfolded, initial, unfolded, write_branch
 from octify.calibrate.inputs.images import count_of
+from octify.calibrate.streams.chunks import Chunk
 from octify.calibrate.streams.execution import Stream, for_reading, out_of_place
 from octify.calibrate.streams.sizes import DOUBLE, PER_NUMBER, batch_of
 from octify.calibrate.streams.store import Store
@@ -39,7 +40,6 @@ from octify.trace import Traced
 _PER_VALUE = 250  # for one value of a map, which both models and both branches read
 
 
-Chunk = tuple[Tensor, ...]
 ROWS = 30_000
 
 

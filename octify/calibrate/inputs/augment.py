@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from octify.calibrate.inputs.images import Images
+from octify.calibrate.streams.chunks import Chunk
 from octify.data.moves import Moves
 from octify.trace import Traced
 
-Chunk = tuple[Tensor, ...]
 Alteration = Callable[[Sequence[Tensor], torch.Generator], list[Tensor]]  # of a batch, all inputs alike
 COPIES = 4
 ROWS = 20_000

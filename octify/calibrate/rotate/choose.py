@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from octify.calibrate.rotate.basis import best_rotated, best_unrotated, lost, low_basis
 from octify.calibrate.rotate.moments import Moments, moments
 from octify.calibrate.rotate.streams import LinearStream, streams
+from octify.calibrate.streams.chunks import Chunks
 from octify.plan import Plan
 from octify.plan.rotation import RotatedWriter, Rotation, encoded
 from octify.trace import Traced
@@ -18,7 +18,7 @@ from octify.trace import Traced
 _SMALLEST = 2.0**-14  # normal number in half precision
 
 
-def with_rotations(traced: Traced, plan: Plan, chunks: Sequence[tuple[Tensor, ...]]) -> Plan:
+def with_rotations(traced: Traced, plan: Plan, chunks: Chunks) -> Plan:
     """``plan`` with a rotation for every stream of which it makes channels low, where that loses less.
 
     The numbers of low channels stay, and so do the channels themselves: the last are the best, and the

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.calibrate.rotate.streams import LinearStream, StreamReader
+from octify.calibrate.streams.chunks import Chunks
 from octify.calibrate.streams.observe import Observer, observe
 from octify.nn.functional import project
 from octify.trace import Traced
@@ -68,9 +69,7 @@ class Moments:
     norms: Mapping[str, Tensor]
 
 
-def moments(
-    traced: Traced, some: Sequence[LinearStream], chunks: Sequence[tuple[Tensor, ...]]
-) -> tuple[Moments, ...]:
+def moments(traced: Traced, some: Sequence[LinearStream], chunks: Chunks) -> tuple[Moments, ...]:
     """The moments of every stream of ``some``."""
     high: dict[str, Sums] = {}
     spreads: dict[str, _Spread] = {}

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from octify.calibrate.streams.chunks import Chunks
 from octify.calibrate.streams.store import Store, StoredValues
 from octify.trace.inplace import OUT_OF_PLACE
 from octify.trace.model import attribute
@@ -78,7 +79,7 @@ class Stream:
         self,
         graph: fx.Graph,
         module: nn.Module,
-        chunks: Sequence[tuple[Tensor, ...]],
+        chunks: Chunks,
         store: Store | None = None,
     ) -> None:
         self.module = module

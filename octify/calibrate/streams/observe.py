@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from octify.calibrate.streams.chunks import Chunks
 from octify.calibrate.streams.execution import for_reading
 from octify.calibrate.streams.sizes import gradient_batch
 from octify.compare.outputs import tensors_of
@@ -33,16 +34,14 @@ class _Watching(fx.Interpreter):
         return result
 
 
-def observe(traced: Traced, chunks: Sequence[tuple[Tensor, ...]], watch: Mapping[str, Observer]) -> None:
+def observe(traced: Traced, chunks: Chunks, watch: Mapping[str, Observer]) -> None:
     """Run the original in eval mode; ``watch[node name](input, output)`` is called for every chunk."""
     with for_reading(traced.module), torch.no_grad():
         for chunk in chunks:
             _Watching(traced.module, traced.module.graph, watch).run(*chunk)
 
 
-def sensitivity(
-    traced: Traced, chunks: Sequence[tuple[Tensor, ...]], names: Sequence[str], seed: int
-) -> Mapping[str, Tensor]:
+def sensitivity(traced: Traced, chunks: Chunks, names: Sequence[str], seed: int) -> Mapping[str, Tensor]:
     """Fisher weights of the outputs of the nodes ``names``: squared gradient of each channel, (C,).
 
     Its mean over positions, summed over images; taken in pieces of chunks so small that the values
@@ -74,7 +73,7 @@ def sensitivity(
     return totals
 
 
-def _pieces(traced: Traced, chunks: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+def _pieces(traced: Traced, chunks: Chunks) -> Iterator[tuple[Tensor, ...]]:
     images = gradient_batch(traced, _FOR_GRADIENTS)
     for chunk in chunks:
         yield from zip(*(torch.split(x, images) for x in chunk), strict=True)

@@ -36,7 +36,10 @@ class RuntimeName(str, enum.Enum):
     """Runtime of the models."""
 
     onnxruntime = "onnxruntime"
+    onnxruntime_int8 = "onnxruntime-int8"
     onnxruntime_cuda = "onnxruntime-cuda"
+    openvino = "openvino"
+    openvino_int8 = "openvino-int8"
     eager = "eager"
     channels_last = "channels-last"
     compile = "compile"
@@ -55,8 +58,9 @@ RuntimeOption = Annotated[
     list[RuntimeName] | None,
     typer.Option(
         "--runtime",
-        help="Runtime; repeatable. eager, channels-last and compile (inductor, weights frozen) are"
-        " PyTorch's. Default: onnxruntime, on the CPU.",
+        help="Runtime; repeatable. Models are exported for it, at a fixed batch, and quantized for"
+        " -int8 (with ranges of random inputs: for timing only). eager, channels-last and compile (inductor,"
+        " weights frozen) are PyTorch's. Default: onnxruntime, on the CPU.",
     ),
 ]
 ThreadsOption = Annotated[
@@ -78,6 +82,10 @@ RoundsOption = Annotated[
         help="Number of timing rounds, in which all take turns.",
     ),
 ]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", metavar="DEVICE", help="Device of PyTorch's runtimes: cpu, cuda or cuda:1."),
+]
 ProfileOption = Annotated[
     bool, typer.Option("--profile", help="Show onnxruntime's time by operator type as well.")
 ]
@@ -89,6 +97,7 @@ def bench(
     threads: ThreadsOption = 1,
     batch: BatchOption = None,
     rounds: RoundsOption = 20,
+    device: DeviceOption = "cpu",
     profile: ProfileOption = False,
     alpha: AlphaOption = 0.5,
     rules: RulesOption = "default",
@@ -101,7 +110,8 @@ def bench(
 ) -> None:
     """Time models and ONNX files against each other: interleaved rounds, medians, ratios to the first.
 
-    Efficiency is the speed-up over the ratio of MACs. Times of a busy machine are noise: look at the
+    Efficiency is the speed-up over what the MACs promise. The interval is that of the ratio of medians; a
+    verdict of faster or slower means that 1 lies outside. Times of a busy machine are noise: look at the
     quartiles, and pin the process (taskset -c 0 octify bench ...). Running a model file runs its code:
     give only files you trust.
 
@@ -109,6 +119,7 @@ def bench(
     Examples:
       octify bench dense.onnx octave.onnx --threads 1 --batch 1 --batch 8
       octify bench model.py --alpha 0.5 --runtime onnxruntime --runtime channels-last
+      octify bench out --runtime onnxruntime-int8 --runtime openvino
       octify bench out --profile
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
@@ -125,6 +136,7 @@ def bench(
             batches=batch or (),
             rounds=rounds,
             profile=profile,
+            device=device,
             progress=run.progress,
         )
         run.show(result)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import enum
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from octify.cli.converted import load_converted
-from octify.cli.exported import PROGRAM, write_onnx, write_program
+from octify.cli.exported import PROGRAM, write_int8, write_onnx, write_program
 from octify.cli.loading import check_model, describe, load
+from octify.cli.options import int8 as quantization
+from octify.cli.options.calibration import (
+    BgrOption,
+    CalibrationSettings,
+    CropOption,
+    MeanOption,
+    ResizeOption,
+    StdOption,
+)
 from octify.cli.options.shared import (
     RUNS_CODE,
     DebugOption,
@@ -22,6 +33,10 @@ from octify.cli.options.shared import (
 )
 from octify.cli.outputs import check_files, used
 from octify.cli.session import session
+from octify.errors import OctifyError
+
+if TYPE_CHECKING:
+    from octify.source import Source
 
 WhatArgument = Annotated[
     str,
@@ -50,13 +65,55 @@ StaticBatchOption = Annotated[
 ]
 
 
+class TargetName(str, enum.Enum):
+    """Runtimes that a file can be for."""
+
+    onnxruntime = "onnxruntime"
+    onnxruntime_int8 = "onnxruntime-int8"
+    openvino = "openvino"
+    openvino_int8 = "openvino-int8"
+    ncnn = "ncnn"
+
+
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        metavar="N",
+        min=1,
+        max=2**24,
+        help="Fix the batch size at N, which makes the file faster. Default: any batch size.",
+    ),
+]
+TargetOption = Annotated[
+    TargetName,
+    typer.Option(
+        "--target",
+        help="The runtime that the file is for; every file computes the same. Those in -int8 are float files"
+        " as quantizers should get them; --int8 quantizes.",
+    ),
+]
+
+
 def export(
     what: WhatArgument,
     file: FileArgument,
     model: OriginalOption = None,
     weights: WeightsOption = None,
     input: InputOption = None,
+    target: TargetOption = TargetName.onnxruntime,
+    batch: BatchOption = None,
     static_batch: StaticBatchOption = False,
+    int8: quantization.Int8Option = False,
+    calib: quantization.CalibOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    resize: ResizeOption = None,
+    crop: CropOption = None,
+    bgr: BgrOption = False,
+    min_agreement: quantization.MinAgreementOption = None,
+    max_error: quantization.MaxErrorOption = None,
+    reduce_range: quantization.ReduceRangeOption = None,
     force: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -70,21 +127,70 @@ def export(
 
     \b
     Examples:
-      octify export out out/model.onnx
+      octify export out out/model.onnx --batch 1
       octify export out out/model.onnx --model moved/model.py
+      octify export out out/openvino.onnx --target openvino
+      octify export out out/int8.onnx --int8 --calib images --min-agreement 0.98
       octify export out out/model.pt2
       octify export model.py dense.onnx
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
+        data = CalibrationSettings(calib, "standard", None, mean, std, resize, crop, 0, bgr=bgr)
+        settings = quantization.Int8Settings(int8, data, min_agreement, max_error, reduce_range)
+        _check(file, target.value, batch, settings, static_batch=static_batch)
         is_folder = Path(what).is_dir()
-        check_files({"FILE": file}, used(model if is_folder else what, weights), force=force)
+        check_files({"FILE": file}, used(model if is_folder else what, weights, calib), force=force)
         if is_folder:
             loaded, source = load_converted(run, Path(what), model, weights, input)
         else:
             check_model(what, weights, input)
             source = load(run, what, weights, input)
             loaded = source.model
-        kind, write = ("program", write_program) if file.suffix == PROGRAM else ("onnx", write_onnx)
-        exported = write(run, loaded, source.example_inputs, file, dynamic_batch=not static_batch)
+        source = source if batch is None else _of_batch(source, batch)
+        open_batch = not static_batch and batch is None
+        if int8:
+            result = write_int8(
+                run, loaded, source, file, settings, dynamic_batch=open_batch, target=target.value
+            )
+            run.show(*result.lines())
+            run.answer({"source": describe(source), "int8": result.to_dict()})
+            return
+        if file.suffix == PROGRAM:
+            exported = write_program(run, loaded, source.example_inputs, file, dynamic_batch=open_batch)
+        else:
+            exported = write_onnx(
+                run, loaded, source.example_inputs, file, dynamic_batch=open_batch, target=target.value
+            )
         run.show(*exported.lines())
+        kind = "program" if file.suffix == PROGRAM else "onnx"
         run.answer({"source": describe(source), kind: exported.to_dict()})
+
+
+def _check(
+    file: Path,
+    target: str,
+    batch: int | None,
+    settings: quantization.Int8Settings,
+    *,
+    static_batch: bool,
+) -> None:
+    """Validate the options before torch is imported."""
+    if static_batch and batch is not None:
+        raise OctifyError(
+            "--static-batch keeps the example's batch size, --batch sets another",
+            hint="leave one of them out",
+        )
+    if file.suffix == PROGRAM and (settings.enabled or target != TargetName.onnxruntime.value):
+        raise OctifyError(
+            f"{file} is a PyTorch program by its name",
+            why=f"{'--int8' if settings.enabled else '--target'} is for ONNX files",
+            hint=f"{file.with_suffix('.onnx')}",
+        )
+    settings.check(target)
+
+
+def _of_batch(source: Source, batch: int) -> Source:
+    """``source`` with example inputs of another batch size."""
+    from octify.export.calls import with_batch
+
+    return replace(source, example_inputs=with_batch(source.example_inputs, batch))
