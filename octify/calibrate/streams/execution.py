@@ -4,7 +4,7 @@ Teacher and student advance in lockstep. Each keeps, for all images, only the va
 it has reached that some node beyond still has to read (a convolution's output and the inputs of
 open blocks), not what lies between two such places, which is computed chunk by chunk.
 
-Memory, whatever the number of images: the ``Store`` that both share holds at most 1 GiB
+Memory, whatever the number of images: the ``Store`` that both share holds at most 512 MiB
 (``store.IN_MEMORY``) and puts what is more into a file; beside it there is one chunk of images at
 a time, no value of which is larger than 64 MiB (``images.chunk_size``) unless a single image's is.
 """

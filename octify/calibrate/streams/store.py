@@ -17,7 +17,7 @@ from torch import Tensor
 from octify.compat import tree_leaves, tree_map
 from octify.errors import OctifyError
 
-IN_MEMORY = 2**30  # bytes
+IN_MEMORY = 2**29  # bytes
 _LEAST = 2**16  # bytes of a tensor that is worth a place in a file
 
 
