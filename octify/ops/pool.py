@@ -34,11 +34,20 @@ def _settings(node: fx.Node, module: nn.Module | None, keys: tuple[str, ...]) ->
     return {key: value for key, value in arguments.items() if value is not None}
 
 
+def _dims(module: nn.Module | None, node: fx.Node) -> int:
+    """Number of axes that the pooling pools, the last ones, however many its input has."""
+    if module is None:
+        return _DIMS[node.target]
+    return next((dims for dims, kinds in _KINDS.items() if isinstance(module, kinds)), 2)
+
+
 def _passes(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     module = walk.traced.submodule(node)
     ids = walk.ids(operand(node))
     if ids is None or not bool((ids != DENSE).any()):
         return walk.dense(node)
+    if _dims(module, node) != len(walk.shape(operand(node))) - 2:
+        return Refusal(_OTHER_AXES)
     indices = getattr(module, "return_indices", False) or node.kwargs.get("return_indices", False)
     if indices:
         return Refusal("it returns the indices of its maxima")
@@ -90,6 +99,8 @@ def _layout_adaptive(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     ids = walk.ids(source)
     if ids is None or not bool((ids != DENSE).any()) or len(walk.shape(source)) != len(walk.shape(node)):
         return walk.dense(node)
+    if _dims(module, node) != len(walk.shape(source)) - 2:
+        return Refusal(_OTHER_AXES)
     if getattr(module, "return_indices", False) or node.kwargs.get("return_indices", False):
         return Refusal("it returns the indices of its maxima")
     return ids
@@ -118,6 +129,20 @@ def _emit_blur(emitter: Emitter, node: fx.Node) -> Value:
     return _emit_module(emitter, node, AsWritten(blur, emitter.plan.kernels))
 
 
+_OTHER_AXES = "it pools other axes than those of the map"
+_DIMS: dict[Any, int] = {
+    function: dims
+    for dims, functions in {
+        1: (F.max_pool1d, torch.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d),
+        2: (F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
+        3: (F.max_pool3d, torch.max_pool3d, F.avg_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d),
+    }.items()
+    for function in functions
+}
+_KINDS: dict[int, tuple[type[nn.Module], ...]] = {  # all others pool two axes
+    1: (nn.MaxPool1d, nn.AvgPool1d, nn.LPPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d),
+    3: (nn.MaxPool3d, nn.AvgPool3d, nn.LPPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d),
+}
 _MAX_MODULES = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _AVG_MODULES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _ADAPTIVE_AVG = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
