@@ -19,6 +19,7 @@ from octify.trace.trial import run
 
 NOISE_FACTOR = 8.0  # two float32 computations in another order or of other shapes, against the noise of one
 FLOOR_ULPS = 16.0  # of the largest value: for outputs that happen to have (almost) no noise
+_MOST_SHARE = 1 / 32  # of the largest value: 1024 ulps of half precision are all of it
 _MOST_ULPS = 1024.0  # a model that works in a lower precision is far from float64, and noise is no excuse
 
 
@@ -33,7 +34,7 @@ class Nearness:
     @staticmethod
     def exact(a: Tensor, b: Tensor, number: int) -> bool:
         """Equal, but for what is rounded another way in each run: sums of many threads."""
-        return same(a, b) or (_is_real(a) and gap(a, b) <= _MOST_ULPS * torch.finfo(a.dtype).eps * largest(a))
+        return same(a, b) or (_is_real(a) and gap(a, b) <= _most(a))
 
     def __call__(self, a: Tensor, b: Tensor, number: int) -> bool:
         if same(a, b):
@@ -42,7 +43,7 @@ class Nearness:
             return False
         unit = torch.finfo(a.dtype).eps * largest(a)
         noise = self._noise[number] if number < len(self._noise) else 0.0
-        allowed = min(max(NOISE_FACTOR * noise, FLOOR_ULPS * unit), _MOST_ULPS * unit)
+        allowed = min(max(NOISE_FACTOR * noise, FLOOR_ULPS * unit), _most(a))
         return gap(a, b) <= allowed
 
     @cached_property
@@ -53,6 +54,11 @@ class Nearness:
         if trial.error is not None or len(exact) != len(self._expected):  # a dtype that is written down
             return [0.0] * len(self._expected)
         return [gap(a, b) if a.shape == b.shape else 0.0 for a, b in zip(self._expected, exact, strict=True)]
+
+
+def _most(a: Tensor) -> float:
+    """Largest gap that can be rounding."""
+    return min(_MOST_ULPS * torch.finfo(a.dtype).eps, _MOST_SHARE) * largest(a)
 
 
 def same(a: Tensor, b: Tensor) -> bool:
