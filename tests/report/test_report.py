@@ -60,7 +60,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (torchvision("resnet18"), 64),
     "mobilenet_v2": (torchvision("mobilenet_v2"), 64),
     "squeezenet1_1": (torchvision("squeezenet1_1"), 64),
-    "shufflenet_v2_x0_5": (torchvision("shufflenet_v2_x0_5"), 64),
     "googlenet": (torchvision("googlenet"), 64),  # its auxiliary heads are for training only
 }
 
