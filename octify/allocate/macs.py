@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from octify.compat import ConvNd, ConvTransposeNd, FakeTensorMode
 from octify.kernels.taps import PathName, Scheme
 from octify.layout.channels import ConvNode
 from octify.layout.roles import map_shape
-from octify.nn.conv import OCTAVE_CONV, OctaveConv
+from octify.nn.conv import CONV_TRANSPOSE, OCTAVE_CONV, OctaveConv
 from octify.nn.conv_transpose import OCTAVE_CONV_TRANSPOSE
 from octify.nn.functional import low_size, output_sizes
 from octify.nn.groups import needs_no_exchange
@@ -38,12 +37,6 @@ from octify.ops.padding import through_padding
 from octify.passes.resolve import Planned
 from octify.plan import ConvPlan
 from octify.trace import Traced
-
-_CONV_TRANSPOSE: Mapping[int, Any] = {
-    1: nn.ConvTranspose1d,
-    2: nn.ConvTranspose2d,
-    3: nn.ConvTranspose3d,
-}
 
 
 @dataclass(frozen=True)
@@ -191,7 +184,7 @@ def _two_channels(geometry: _Geometry, scheme: Scheme) -> OctaveConv:
     dims = len(geometry.kernel)
     if geometry.transposed:
         stride, padding, output_padding, dilation = geometry.settings
-        dense = _CONV_TRANSPOSE[dims](
+        dense = CONV_TRANSPOSE[dims](
             2,
             2,
             geometry.kernel,

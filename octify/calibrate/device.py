@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from octify.checks.device import CHOICES, device_called
 from octify.errors import OctifyError
 
 
 def device_named(text: str) -> torch.device:
     """The device that ``text`` names, such as ``"cuda:1"``. OctifyError if calibration cannot run on it."""
-    try:
-        device = torch.device(text)
-    except RuntimeError as error:
-        raise OctifyError(
-            f"{text!r} is not a device", why=str(error).splitlines()[0], hint="--device cuda, cuda:1 or cpu"
-        ) from error
+    device = device_called(text)
     if device.type == "meta":
-        raise OctifyError("the meta device computes nothing", hint="--device cuda, cuda:1 or cpu")
+        raise OctifyError("the meta device computes nothing", hint=CHOICES)
     try:
         torch.zeros(1, device=device)
     except (AssertionError, RuntimeError, NotImplementedError) as error:

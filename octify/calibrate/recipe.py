@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +25,7 @@ from octify.calibrate.options import Calibration
 from octify.calibrate.rotate import in_basis, rotate, with_rotations
 from octify.calibrate.spectrum import by_frequency, spectra
 from octify.compare.agreement import Agreement
-from octify.compare.outputs import compare, outputs
+from octify.compare.outputs import Output, compare, outputs
 from octify.errors import OctifyError
 from octify.passes.resolve import Planned
 from octify.passes.rewrite import Rewritten, rewrite
@@ -86,18 +86,20 @@ def calibrate(
     ``most`` inputs are used at most. Deterministic for a seed. Raises OctifyError for unusable data.
     """
     images = images_of(traced, options, most=most, progress=progress)
-    planned = Planned(planned.plan, planned.on(traced))
-    before = uncalibrated(traced, planned, images)
-    calibrated = calibrate_on(traced, planned, images, options, measure_spectra=True, progress=progress)
-    return replace(calibrated, before=before)
+    return calibrate_on(traced, planned, images, options, described=True, progress=progress)
 
 
-def uncalibrated(traced: Traced, planned: Planned, images: Images) -> Agreement:
-    """Agreement of the conversion without calibration, on the inputs that ``calibrate_on`` measures on."""
+def uncalibrated(
+    traced: Traced, planned: Planned, images: Images, target: Sequence[Output] | None = None
+) -> Agreement:
+    """Agreement of the conversion without calibration, on the inputs that ``calibrate_on`` measures on.
+
+    ``target``: the original's ``outputs`` on these inputs, where they are at hand.
+    """
     inputs = images.held_out or images.chunks
     module = rewrite(in_basis(traced, planned.plan), planned.plan, planned.resolved).module
-    result = outputs(module, inputs)
-    return compare(outputs(traced.module, inputs), result, held_out=bool(images.held_out))
+    target = target or outputs(traced.module, inputs)
+    return compare(target, outputs(module, inputs), held_out=bool(images.held_out))
 
 
 @torch.inference_mode(False)
@@ -107,19 +109,22 @@ def calibrate_on(
     images: Images,
     options: Calibration,
     *,
-    measure_spectra: bool = False,
+    described: bool = False,
     progress: Progress = lambda what, done, of: None,
 ) -> Calibrated:
-    """``calibrate`` on images that were gathered before (``images_of``), without the uncalibrated error.
+    """``calibrate`` on images that were gathered before (``images_of``).
+
+    ``described``: measure what a report says beside the result, the uncalibrated error and the spectra.
 
     The repair writes to modules that ``traced`` shares with the result: another run needs another copy.
     """
     measured, held = images.held_out or images.chunks, bool(images.held_out)
     target = outputs(traced.module, measured)
     planned = Planned(planned.plan, planned.on(traced))
+    before = uncalibrated(traced, planned, images, target) if described else None
     start = in_best_basis(traced, planned, images, options)
     teacher = start.teacher
-    curves = spectra(teacher, start.planned.on(teacher), images.chunks) if measure_spectra else None
+    curves = spectra(teacher, start.planned.on(teacher), images.chunks) if described else {}
     chosen = choose_channels(start, images, options, progress)
     rewritten = rewrite(start.traced, chosen.plan, chosen.resolved)
     training = rewritten.module.training
@@ -142,7 +147,7 @@ def calibrate_on(
     after = compare(target, outputs(rewritten.module, measured), held_out=held)
     final = Planned(chosen.plan, rewritten.resolved)
     synthetic = options.synthetic
-    spectrum = curves and by_frequency(teacher, final, curves, images.user_count, synthetic=synthetic)
+    spectrum = by_frequency(teacher, final, curves, images.user_count, synthetic=synthetic)
     return Calibrated(
         chosen.plan,
         rewritten,
@@ -155,9 +160,9 @@ def calibrate_on(
         repaired.layers,
         repaired.left,
         images.warnings,
-        None,
-        spectrum or None,
-        distilled,
+        before=before,
+        spectrum=spectrum,
+        distilled=distilled,
     )
 
 

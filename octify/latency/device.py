@@ -6,22 +6,18 @@ from collections.abc import Sequence
 
 import torch
 
+from octify.checks.device import CHOICES, device_called
 from octify.errors import OctifyError
 from octify.latency.runtime import RUNTIMES
 
 
 def require_device(name: str, runtimes: Sequence[str]) -> None:
     """Raise OctifyError where ``runtimes`` cannot be timed on the device called ``name``."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise OctifyError(
-            f"{name!r} is not a device", why=str(error).splitlines()[0], hint="--device cpu, cuda or cuda:1"
-        ) from error
+    device = device_called(name)
     if device.type == "cpu":
         return
     if device.type != "cuda":
-        raise OctifyError(f"models are not timed on {name}", hint="--device cpu, cuda or cuda:1")
+        raise OctifyError(f"models are not timed on {name}", hint=CHOICES)
     others = [runtime for runtime in runtimes if RUNTIMES[runtime].takes != "module"]
     if others:
         raise OctifyError(

@@ -31,7 +31,7 @@ from octify.nn.settled import settled
 from octify.nn.tellable import require_tellable
 
 _CONV: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_CONV_TRANSPOSE: dict[int, type[nn.Module]] = {
+CONV_TRANSPOSE: dict[int, type[nn.Module]] = {
     1: nn.ConvTranspose1d,
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
@@ -198,7 +198,7 @@ class OctaveConv(nn.Module):
         # The path at one resolution carries the bias; the other one does for groups that have none of it.
         alone = run.inputs == conv.in_channels // conv.groups
         bias = conv.bias if alone or name.keeps_resolution else None
-        layer = (_CONV_TRANSPOSE if recipe.transposed else _CONV)[len(self.axes)](
+        layer = (CONV_TRANSPOSE if recipe.transposed else _CONV)[len(self.axes)](
             run.inputs * groups,
             run.outputs * groups,
             recipe.kernel_size,

@@ -42,10 +42,9 @@ def make_plan(
     exclude: Sequence[str] = (),
     alphas: Mapping[str, float] | None = None,
     costs: Costs | None = None,
-    policies: Policies | None = None,
 ) -> Plan:
     """Return the plan of ``planned``, which takes the same arguments."""
-    return planned(traced, rules, alpha, kernels, exclude, alphas, costs, policies).plan
+    return planned(traced, rules, alpha, kernels, exclude, alphas, costs).plan
 
 
 def planned(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +33,7 @@ from octify.cli.options.shared import (
 from octify.cli.outputs import check_files, used
 from octify.cli.session import session
 from octify.errors import OctifyError
+from octify.export.targets import ExportTarget
 
 if TYPE_CHECKING:
     from octify.source import Source
@@ -65,16 +65,6 @@ StaticBatchOption = Annotated[
 ]
 
 
-class TargetName(str, enum.Enum):
-    """Runtimes that a file can be for."""
-
-    onnxruntime = "onnxruntime"
-    onnxruntime_int8 = "onnxruntime-int8"
-    openvino = "openvino"
-    openvino_int8 = "openvino-int8"
-    ncnn = "ncnn"
-
-
 BatchOption = Annotated[
     int | None,
     typer.Option(
@@ -86,7 +76,7 @@ BatchOption = Annotated[
     ),
 ]
 TargetOption = Annotated[
-    TargetName,
+    ExportTarget,
     typer.Option(
         "--target",
         help="The runtime that the file is for; every file computes the same. Those in -int8 are float files"
@@ -101,7 +91,7 @@ def export(
     model: OriginalOption = None,
     weights: WeightsOption = None,
     input: InputOption = None,
-    target: TargetOption = TargetName.onnxruntime,
+    target: TargetOption = ExportTarget.onnxruntime,
     batch: BatchOption = None,
     static_batch: StaticBatchOption = False,
     int8: quantization.Int8Option = False,
@@ -180,7 +170,7 @@ def _check(
             "--static-batch keeps the example's batch size, --batch sets another",
             hint="leave one of them out",
         )
-    if file.suffix == PROGRAM and (settings.enabled or target != TargetName.onnxruntime.value):
+    if file.suffix == PROGRAM and (settings.enabled or target != ExportTarget.onnxruntime):
         raise OctifyError(
             f"{file} is a PyTorch program by its name",
             why=f"{'--int8' if settings.enabled else '--target'} is for ONNX files",
