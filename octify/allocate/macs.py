@@ -56,7 +56,7 @@ class _Geometry:
 
 
 @dataclass(frozen=True)
-class _Call:
+class _ConvCall:
     """One call of a convolution: its geometry, and how many maps it reads."""
 
     module: nn.Module
@@ -72,7 +72,7 @@ class MacCounts:
         self.traced = traced
         self.dense = sum(facts.macs for facts in traced.facts.values())
         self._nodes = {node.name: node for node in traced.module.graph.nodes}
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, _ConvCall] = {}
         self._units: dict[tuple[_Geometry, Scheme, bool], Mapping[PathName, int]] = {}
 
     def of(self, planned: Planned, convs: Sequence[ConvNode]) -> int:
@@ -116,7 +116,7 @@ class MacCounts:
                 saved += facts.macs * float(mask.mean()) * (1 - quarter)
         return -round(saved)
 
-    def _call(self, node: ConvNode) -> _Call:
+    def _call(self, node: ConvNode) -> _ConvCall:
         if node.node not in self._calls:
             self._calls[node.node] = _call(self.traced, self._nodes[node.node])
         return self._calls[node.node]
@@ -128,7 +128,7 @@ class MacCounts:
         return self._units[key]
 
 
-def _call(traced: Traced, node: fx.Node) -> _Call:
+def _call(traced: Traced, node: fx.Node) -> _ConvCall:
     module = traced.submodule(node)
     source = operand(node)
     assert module is not None and isinstance(source, fx.Node)
@@ -138,16 +138,16 @@ def _call(traced: Traced, node: fx.Node) -> _Call:
     if isinstance(module, nn.Linear):
         shape = map_shape("N" + "S" * (len(shape) - 2) + "C", shape)
         conv = conv_form(module, len(shape) - 2)
-        return _Call(module, _plain(conv, shape, None, shape), shape[0], macs)
+        return _ConvCall(module, _plain(conv, shape, None, shape), shape[0], macs)
     assert isinstance(module, ConvNd)
     if isinstance(module, ConvTransposeNd):
         settings = (module.stride, module.padding, module.output_padding, module.dilation)
         geometry = _Geometry(module.kernel_size, tuple(shape[2:]), True, settings)
-        return _Call(module, geometry, shape[0], macs)
+        return _ConvCall(module, geometry, shape[0], macs)
     outer, pads = through_padding(traced, node)
     read = traced.shape(outer)
     assert read is not None
-    return _Call(module, _plain(module, shape, pads, read), shape[0], macs)
+    return _ConvCall(module, _plain(module, shape, pads, read), shape[0], macs)
 
 
 def _plain(conv: ConvNd, shape: Sequence[int], before: object, read: Sequence[int]) -> _Geometry:

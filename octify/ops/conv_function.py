@@ -28,7 +28,7 @@ _FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
-class _Call(nn.Module):
+class _ConvFunction(nn.Module):
     """A convolution function with its constants, as a layer."""
 
     def __init__(self, function: Any, settings: Mapping[str, Any]) -> None:
@@ -87,7 +87,7 @@ def _layer(traced: Traced, node: fx.Node) -> nn.Module | str:
         }
     except LookupError:
         return "its weights or settings are computed from its input"
-    return _Call(node.target, constants).eval()
+    return _ConvFunction(node.target, constants).eval()
 
 
 def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
