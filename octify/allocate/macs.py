@@ -25,9 +25,10 @@ from octify.compat import ConvNd, ConvTransposeNd, FakeTensorMode
 from octify.kernels.taps import PathName, Scheme
 from octify.layout.channels import ConvNode
 from octify.layout.roles import map_shape
-from octify.nn.conv import CONV_TRANSPOSE, OCTAVE_CONV, OctaveConv
+from octify.layout.single import single_axes
+from octify.nn.conv import CONV_TRANSPOSE, OCTAVE_CONV, OctaveConv, axes_of
 from octify.nn.conv_transpose import OCTAVE_CONV_TRANSPOSE
-from octify.nn.functional import low_size, output_sizes
+from octify.nn.functional import low_size, octave_axes, output_sizes
 from octify.nn.groups import needs_no_exchange
 from octify.nn.padded import OCTAVE_PADDED, padded_conv
 from octify.ops.base import operand
@@ -197,6 +198,9 @@ def _two_channels(geometry: _Geometry, scheme: Scheme) -> OctaveConv:
     stride, dilation, pads, mode, same = geometry.settings
     weight = nn.Parameter(torch.ones(2, 2, *geometry.kernel))
     plain = padded_conv(weight, None, stride, dilation, 1, pads, mode, same)  # type: ignore[arg-type]
+    if mode == "zeros":
+        out = [axis.output_length(n) for axis, n in zip(axes_of(plain), geometry.size, strict=True)]
+        plain.single = single_axes(geometry.size, out, octave_axes(dims))
     kinds: Mapping[int, type[OctaveConv]] = OCTAVE_CONV if plain.padding_mode == "zeros" else OCTAVE_PADDED
     return kinds[dims].from_conv(plain, (1,), (1,), scheme)
 
