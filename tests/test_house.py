@@ -31,6 +31,7 @@ ORDER = (
     ("quantize",),
     ("latency",),
     ("report",),
+    ("metric",),
     ("calibrate",),
     ("allocate",),
     ("int8",),

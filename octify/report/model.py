@@ -7,6 +7,7 @@ from typing import Any
 
 from octify.report.allocation import AllocationRow
 from octify.report.calibration import CalibrationRow
+from octify.report.metric import MetricRow
 from octify.report.rows import BoundaryRow, GraphNode, LayerRow, Left, Totals
 from octify.report.spectrum import SpectrumRow
 from octify.report.tuning import TuningRow
@@ -31,6 +32,7 @@ class ReportData:
     graph: tuple[GraphNode, ...] = ()
     spectrum: SpectrumRow | None = None
     tuning: tuple[TuningRow, ...] = ()
+    metric: MetricRow | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -50,4 +52,5 @@ class ReportData:
             "graph": [asdict(node) for node in self.graph],
             "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
             "tuning": [row.to_dict() for row in self.tuning],
+            "metric": None if self.metric is None else self.metric.to_dict(),
         }

@@ -33,6 +33,14 @@ from octify.cli.options.calibration import (
     require_error,
     with_data,
 )
+from octify.cli.options.metric import (
+    MaxDropOption,
+    MetricLowerOption,
+    MetricOption,
+    MetricSettings,
+    TargetDropOption,
+    judged,
+)
 from octify.cli.options.shared import (
     AlphaOption,
     DebugOption,
@@ -103,7 +111,8 @@ ThreadsOption = Annotated[
     ),
 ]
 
-_POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude", "latency")
+_TARGETS = ("target_macs", "target_error", "target_drop")
+_POLICY = ("alpha", *_TARGETS, "rules", "kernels", "exclude", "latency")
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,7 @@ def convert(
     alpha: AlphaOption = 0.5,
     target_macs: TargetMacsOption = None,
     target_error: TargetErrorOption = None,
+    target_drop: TargetDropOption = None,
     out: OutOption = None,
     onnx: OnnxOption = None,
     html: HtmlOption = None,
@@ -133,6 +143,9 @@ def convert(
     crop: CropOption = None,
     bgr: BgrOption = False,
     max_error: MaxErrorOption = None,
+    metric: MetricOption = None,
+    metric_lower: MetricLowerOption = False,
+    max_drop: MaxDropOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     plan: PlanOption = None,
@@ -160,6 +173,7 @@ def convert(
       octify convert timm:resnet26d --alpha 0.25 --exclude 'layer4.*' --dry-run
       octify convert model.py --weights model.safetensors --calib images/ -o out
       octify convert model.py --target-macs 0.6 --calib images/ -o out --html out/report.html
+      octify convert model.py --metric evaluate.py:accuracy --target-drop 0.005 --calib images/ -o out
       octify convert model.py --rules everywhere --latency -o out --onnx out/model.onnx
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
@@ -175,27 +189,32 @@ def convert(
             max_error,
             target_macs,
             target_error,
+            target_drop,
             device,
             bgr,
         )
+        judge = MetricSettings(metric, metric_lower, max_drop, target_drop)
+        judge.check()
         calibration.check()
         if plan is not None:
             _refuse(
                 context, _POLICY, "--plan", "a plan says which channels of which layers become low, and how"
             )
-        if target_macs is not None or target_error is not None:
-            target = "--target-macs" if target_error is None else "--target-error"
-            _refuse(context, ("alpha",), target, "a target decides the alpha of every layer")
-            _refuse(context, ("latency",), target, "a target chooses by MACs and errors, not by time")
+        for name in _TARGETS:
+            if context.params[name] is not None:
+                target = f"--{name.replace('_', '-')}"
+                _refuse(context, ("alpha",), target, "a target decides the alpha of every layer")
+                _refuse(context, ("latency",), target, "a target chooses by MACs and errors, not by time")
         check_model(model, weights, input)
         check_policy(alpha, None if plan else rules)
-        reads = used(model, weights, calib, () if plan else (rules,), plan)
+        reads = used(model, weights, calib, () if plan else (rules,), plan, judge.file)
         outputs = _outputs(model, out, onnx, html, reads, dry_run=dry_run, force=force)
         replayed = _read_plan(plan)
         source = load(run, model, weights, input)
 
         from octify import api
 
+        baseline = judge.baseline(run, source.model)
         data = calibration.open(run, source)
         result = calibration.on_device(
             source,
@@ -213,17 +232,23 @@ def convert(
                 seed=seed,
                 target_macs=target_macs,
                 target_error=target_error,
+                target_drop=target_drop,
+                metric=baseline if target_drop is not None else None,
                 latency=latency_threads if latency else None,
                 progress=run.progress,
             ),
         )
-        result = with_data(result, data)
+        result, failure = judged(run, with_data(result, data), baseline)
         run.show(result.report)
         run.warn(*result.report.warnings)
         run.partial = result.report.to_dict() | {"source": describe(source)}
         require_converted(result.report)
         require_error(result.report, max_error)
-        run.answer(run.partial | _write(run, result, source, outputs, weights, input))
+        run.partial = run.partial | _write(run, result, source, outputs, weights, input)
+        if failure is not None:
+            raise failure
+        judge.require(result.report.metric)
+        run.answer(run.partial)
 
 
 def _refuse(context: typer.Context, options: Sequence[str], beside: str, why: str) -> None:
