@@ -54,6 +54,7 @@ def convert(
     target_macs: float | None = None,
     target_error: float | None = None,
     latency: int | None = None,
+    latency_runtime: str = "onnxruntime",
 ) -> Result:
     """Convert ``model`` to octave form; the model itself is left untouched.
 
@@ -90,8 +91,13 @@ def convert(
         set gets its own alpha, or all the same one if that measures better (``octify.allocate.search``);
         ``report.allocation`` records the choice. Requires ``calibration``.
     latency:
-        Number of onnxruntime's threads at which octave layers must be faster; others stay dense. Times come
-        from a table (``octify.latency.operators.table``), whose missing entries are measured first.
+        Number of the runtime's threads at which octave layers must be faster; others stay dense. Times come
+        from a table (``octify.latency.operators.table``), whose missing entries are measured first. Then
+        whole models are timed beside the original: where none is surely faster, everything stays dense.
+        ``report.timing`` has the figures.
+    latency_runtime:
+        ``"onnxruntime"``, ``"onnxruntime-int8"``, ``"openvino"`` or ``"openvino-int8"``. For int8, operators
+        are priced in float, and whole models timed in int8.
     plan:
         A plan, or the path of one, to replay instead of ``alpha``, ``rules``, ``kernels`` and ``exclude``.
     exclude:
@@ -123,6 +129,7 @@ def convert(
         target_macs=target_macs,
         target_error=target_error,
         latency=latency,
+        latency_runtime=latency_runtime,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from octify.checks.door import check_model
 from octify.errors import OctifyError
 from octify.files import staged_directory
 from octify.kernels.taps import Scheme
+from octify.latency.verdict import PlanTiming, Timing
 from octify.passes.consistent import leaves_of
 from octify.passes.resolve import Planned
 from octify.passes.rewrite import Rewritten, as_model, rewrite
 from octify.plan import Plan
 from octify.plan.rotation import Rotation
 from octify.planning.planner import planned
-from octify.planning.ruleset import RuleSet, load_rules
+from octify.planning.ruleset import load_rules
 from octify.progress import Progress, Tell
 from octify.report import Report
 from octify.report.build import UNCALIBRATED, build_report
@@ -86,6 +88,7 @@ def convert(
     target_macs: float | None = None,
     target_error: float | None = None,
     latency: int | None = None,
+    latency_runtime: str = "onnxruntime",
 ) -> Result:
     """``octify.convert``, which documents the arguments."""
     if kernels not in ("paper", "exact"):
@@ -106,6 +109,9 @@ def convert(
             why="a target chooses alphas by MACs and errors; a plan has chosen already",
             hint="leave one of them out",
         )
+    timing = None if latency is None else Timing(latency_runtime, latency)
+    if timing is not None:
+        _require_runtime(timing)
     options = (
         calibration if calibration is None else Calibration(calibration, effort, channel_order, seed, target)
     )
@@ -129,37 +135,52 @@ def convert(
         return _to_target(Plans(traced, policy, kernels, exclude), options, tell)
     blind = policy is not None and options is not None and options.synthetic and not can_be_made(traced)
     kernels = "exact" if blind else kernels
-    if policy is not None and latency is not None:
-        chosen = _fast_plan(traced, policy, alpha, kernels, exclude, latency, tell)
+    verdict = None
+    if policy is not None and timing is not None:
+        by = partial(planned, traced, policy, alpha, kernels, exclude)
+        timing = replace(timing, kernels=kernels)
+        chosen, verdict = _fast_plan(traced, model, example_inputs, by, timing, tell)
+        if not any(conv.converted for conv in chosen.plan.convs):
+            return _timed(_apply(traced, chosen, tell), verdict)
     elif policy is not None:
         chosen = planned(traced, policy, alpha, kernels, exclude)
     else:
         assert replayed is not None
         chosen = Planned(replayed)
     if blind:
-        return _exact(traced, chosen, tell)
+        return _timed(_exact(traced, chosen, tell), verdict)
     if options is None:
-        return _apply(traced, chosen, tell)
-    return _calibrated(traced, calibrate(traced, chosen, options, progress=_counting(tell)), tell)
+        return _timed(_apply(traced, chosen, tell), verdict)
+    calibrated = calibrate(traced, chosen, options, progress=_counting(tell))
+    return _timed(_calibrated(traced, calibrated, tell), verdict)
+
+
+def _require_runtime(timing: Timing) -> None:
+    from octify.latency.bench import require_runtimes  # with onnxruntime, which takes a while to import
+
+    timing.check()
+    require_runtimes((timing.runtime,))
 
 
 def _fast_plan(
     traced: Traced,
-    rules: RuleSet,
-    alpha: float,
-    kernels: Scheme,
-    exclude: Sequence[str],
-    threads: int,
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    by: Callable[..., Planned],
+    timing: Timing,
     tell: Tell,
-) -> Planned:
-    # With onnxruntime, which takes a while to import.
-    from octify.latency.operators.costs import OnnxruntimeCosts
-    from octify.latency.operators.table import OperatorTable
+) -> tuple[Planned, PlanTiming | None]:
+    """The plan that is fastest, and its time beside that of ``model``."""
+    from octify.latency.operators.choice import fastest
 
-    table = OperatorTable(threads, progress=tell)
-    chosen = planned(traced, rules, alpha, kernels, exclude, costs=OnnxruntimeCosts(table, kernels))
-    table.save()
-    return chosen
+    def build(chosen: Planned) -> nn.Module:
+        return as_model(traced, rewrite(traced, chosen.plan, chosen.resolved).module, chosen.plan)
+
+    return fastest(model, inputs, lambda costs: by(costs=costs), build, timing, tell)
+
+
+def _timed(result: Result, verdict: PlanTiming | None) -> Result:
+    return replace(result, report=replace(result.report, timing=verdict))
 
 
 def _exact(traced: Traced, chosen: Planned, tell: Tell) -> Result:

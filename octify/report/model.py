@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from octify.latency.verdict import PlanTiming
 from octify.report.allocation import AllocationRow
 from octify.report.calibration import CalibrationRow
 from octify.report.rows import BoundaryRow, GraphNode, LayerRow, Left, Totals
@@ -31,6 +32,7 @@ class ReportData:
     graph: tuple[GraphNode, ...] = ()
     spectrum: SpectrumRow | None = None
     tuning: tuple[TuningRow, ...] = ()
+    timing: PlanTiming | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -50,4 +52,5 @@ class ReportData:
             "graph": [asdict(node) for node in self.graph],
             "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
             "tuning": [row.to_dict() for row in self.tuning],
+            "timing": None if self.timing is None else self.timing.to_dict(),
         }

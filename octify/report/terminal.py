@@ -41,6 +41,9 @@ def render(report: ReportData) -> Iterator[RenderableType]:
     for row in report.tuning:
         yield Text("")
         yield from render_tuning(row)
+    if report.timing is not None:
+        yield Text("")
+        yield Text(report.timing.sentence)
     yield Text("")
     yield _totals(report)
 
