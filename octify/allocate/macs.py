@@ -28,8 +28,8 @@ from octify.layout.roles import map_shape
 from octify.layout.single import single_axes
 from octify.nn.conv import CONV_TRANSPOSE, OCTAVE_CONV, OctaveConv, axes_of
 from octify.nn.conv_transpose import OCTAVE_CONV_TRANSPOSE
+from octify.nn.exchange import exchange_of, has_path
 from octify.nn.functional import low_size, octave_axes, output_sizes
-from octify.nn.groups import needs_no_exchange
 from octify.nn.padded import OCTAVE_PADDED, padded_conv
 from octify.ops.base import operand
 from octify.ops.effective_conv import Form, form_of, join_pads
@@ -89,10 +89,8 @@ class MacCounts:
         call = self._call(node)
         units = self._unit(call.geometry, entry.kernels, len(entry.low_in) == entry.in_channels)
         groups = getattr(call.module, "groups", 1)
-        is_apart = entry.exchange == "spatial" and needs_no_exchange(call.module, entry.low_in, entry.low_out)
-        pairs = _pairs(entry, groups)
-        if is_apart:
-            pairs = {name: n if name.keeps_resolution else 0 for name, n in pairs.items()}
+        exchange = exchange_of(call.module, entry.exchange, entry.low_in, entry.low_out)
+        pairs = {name: n if has_path(exchange, name) else 0 for name, n in _pairs(entry, groups).items()}
         macs = sum(units.get(name, 0) * n for name, n in pairs.items())
         if self.traced.parts is None:
             return call.batch * macs

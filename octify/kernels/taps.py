@@ -19,8 +19,9 @@ import numpy.typing as npt
 from octify.errors import InputSizeError
 
 Scheme = Literal["paper", "exact"]
-Exchange = Literal["full", "spatial"]  # "spatial": 1x1 convolutions have no high-to-low and low-to-high paths
+Exchange = Literal["full", "spatial", "high-to-low"]  # which paths 1x1 convolutions have (octify.nn.exchange)
 Branch = Literal["high", "low"]
+BRANCHES: tuple[Branch, ...] = ("high", "low")
 Matrix = npt.NDArray[np.float64]
 
 

@@ -99,14 +99,21 @@ def bench(
     return BenchResult(tuple(rows), machine(), versions(), facts(threads))
 
 
-def _check(models: Mapping[str, Contestant], runtimes: Sequence[str]) -> None:
-    for name in runtimes:
+def require_runtimes(names: Sequence[str]) -> None:
+    """Raise OctifyError for a runtime that there is not, or that is not available here."""
+    for name in names:
         runtime = RUNTIMES.get(name)
         if runtime is None:
             raise OctifyError(f"there is no runtime {name!r}", hint=f"use one of {', '.join(RUNTIMES)}")
         reason = runtime.available()
         if reason is not None:
             raise OctifyError(f"{name} is not available", why=reason)
+
+
+def _check(models: Mapping[str, Contestant], runtimes: Sequence[str]) -> None:
+    require_runtimes(runtimes)
+    for name in runtimes:
+        runtime = RUNTIMES[name]
         files = [key for key, model in models.items() if not isinstance(model, nn.Module)]
         if runtime.int8 and files:
             raise OctifyError(

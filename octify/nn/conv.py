@@ -35,8 +35,9 @@ from octify.kernels.taps import (
 )
 from octify.nn.channels import last_channels, split_indices
 from octify.nn.eager import add_upsampled, convolved, is_bare, is_plain
+from octify.nn.exchange import exchange_of, has_path
 from octify.nn.functional import crop, low_size, octave_axes, output_sizes, pool, upsample
-from octify.nn.groups import ChannelRun, Grouped, UnevenGroups, needs_no_exchange, refuse_scattered
+from octify.nn.groups import ChannelRun, Grouped, UnevenGroups, refuse_scattered
 from octify.nn.settled import settled
 from octify.nn.tellable import require_tellable
 
@@ -106,7 +107,8 @@ class OctaveConv(nn.Module):
         ``"paper"`` (original kernel size on every path) or ``"exact"``.
     exchange:
         ``"full"``, or ``"spatial"``: a 1x1 convolution between octave values keeps high and low channels
-        apart (``octify.nn.groups.needs_no_exchange``); any other has all its paths.
+        apart; ``"high-to-low"``: it has no low-to-high path. Any other convolution has all its paths
+        (``octify.nn.exchange``).
 
     Shapes: high (N, I - Li, *size) and low (N, Li, *ceil(size / 2)); a branch without channels is None.
     """
@@ -178,12 +180,11 @@ class OctaveConv(nn.Module):
         outs = dict(zip(("high", "low"), split_indices(conv.out_channels, low_out), strict=True))
         self.low_in, self.low_out = ins["low"], outs["low"]
         refuse_scattered(conv, self.low_in, self.low_out)
-        apart = exchange == "spatial" and needs_no_exchange(conv, self.low_in, self.low_out)
-        self.exchange: Exchange = "spatial" if apart else "full"
+        self.exchange: Exchange = exchange_of(conv, exchange, self.low_in, self.low_out)
         self.recipes: dict[PathName, Path] = {}
         for name in sorted(PATHS, key=lambda name: not name.keeps_resolution):
             grouped = Grouped.of(conv, ins[name.source], outs[name.target])
-            if not any(run.leads for run in grouped.runs) or (apart and not name.keeps_resolution):
+            if not any(run.leads for run in grouped.runs) or not has_path(self.exchange, name):
                 setattr(self, name.value, None)
                 continue
             self.recipes[name] = self._recipe(name)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import Field, ValidationError
 
@@ -30,7 +30,8 @@ class ConvPlan:
 
     Both empty means that it is left as it is, for ``reason``. An empty ``low_out`` beside a
     non-empty ``low_in`` ends an octave value; ``reason`` then says why its output is dense.
-    With ``exchange`` ``"spatial"`` it has no paths between high and low channels.
+    With ``exchange`` ``"spatial"`` it has no paths between high and low channels, with
+    ``"high-to-low"`` none from low to high ones.
     """
 
     path: str
@@ -169,7 +170,7 @@ class _Conv(StrictDocument):
     low_in: list[int] = Field(default_factory=list)
     low_out: list[int] = Field(default_factory=list)
     kernels: str = Field("paper", pattern="^(paper|exact)$")
-    exchange: str = Field("full", pattern="^(full|spatial)$")
+    exchange: str = Field("full", pattern=f"^({'|'.join(get_args(Exchange))})$")
     reason: str | None = None
 
 
