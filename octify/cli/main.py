@@ -57,8 +57,9 @@ def root(
     """Turn an existing PyTorch CNN into its octave form, check it, and export it.
 
     Octave convolution keeps a share of every feature map's channels at half resolution, where a
-    convolution costs a quarter. MODEL is file.py, file.py:name, pkg.mod:name, timm:name or
-    torchvision:name. Running a model file runs its code: give only files you trust.
+    convolution costs a quarter. MODEL is file.py, file.py:name, pkg.mod:name, timm:name,
+    torchvision:name, hf:name, ultralytics:name.yaml, smp:name, diffusers:FOLDER:decoder or onnx:FILE.
+    Running a model file runs its code: give only files you trust.
 
     \b
     Example:
