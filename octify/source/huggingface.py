@@ -52,6 +52,7 @@ def build(target: ModelSpec) -> tuple[nn.Module, list[str]]:
             f"{place} is not a folder with a config.json",
             hint="the folder that save_pretrained wrote",
         )
+    transformers.utils.logging.disable_progress_bar()
     with offline("transformers"):
         if place is not None:
             model = _from_checkpoint(transformers, str(place), options, _has_weights(place))

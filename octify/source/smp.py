@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 
 from torch import nn
 
@@ -36,6 +37,14 @@ def build(target: ModelSpec) -> tuple[nn.Module, list[str]]:
             hint=f"smp:{close[0] if close else 'Unet'}",
         )
     encoder = options.get("encoder_name", "resnet34")
+    parameters = inspect.signature(kinds[name]).parameters
+    unknown = [key for key in options if key not in parameters]
+    if unknown and not str(encoder).startswith("tu-"):  # whose timm encoder takes more
+        raise SourceError(
+            f"{name} has no parameter {unknown[0]}",
+            why=f"it has {', '.join(key for key in parameters if key not in ('args', 'kwargs'))}",
+            hint=_EXAMPLE,
+        )
     encoders = package.encoders.get_encoder_names()
     if encoder not in encoders and not str(encoder).startswith("tu-"):
         near = difflib.get_close_matches(str(encoder), encoders, n=4)
