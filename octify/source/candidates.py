@@ -12,6 +12,8 @@ from typing import Any
 from torch import nn
 
 from octify.errors import SourceError
+from octify.source.arguments import NONE, Arguments
+from octify.source.callables import check_call
 from octify.source.execute import running
 
 FACTORIES = ("build_model", "get_model", "create_model")
@@ -54,24 +56,28 @@ def default_candidate(module: ModuleType, place: str) -> NamedModel:
     raise _no_model(module, place, factories)
 
 
-def make_model(candidate: NamedModel, module: ModuleType) -> nn.Module:
+def make_model(candidate: NamedModel, module: ModuleType, arguments: Arguments = NONE) -> nn.Module:
     """Return the candidate, or the result of calling it. Raises SourceError if that is not an nn.Module."""
     value = candidate.value
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.Module) and not arguments:
         return value
-    if not callable(value):
+    if isinstance(value, nn.Module) or not callable(value):
         raise SourceError(
-            f"{candidate.where} is a {type(value).__name__}, not a model",
-            hint="name an nn.Module, a subclass of it, or a function without arguments that returns one",
+            f"{candidate.where} is a {type(value).__name__}, not a model"
+            if not isinstance(value, nn.Module)
+            else f"{candidate.where} is a model already, and takes no arguments",
+            hint="name an nn.Module, a subclass of it, or a function that returns one",
         )
-    missing = missing_arguments(value)
-    if missing:
+    if arguments:
+        check_call(value, arguments, candidate.where)
+    elif missing := missing_arguments(value):
         raise _needs_arguments(candidate.where, missing)
-    with running(module, f"{candidate.where}()"):
-        model = value()
+    called = f"{candidate.where}{arguments.text or '()'}"
+    with running(module, called):
+        model = value(*arguments.positional, **arguments.keywords)
     if not isinstance(model, nn.Module):
         raise SourceError(
-            f"{candidate.where}() returned a {type(model).__name__}, not an nn.Module",
+            f"{called} returned a {type(model).__name__}, not an nn.Module",
             hint="let the function return the model itself",
         )
     return model
@@ -129,7 +135,7 @@ def _needs_arguments(where: str, missing: list[str]) -> SourceError:
         f"{where} cannot be called without arguments",
         where=where,
         why=f"it needs {', '.join(missing)}",
-        hint=f"add to the file: def build_model(): return {name}({example})",
+        hint=f"'{where}({example})', or add to the file: def build_model(): return {name}({example})",
     )
 
 
