@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from octify.latency.bench import bench
 from octify.latency.operators.costs import NOISE, OnnxruntimeCosts
 from octify.latency.operators.table import OperatorTable
-from octify.latency.verdict import PlanTiming, Timing
+from octify.latency.verdict import PlanTiming, TimingSettings
 from octify.passes.resolve import Planned
 from octify.plan import Plan
 from octify.planning.costs import Costs
@@ -29,7 +29,7 @@ def fastest(
     inputs: Sequence[Tensor],
     plan_by: Callable[[Costs], Planned],
     build: Callable[[Planned], nn.Module],
-    timing: Timing,
+    timing: TimingSettings,
     tell: Tell,
 ) -> tuple[Planned, PlanTiming | None]:
     """The fastest of the plans that ``plan_by`` makes, or one that leaves everything dense.
