@@ -83,6 +83,8 @@ def _content(text: str) -> str:
 
 def _code(target: str) -> str:
     """Digest of the code of a MODEL: the Python files of its project, or the version of its package."""
+    if Path(target).is_dir() or (target.endswith(".onnx") and ":" not in target):
+        return ""
     try:
         spec = parse_target(target)
     except SourceError:

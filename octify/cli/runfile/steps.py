@@ -29,7 +29,7 @@ class Step:
     reads:
         Values of its options that may name files or folders; ``data`` those that name data.
     models:
-        MODELs whose code it runs.
+        MODELs whose code it runs; folders and ONNX files among them have none.
     writes:
         Files that it writes, each wherever the option says.
     captured:
@@ -111,7 +111,7 @@ def _export(model: str, folder: Path, data: Mapping[str, Any], table: Mapping[st
         _written(table),
         (what, *_reads(rest)),
         rest.get("calib"),
-        (model, *_models([what])),
+        (model, what),
         identity=arguments,
     )
 
@@ -127,7 +127,7 @@ def _bench(model: str, folder: Path, table: Mapping[str, Any]) -> Step:
         (folder / BENCH,),
         (*what, *_reads(rest)),
         None,
-        (model, *_models(what)),
+        (model, *what),
         captured=folder / BENCH,
         on_this_machine=True,
         identity=arguments,
@@ -141,8 +141,8 @@ def _report(folder: Path, table: Mapping[str, Any]) -> Step:
 
 
 def _words(options: Mapping[str, Option], table: Mapping[str, Any]) -> list[str]:
-    known = {**data_options(), **options}
-    return [word for key, value in table.items() for word in known[key].words(value)]
+    every = {**data_options(), **options}
+    return [word for key, value in table.items() for word in every[key].words(value)]
 
 
 def _written(table: Mapping[str, Any]) -> tuple[Path, ...]:
@@ -160,8 +160,3 @@ def _texts(value: Any) -> Iterable[str]:
     elif isinstance(value, (list, tuple)):
         for each in value:
             yield from _texts(each)
-
-
-def _models(what: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``what`` that name a model's code, and not a folder or an ONNX file."""
-    return tuple(each for each in what if not Path(each).is_dir() and not each.endswith(".onnx"))
