@@ -12,6 +12,7 @@ from rich.text import Text
 from octify.checks.printable import Printable
 from octify.report.allocation import render_allocation
 from octify.report.calibration import render_calibration
+from octify.report.metric import render_metric
 from octify.report.model import ReportData
 from octify.report.rows import LayerRow, Left
 from octify.report.spectrum import render_spectrum
@@ -35,12 +36,18 @@ def render(report: ReportData) -> Iterator[RenderableType]:
     if report.allocation is not None:
         yield Text("")
         yield from render_allocation(report.allocation)
+    if report.metric is not None:
+        yield Text("")
+        yield from render_metric(report.metric)
     if report.spectrum is not None:
         yield Text("")
         yield from render_spectrum(report.spectrum)
     for row in report.tuning:
         yield Text("")
         yield from render_tuning(row)
+    if report.timing is not None:
+        yield Text("")
+        yield Text(report.timing.sentence)
     yield Text("")
     yield _totals(report)
 
@@ -64,12 +71,15 @@ def _layers(report: ReportData) -> Table:
     return table
 
 
+_EXCHANGES = {"full": "", "spatial": ", no exchange", "high-to-low": ", one-way"}
+
+
 def _layer(row: LayerRow) -> Sequence[str]:
     kernel = "x".join(map(str, row.kernel))
     stride = max(row.stride, default=1)
     return (
         row.path,
-        row.kind if row.exchange == "full" else f"{row.kind}, no exchange",
+        row.kind + _EXCHANGES.get(row.exchange, f", {row.exchange}"),
         f"{kernel} / {stride}" if stride > 1 else kernel,
         f"{row.in_channels} > {row.out_channels}",
         "x".join(map(str, row.output_size)),

@@ -20,33 +20,33 @@ FACTORIES = ("build_model", "get_model", "create_model")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class NamedModel:
     """Model, or a callable that returns one, and the target that names it (``file.py:name``)."""
 
     value: Any
     where: str
 
 
-def named_candidate(module: ModuleType, place: str, name: str) -> Candidate:
+def named_candidate(module: ModuleType, place: str, name: str) -> NamedModel:
     """Look up ``name`` (dots allowed) in ``module``. Raises SourceError, which lists the alternatives."""
     value: Any = module
     for part in name.split("."):
         if not hasattr(value, part):
             raise _no_such_name(module, place, name)
         value = getattr(value, part)
-    return Candidate(value, f"{place}:{name}")
+    return NamedModel(value, f"{place}:{name}")
 
 
-def default_candidate(module: ModuleType, place: str) -> Candidate:
+def default_candidate(module: ModuleType, place: str) -> NamedModel:
     """The model of a module without a name: ``model``, else a factory, else its only buildable class."""
     model = getattr(module, "model", None)
     if isinstance(model, nn.Module) or (callable(model) and not missing_arguments(model)):
-        return Candidate(model, f"{place}:model")
+        return NamedModel(model, f"{place}:model")
     factories = [name for name in FACTORIES if callable(getattr(module, name, None))]
     ready = [name for name in factories if not missing_arguments(getattr(module, name))]
     names = ready or [name for name in _own_classes(module) if not missing_arguments(getattr(module, name))]
     if len(names) == 1:
-        return Candidate(getattr(module, names[0]), f"{place}:{names[0]}")
+        return NamedModel(getattr(module, names[0]), f"{place}:{names[0]}")
     if names:
         raise SourceError(
             f"{place} has several models to choose from",
@@ -56,7 +56,7 @@ def default_candidate(module: ModuleType, place: str) -> Candidate:
     raise _no_model(module, place, factories)
 
 
-def make_model(candidate: Candidate, module: ModuleType, arguments: Arguments = NONE) -> nn.Module:
+def make_model(candidate: NamedModel, module: ModuleType, arguments: Arguments = NONE) -> nn.Module:
     """Return the candidate, or the result of calling it. Raises SourceError if that is not an nn.Module."""
     value = candidate.value
     if isinstance(value, nn.Module) and not arguments:
