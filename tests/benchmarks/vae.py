@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import octify
@@ -36,10 +37,18 @@ def decoder(name: str) -> nn.Module:
     return load_source(f"diffusers:{CONFIGURATIONS[name]}:decoder", inputs=["1x4x16x16"]).model
 
 
-def latents(count: int, pixels: int, seed: int) -> Tensor:
-    """Normal noise: what a diffusion model is trained to map to, (count, 4, pixels / 8, pixels / 8)."""
+def latents(count: int, pixels: int, seed: int, smooth: int = 1) -> Tensor:
+    """Normal noise (count, 4, pixels / 8, pixels / 8), enlarged ``smooth`` times from a smaller map of it.
+
+    White noise (``smooth`` 1) has the most high frequencies that latents can have; those of pictures fewer.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 4, pixels // LATENT, pixels // LATENT, generator=generator)
+    side = pixels // LATENT
+    small = torch.randn(count, 4, side // smooth, side // smooth, generator=generator)
+    if smooth == 1:
+        return small
+    large = F.interpolate(small, (side, side), mode="bicubic", align_corners=False)
+    return large / large.std(dim=(1, 2, 3), keepdim=True)
 
 
 def psnr(ours: Tensor, theirs: Tensor) -> float:
@@ -49,10 +58,12 @@ def psnr(ours: Tensor, theirs: Tensor) -> float:
 
 
 @torch.no_grad()
-def quality(name: str, alphas: list[float], efforts: list[str], count: int, pixels: int, test: int) -> None:
+def quality(
+    name: str, alphas: list[float], efforts: list[str], count: int, pixels: int, test: int, smooth: int
+) -> None:
     """Print the PSNR of converted decoders on latents that calibration did not see, at two sizes."""
     model = decoder(name)
-    calibration = [latents(1, pixels, seed) for seed in range(count)]
+    calibration = [latents(1, pixels, seed, smooth) for seed in range(count)]
     for alpha in alphas:
         for effort in efforts:
             start = time.process_time()
@@ -65,13 +76,15 @@ def quality(name: str, alphas: list[float], efforts: list[str], count: int, pixe
                 "configuration": name,
                 "alpha": alpha,
                 "effort": effort,
+                "smooth": smooth,
                 "macs": totals.macs_after / totals.macs_before,
                 "converted": totals.converted,
                 "cpu_seconds": round(seconds),
             }
             for size in (pixels, 2 * pixels):
                 pairs = [
-                    (result.model(z), model(z)) for z in (latents(1, size, 1000 + n) for n in range(test))
+                    (result.model(z), model(z))
+                    for z in (latents(1, size, 1000 + n, smooth) for n in range(test))
                 ]
                 values = [psnr(*pair) for pair in pairs]
                 row[f"psnr_{size}"] = [round(statistics.mean(values), 2), round(statistics.stdev(values), 2)]
@@ -132,12 +145,13 @@ def main() -> None:
     parser.add_argument("--effort", nargs="+", default=["none", "fast"])
     parser.add_argument("--count", type=int, default=32, help="latents for calibration")
     parser.add_argument("--test", type=int, default=8, help="latents to compare on")
+    parser.add_argument("--smooth", type=int, default=1, help="1: white noise; 4: enlarged from a quarter")
     parser.add_argument("--pixels", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--channels-last", action="store_true")
     args = parser.parse_args()
     if args.what == "quality":
-        quality(args.configuration, args.alpha, args.effort, args.count, args.pixels, args.test)
+        quality(args.configuration, args.alpha, args.effort, args.count, args.pixels, args.test, args.smooth)
     elif args.what == "speed":
         speed(args.configuration, args.alpha, args.pixels, args.rounds, args.channels_last)
     else:

@@ -28,6 +28,7 @@ _PACKAGES = {
     "diffusers": "diffusers",
     "onnx": "onnx2torch",
 }
+_VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 _MOST = 5000  # Python files of a project
 _SKIPPED = {"__pycache__", "site-packages", "node_modules"}
 
@@ -38,15 +39,22 @@ def key_of(step: Step) -> str:
 
     parts = [
         __version__,
-        _version("torch"),
+        *(_version(name) for name in _VERSIONS),
         repr(step.identity),
         *(f"{text} {_content(text)}" for text in step.reads),
         *(f"{model} {_code(model)}" for model in step.models),
-        f"data {data_digest(step.data) if step.data else None}",
+        f"data {_data(step.data)}",
     ]
     if step.on_this_machine:
         parts.append(f"{platform.node()} {platform.machine()} {os.cpu_count()}")
     return digest_of_text("\n".join(parts))
+
+
+def _data(data: str | None) -> str:
+    try:
+        return data_digest(data)
+    except (OSError, ValueError, OctifyError):  # the step itself tells what is wrong with it
+        return "unreadable"
 
 
 def output_digests(step: Step) -> dict[str, str] | None:

@@ -59,7 +59,8 @@ def plan_run(values: Mapping[str, Any]) -> Run:
     """Plan the steps of a run file that was read. Raises OctifyError for names that clash."""
     model = values["model"]
     convert = dict(values.get("convert", {}))
-    folder = Path(convert.pop("out", None) or f"{parse_target(model).short_name}-octave")
+    name = parse_target(model).short_name
+    folder = Path(convert.pop("out", None) or f"{name}-octave")
     data = values.get("data", {})
     steps = [_convert(values, model, folder, data | convert)]
     steps += [_export(model, folder, data, table) for table in values.get("export", ())]
