@@ -47,11 +47,8 @@ def build(target: ModelSpec) -> tuple[nn.Module, list[str]]:
     options = keywords_only(target.arguments, _EXAMPLE)
     transformers = import_extra("transformers", "hf")
     place = target.path
-    if place is not None and not (place.is_dir() and (place / "config.json").is_file()):
-        raise SourceError(
-            f"{place} is not a folder with a config.json",
-            hint="the folder that save_pretrained wrote",
-        )
+    if place is not None and not place.is_dir():
+        raise SourceError(f"{place} is a file", hint="the folder that save_pretrained wrote")
     transformers.utils.logging.disable_progress_bar()
     with offline("transformers"):
         if place is not None:
@@ -128,6 +125,10 @@ def _from_cache(transformers: Any, name: str, options: Mapping[str, Any]) -> Any
             raise
         types = list(transformers.CONFIG_MAPPING)
         close = difflib.get_close_matches(name, types, n=3)
+        if Path(name).is_dir():
+            raise SourceError(
+                f"{name} has no config.json", hint="hf:FOLDER, the folder that save_pretrained wrote"
+            ) from error
         hub = "/" in name
         raise SourceError(
             f"hf:{name} is not on this machine" if hub else f"hf:{name} is no folder and no configuration",

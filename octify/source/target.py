@@ -59,7 +59,9 @@ class ModelSpec:
         if self.kind not in _PLACES or self.name is None:
             return None
         path = Path(self.name if self.kind != "diffusers" else part_of(self.name)[0])
-        return path if self.kind == "onnx" or path.exists() else None
+        # A folder that is merely called as a configuration is, "resnet", is none.
+        here = path.is_file() or (path / "config.json").is_file()
+        return path if self.kind == "onnx" or here else None
 
     @property
     def short_name(self) -> str:

@@ -70,7 +70,7 @@ def test_the_schema_has_help_for_every_key() -> None:
     for table in (schema, *schema["$defs"].values()):
         assert table["additionalProperties"] is False
         for name, entry in table["properties"].items():
-            assert entry.get("description"), name
+            assert entry.get("description") or "$ref" in entry, name
 
 
 def test_every_line_of_a_new_file_is_valid_once_its_sign_is_gone(write: Any) -> None:
@@ -144,11 +144,11 @@ def test_a_missing_file_names_init(refused: Any, tmp_path: Path) -> None:
     assert "cannot be read" in refused("run")
 
 
-def test_the_file_runs_no_code(refused: Any, write: Any, tmp_path: Path) -> None:
+def test_the_file_runs_no_code(octify: Any, write: Any, tmp_path: Path) -> None:
     for model in ("net.py:Net(__import__('os').system('touch mark'))", "os:system('touch mark')"):
         write(f"model = {json.dumps(model)}\n")
         (tmp_path / "net.py").write_text("class Net: pass\n")
-        refused("run")
+        assert octify("run").code == 2
         assert not (tmp_path / "mark").exists()
 
 
@@ -192,7 +192,7 @@ def test_an_export_without_a_file(refused: Any, net: Path, write: Any) -> None:
 
 
 def skipped(outcome: Any) -> list[str]:
-    return re.findall(r"^skipped ([^:]+):", outcome.out, flags=re.MULTILINE)
+    return re.findall(r"^\d/\d skipped ([^:]+):", outcome.out, flags=re.MULTILINE)
 
 
 STEPS = ["convert", "export out/model.onnx", "report"]
@@ -228,7 +228,7 @@ def test_a_run_does_its_steps_once(octify: Any, net: Path, write: Any, listing: 
         (lambda: Path("helper.py").write_text("x = 2\n"), []),
         (lambda: Path("octify.toml").write_text(RUN.replace("0.25", "0.5")), []),
         (lambda: Path("out/weights.safetensors").write_bytes(b"cut"), []),
-        (lambda: Path("out/plan.json").unlink(), []),
+        (lambda: Path("out/source.json").unlink(), []),
         (lambda: Path("out/model.onnx").write_bytes(b"cut"), ["convert", "report"]),
         (lambda: Path("out/report.html").unlink(), ["convert", "export out/model.onnx"]),
         (lambda: Path("out/run.json").write_text("{"), []),
@@ -249,6 +249,16 @@ def test_what_has_changed_is_done_again(
     # A step whose inputs come out as they were is not done again, though the step before it was.
     assert set(left) <= set(skipped(again))
     assert ("convert" in skipped(again)) == ("convert" in left)
+    assert skipped(octify("run")) == STEPS
+
+
+def test_a_folder_without_its_plan_is_not_overwritten_unasked(octify: Any, net: Path, write: Any) -> None:
+    write(RUN)
+    assert octify("run").code == 0
+    Path("out/plan.json").unlink()
+    failed = octify("run")
+    assert failed.code == 2 and "--force" in failed.err
+    assert octify("run", "--force").code == 0
     assert skipped(octify("run")) == STEPS
 
 
@@ -284,7 +294,7 @@ def test_paths_are_relative_to_the_file(octify: Any, net: Path, write: Any, tmp_
 
 
 def test_a_step_that_fails_ends_the_run(octify: Any, net: Path, write: Any, wrong_onnx: None) -> None:
-    write(RUN.replace("0.25", "0.25\ntarget-macs = 0.6"))
+    write(RUN.replace("0.25", '0.25\ntarget-macs = 0.6\ncalib = "synthetic"'))
     failed = octify("run")
     assert failed.code == 2 and "cannot be combined" in failed.err
     assert not Path("out").exists()

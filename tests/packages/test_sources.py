@@ -330,7 +330,6 @@ def test_diffusers_decoder_converts_whole(tmp_path: Path) -> None:
     x = source.example_inputs[0].double()
     result = octify.convert(model, x, alpha=0.5, kernels="exact")
     reference = octify.reference(model, result.plan, x)
-    assert result.plan.opaque == () if hasattr(result.plan, "opaque") else True
     upsampled = [conv for conv in result.plan.convs if "upsamplers" in conv.path]
     assert upsampled and all(conv.converted for conv in upsampled)
     with torch.no_grad():
@@ -339,6 +338,23 @@ def test_diffusers_decoder_converts_whole(tmp_path: Path) -> None:
     with torch.no_grad():  # other batches and sizes than the example's
         y = torch.randn(3, 4, 24, 32, dtype=torch.float64)
         assert float((result.model(y) - reference(y)).abs().max()) < 1e-9 * float(reference(y).abs().max())
+
+
+def test_diffusers_decoder_is_calibrated_from_latents(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    from safetensors.torch import save_file
+
+    save_file({"latents": torch.randn(24, 4, 16, 16)}, tmp_path / "latents.safetensors")
+    noise = f"{SAMPLES / 'latents.py'}:noise"
+    for number, data in enumerate((str(tmp_path / "latents.safetensors"), noise)):
+        out = tmp_path / f"out{number}"
+        arguments = ["convert", f"diffusers:AutoencoderKL:decoder{SMALL_VAE}", "--input", "1x4x16x16"]
+        arguments += ["--calib", data, "--calib-effort", "fast", "--alpha", "0.25", "-o", str(out)]
+        assert main([*arguments, "--onnx", str(out / "decoder.onnx"), "-q"]) == 0
+        calibration = json.loads((out / "report.json").read_text())["calibration"]
+        after, before = (calibration[when]["relative_error"] for when in ("after", "before"))
+        assert after < before
+        assert (out / "decoder.onnx").is_file()
 
 
 @pytest.mark.parametrize(

@@ -105,15 +105,16 @@ def _run_steps(plan: RunSteps, extra: list[str], options: dict[str, bool], *, ag
 
     record = read_record(plan.folder)
     documents: list[Any] = []
-    for step in plan.steps:
+    for number, step in enumerate(plan.steps, start=1):
+        place = f"{number}/{len(plan.steps)}"
         with session(**options) as talk:
             talk.progress(f"looking at the inputs of {step.name}")
             key = key_of(step)
             skipped = not again and record.is_current(step, key)
             if skipped:
-                talk.show(f"skipped {step.name}: its inputs, options and results have not changed")
+                talk.show(f"{place} skipped {step.name}: its inputs, options and results have not changed")
             else:
-                talk.show(f"octify {shlex.join(step.arguments)}")
+                talk.show(f"{place} octify {shlex.join(step.arguments)}")
         if skipped:
             documents.append({"step": step.name, "skipped": True})
             continue

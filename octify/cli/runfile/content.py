@@ -28,6 +28,7 @@ _PACKAGES = {
     "diffusers": "diffusers",
     "onnx": "onnx2torch",
 }
+_VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 _MOST = 5000  # Python files of a project
 _SKIPPED = {"__pycache__", "site-packages", "node_modules"}
 
@@ -38,15 +39,22 @@ def key_of(step: RunStep) -> str:
 
     parts = [
         __version__,
-        _version("torch"),
+        *(_version(name) for name in _VERSIONS),
         repr(step.identity),
         *(f"{text} {_content(text)}" for text in step.reads),
         *(f"{model} {_code(model)}" for model in step.models),
-        f"data {data_digest(step.data) if step.data else None}",
+        f"data {_data(step.data)}",
     ]
     if step.on_this_machine:
         parts.append(f"{platform.node()} {platform.machine()} {os.cpu_count()}")
     return digest_of_text("\n".join(parts))
+
+
+def _data(data: str | None) -> str:
+    try:
+        return data_digest(data)
+    except (OSError, ValueError, OctifyError):  # the step itself tells what is wrong with it
+        return "unreadable"
 
 
 def output_digests(step: RunStep) -> dict[str, str] | None:
@@ -83,6 +91,8 @@ def _content(text: str) -> str:
 
 def _code(target: str) -> str:
     """Digest of the code of a MODEL: the Python files of its project, or the version of its package."""
+    if Path(target).is_dir() or (target.endswith(".onnx") and ":" not in target):
+        return ""
     try:
         spec = parse_target(target)
     except SourceError:

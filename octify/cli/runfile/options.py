@@ -87,7 +87,9 @@ def table(name: str, doc: str, options: Collection[Option], **more: Any) -> type
 def _option(name: str, hint: Any, default: Any) -> Option:
     inner, *annotations = get_args(hint)
     info: ParameterInfo = next(each for each in annotations if isinstance(each, (OptionInfo, ArgumentInfo)))
-    declared = [text for text in info.param_decls or () if text.startswith("--")]
+    # In Annotated the first declaration stands in the place of a default.
+    words = [info.default, *(info.param_decls or ())]
+    declared = [text for text in words if isinstance(text, str) and text.startswith("--")]
     flag, _, off = (declared[0] if declared else f"--{name.replace('_', '-')}").partition("/")
     is_argument = isinstance(info, ArgumentInfo)
     kind = _toml(inner)

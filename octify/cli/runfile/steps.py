@@ -29,7 +29,7 @@ class RunStep:
     reads:
         Values of its options that may name files or folders; ``data`` those that name data.
     models:
-        MODELs whose code it runs.
+        MODELs whose code it runs; folders and ONNX files among them have none.
     writes:
         Files that it writes, each wherever the option says.
     captured:
@@ -59,7 +59,8 @@ def plan_run(values: Mapping[str, Any]) -> RunSteps:
     """Plan the steps of a run file that was read. Raises OctifyError for names that clash."""
     model = values["model"]
     convert = dict(values.get("convert", {}))
-    folder = Path(convert.pop("out", None) or f"{parse_target(model).short_name}-octave")
+    name = parse_target(model).short_name
+    folder = Path(convert.pop("out", None) or f"{name}-octave")
     data = values.get("data", {})
     steps = [_convert(values, model, folder, data | convert)]
     steps += [_export(model, folder, data, table) for table in values.get("export", ())]
@@ -111,7 +112,7 @@ def _export(model: str, folder: Path, data: Mapping[str, Any], table: Mapping[st
         _written(table),
         (what, *_reads(rest)),
         rest.get("calib"),
-        (model, *_models([what])),
+        (model, what),
         identity=arguments,
     )
 
@@ -127,7 +128,7 @@ def _bench(model: str, folder: Path, table: Mapping[str, Any]) -> RunStep:
         (folder / BENCH,),
         (*what, *_reads(rest)),
         None,
-        (model, *_models(what)),
+        (model, *what),
         captured=folder / BENCH,
         on_this_machine=True,
         identity=arguments,
@@ -141,8 +142,8 @@ def _report(folder: Path, table: Mapping[str, Any]) -> RunStep:
 
 
 def _words(options: Mapping[str, Option], table: Mapping[str, Any]) -> list[str]:
-    known = {**data_options(), **options}
-    return [word for key, value in table.items() for word in known[key].words(value)]
+    every = {**data_options(), **options}
+    return [word for key, value in table.items() for word in every[key].words(value)]
 
 
 def _written(table: Mapping[str, Any]) -> tuple[Path, ...]:
@@ -160,8 +161,3 @@ def _texts(value: Any) -> Iterable[str]:
     elif isinstance(value, (list, tuple)):
         for each in value:
             yield from _texts(each)
-
-
-def _models(what: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``what`` that name a model's code, and not a folder or an ONNX file."""
-    return tuple(each for each in what if not Path(each).is_dir() and not each.endswith(".onnx"))

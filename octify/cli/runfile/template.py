@@ -27,11 +27,14 @@ _EXAMPLES: dict[str, Any] = {
     "device": "cuda",
     "exclude": ["layer4.*"],
     "input": ["1x3x224x224"],
+    "max-drop": 0.5,
     "max-error": 0.1,
+    "metric": "metric.py:accuracy",
     "min-agreement": 0.98,
     "model": "model.py",
     "plan": "plan.json",
     "resize": 256,
+    "target-drop": 0.5,
     "target-error": 0.1,
     "target-macs": 0.6,
     "weights": "model.safetensors",
@@ -45,7 +48,7 @@ _SET: dict[str, dict[str, Any]] = {
 }
 # Options that have a better place: [data], [[export]], [report], or the top.
 _ELSEWHERE = {
-    "convert": (*DATA, "onnx", "html"),
+    "convert": (*DATA, "onnx", "target", "batch", "html"),
     "export": (*DATA, "model", "weights", "input"),
     "bench": ("weights", "input", "alpha", "rules"),
 }
