@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from octify.nn.assign import assigned
 from octify.trace.aliases import aliases
 from octify.trace.asked import by_the_model
+from octify.trace.instances import read_by_python
 
 OUT_OF_PLACE: dict[Any, Any] = {  # by the operator that changes its left operand
     operator.iadd: operator.add,
@@ -47,6 +48,8 @@ _VIEWS = frozenset(
         *("alias", "as_subclass", "resolve_conj", "resolve_neg", "rot90"),
     }
 )
+# They change how a tensor is used, not what it holds.
+_OF_NO_VALUES = ("requires_grad_", "share_memory_", "rename_", "retain_grad_")
 _IN_PARTS = (
     *("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "unsafe_chunk"),
     *("unsafe_split", "split_with_sizes", "unsafe_split_with_sizes"),
@@ -61,12 +64,18 @@ class InPlaceProxy(fx.Proxy):
 
     @property
     def __class__(self) -> type:
-        self._note()
+        if read_by_python():
+            self._note()
         return type(self)
 
     @__class__.setter
     def __class__(self, kind: type) -> None:
         raise TypeError("a proxy's class cannot be changed")
+
+    def python_value(self) -> Any:
+        """Value for Python's ``isinstance`` to look at; the question is noted."""
+        self._note()
+        return None
 
     def __getattr__(self, name: str) -> Any:
         if not hasattr(Tensor, name):
@@ -178,7 +187,7 @@ def _in_place(module: nn.Module, node: fx.Node) -> bool:
 
 def _says_so(name: str) -> bool:
     """PyTorch's convention: a trailing underscore."""
-    return name.endswith("_") and not name.endswith("__")
+    return name.endswith("_") and not name.endswith("__") and name not in _OF_NO_VALUES
 
 
 def _flagged(node: fx.Node, target: Any) -> bool:

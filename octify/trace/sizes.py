@@ -23,6 +23,7 @@ from octify.nn.assign import assigned
 from octify.nn.guard import holds
 from octify.trace.asked import is_of_types, lacks
 from octify.trace.inplace import InPlaceProxy, is_number
+from octify.trace.instances import instance_of, read_by_python
 from octify.trace.twins import Question, Twins, asking_line
 from octify.trace.unlogged import unlogged
 
@@ -66,15 +67,19 @@ class SizedProxy(InPlaceProxy):
 
     @property
     def __class__(self) -> type:
-        """``isinstance(x, Tensor)`` is true of a tensor's proxy, ``isinstance(h, int)`` of a size's."""
-        value = self._fake_value()
-        if isinstance(value, Tensor):
-            return Tensor
-        return type(value) if type(value) in (int, float, bool) else fx.Proxy
+        """``x.__class__`` is that of the value, to Python code; to compiled code it is the proxy's own."""
+        return type(self.python_value()) if read_by_python() else type(self)
 
     @__class__.setter
     def __class__(self, kind: type) -> None:
         raise TypeError("a proxy's class cannot be changed")
+
+    def python_value(self) -> Any:
+        """``isinstance(x, Tensor)`` is true of a tensor's proxy, ``isinstance(h, int)`` of a size's."""
+        value = self._fake_value()
+        if isinstance(value, Tensor):
+            return instance_of(value.dtype)
+        return value if type(value) in (int, float, bool) else self
 
     def __getattr__(self, name: str) -> Any:
         if lacks(self._fake_value(), name):

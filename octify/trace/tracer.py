@@ -13,6 +13,7 @@ import inspect
 import os
 import textwrap
 import traceback
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,14 @@ from octify.trace.arguments import Arguments
 from octify.trace.duplicate import sharing_tensors
 from octify.trace.factories import sizes_as_tuples
 from octify.trace.inplace import make_visible
+from octify.trace.instances import instances_answered
 from octify.trace.keywords import with_any_names
 from octify.trace.leaked import without_proxies
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Traced
 from octify.trace.numbers import numbers_recorded
 from octify.trace.out_of_place import put_apart
+from octify.trace.scripted import scripted_opened
 from octify.trace.sizes import RecordBatch, SizedTracer
 from octify.trace.state import buffers_kept
 from octify.trace.twins import Question
@@ -311,10 +314,14 @@ def _attempt(
     clean = with_same_tensors(model)
     recorded = contextlib.nullcontext() if mode is None else RecordBatch(tracer)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # those of the model's own code are told when it is really used
         for context in (without_proxies(clean), buffers_kept(clean), sizes_as_tuples(), recorded):
             stack.enter_context(context)
         stack.enter_context(numbers_recorded(clean))
         stack.enter_context(unbound_recorded(clean))
+        stack.enter_context(instances_answered())
+        stack.enter_context(scripted_opened())
         graph = with_any_names(tracer.trace(clean))
     _drop_assertions(graph)
     make_visible(clean, graph)

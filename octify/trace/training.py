@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from octify.errors import InputSizeError
 from octify.trace.asked import is_the_models
 from octify.trace.duplicate import duplicate
+from octify.trace.gradients import changed_gradients, written_by_hand
 from octify.trace.noise import Nearness, same
 from octify.trace.parted import Line, changed_in_eval_alone
 from octify.trace.reached import reached, traced_back
@@ -48,7 +49,9 @@ def in_training(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]) ->
         own = _in_modes_of(original, graph)
         actual = traced_back(own, inputs)
     differences = _differences(original, expected, own, actual)
-    if not differences or expected.error is not None or _is_unsteady(model, batch, original, expected):
+    if not differences:
+        return (*remarks, *_backward(model, graph, batch, expected))
+    if expected.error is not None or _is_unsteady(model, batch, original, expected):
         return remarks
     reasons = _reasons(lines, changed_in_eval_alone(model, batch))
     return (
@@ -154,6 +157,24 @@ def _gradients(original: nn.Module, expected: Trial, own: nn.Module, actual: Tri
     more, less = sorted((here - there) & both), sorted((there - here) & both)
     remarks = [f"it gives gradients to parameters that get none in the model ({_some(more)})"] if more else []
     return remarks + ([f"it gives no gradients to {_some(less)}"] if less else [])
+
+
+def _backward(
+    model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor], expected: Trial
+) -> tuple[str, ...]:
+    """A backward pass of the model's own that the graph does without, and what it computes otherwise."""
+    names = written_by_hand(expected.result)
+    if not names:
+        return ()
+    original: nn.Module = duplicate(model).train()
+    changed = changed_gradients(original, _in_modes_of(original, graph), inputs)
+    if not changed:
+        return ()
+    return (
+        "in training the converted model does otherwise than the model: it has autograd's backward of "
+        f"{', '.join(names)}, not the one that the model's code defines (torch.autograd.Function), and so "
+        f"other gradients of {_some(changed)}",
+    )
 
 
 def _buffers(original: nn.Module, own: nn.Module) -> list[str]:
