@@ -45,7 +45,7 @@ from octify.trace.unbound import unbound_recorded
 
 __all__ = ["Opaque", "Symbolic", "Traced", "first_line", "symbolic_trace", "user_line"]
 
-Sizing = Literal["anywhere", "nowhere"]
+Sizing = Literal["anywhere", "nowhere", "known"]
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, which begins like it
 _OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
@@ -209,7 +209,7 @@ def why_untraceable(error: BaseException) -> str:
 
 def forward_line(model: nn.Module) -> str | None:
     """``file:line`` of the model's ``forward``."""
-    code = getattr(type(model).forward, "__code__", None)
+    code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else None
 
 
@@ -271,7 +271,7 @@ def symbolic_trace(
         Modules that are run as they are, whether or not they can be traced.
     sizes:
         Places where the arguments' sizes may decide control flow: ``"anywhere"``, or ``"nowhere"`` (they
-        are not real ones).
+        are not real ones). ``"known"`` is anywhere, with no try without them.
 
     Raises
     ------
@@ -279,9 +279,10 @@ def symbolic_trace(
         ``forward`` itself cannot be traced, whatever becomes of its submodules.
     """
     try:
-        plain, asks = _attempt(model, arguments, _Treatment(dict(leaves)), None, flat=flat)
-        if sizes == "nowhere" or not asks:
-            return plain
+        if sizes != "known":
+            plain, asks = _attempt(model, arguments, _Treatment(dict(leaves)), None, flat=flat)
+            if sizes == "nowhere" or not asks:
+                return plain
     except Exception:  # it is told by what fails below, with values known
         pass
     treatment = _Treatment(dict(leaves))
@@ -324,7 +325,7 @@ def _attempt(
         stack.enter_context(scripted_opened())
         graph = with_any_names(tracer.trace(clean))
     _drop_assertions(graph)
-    make_visible(clean, graph)
+    make_visible(clean, graph, None if mode is None else tracer.are_one)
     put_apart(clean, graph)
     module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
     module.graph.eliminate_dead_code()
