@@ -243,8 +243,9 @@ def render_comparison(row: Comparison) -> Iterator[RenderableType]:
             yield table
     differing = [pair for pair in row.layers if pair.differs]
     a, b = row.names
-    title = f"layers that differ: {len(differing)} of {len(row.layers)}"
-    layers = _table(title, ("layer", "kind", f"alpha in > out, {a}", b, f"MMACs, {a}", b, f"error, {a}", b))
+    title = f"layers that differ: {len(differing)} of {len(row.layers)} (A: {a}, B: {b})"
+    heads = [f"{head}, {side}" for head in ("alpha in > out", "MMACs", "error") for side in "AB"]
+    layers = _table(title, ("layer", "kind", *heads))
     for pair in differing:
         layers.add_row(
             pair.path,
