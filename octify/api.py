@@ -58,6 +58,7 @@ def convert(
     latency: int | None = None,
     metric: Callable[[nn.Module], Any] | Baseline | None = None,
     metric_lower: bool = False,
+    latency_runtime: str = "onnxruntime",
 ) -> Result:
     """Convert ``model`` to octave form; the model itself is left untouched.
 
@@ -97,8 +98,13 @@ def convert(
         Target in place of ``alpha``: the largest drop of ``metric``, in its own unit, for which the cheapest
         model is searched. Requires ``calibration``; every model tried is calibrated with ``effort``.
     latency:
-        Number of onnxruntime's threads at which octave layers must be faster; others stay dense. Times come
-        from a table (``octify.latency.operators.table``), whose missing entries are measured first.
+        Number of the runtime's threads at which octave layers must be faster; others stay dense. Times come
+        from a table (``octify.latency.operators.table``), whose missing entries are measured first. Then
+        whole models are timed beside the original: where none is surely faster, everything stays dense.
+        ``report.timing`` has the figures.
+    latency_runtime:
+        ``"onnxruntime"``, ``"onnxruntime-int8"``, ``"openvino"`` or ``"openvino-int8"``. For int8, operators
+        are priced in float, and whole models timed in int8.
     plan:
         A plan, or the path of one, to replay instead of ``alpha``, ``rules``, ``kernels`` and ``exclude``.
     exclude:
@@ -139,6 +145,7 @@ def convert(
         latency=latency,
         metric=metric,
         metric_lower=metric_lower,
+        latency_runtime=latency_runtime,
     )
 
 

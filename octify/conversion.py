@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from octify.checks.door import check_model
 from octify.errors import OctifyError
 from octify.files import staged_directory
 from octify.kernels.taps import Scheme
+from octify.latency.verdict import PlanTiming, TimingSettings
 from octify.metric.measure import Baseline, baseline_of
 from octify.passes.consistent import leaves_of
 from octify.passes.resolve import Planned
@@ -31,7 +33,7 @@ from octify.passes.rewrite import Rewritten, as_model, rewrite
 from octify.plan import Plan
 from octify.plan.rotation import Rotation
 from octify.planning.planner import planned
-from octify.planning.ruleset import RuleSet, load_rules
+from octify.planning.ruleset import load_rules
 from octify.progress import Tell, counting
 from octify.report import Report
 from octify.report.build import UNCALIBRATED, build_report
@@ -90,6 +92,7 @@ def convert(
     latency: int | None = None,
     metric: Callable[[nn.Module], Any] | Baseline | None = None,
     metric_lower: bool = False,
+    latency_runtime: str = "onnxruntime",
 ) -> Result:
     """``octify.convert``, which documents the arguments.
 
@@ -115,6 +118,9 @@ def convert(
             why="a target chooses alphas by MACs and errors; a plan has chosen already",
             hint="leave one of them out",
         )
+    timing = None if latency is None else TimingSettings(latency_runtime, latency)
+    if timing is not None:
+        _require_runtime(timing)
     options = (
         calibration if calibration is None else Calibration(calibration, effort, channel_order, seed, target)
     )
@@ -144,8 +150,13 @@ def convert(
         )
     blind = policy is not None and options is not None and options.synthetic and not can_be_made(traced)
     kernels = "exact" if blind else kernels
-    if policy is not None and latency is not None:
-        chosen = _fast_plan(traced, policy, alpha, kernels, exclude, latency, tell)
+    verdict = None
+    if policy is not None and timing is not None:
+        by = partial(planned, traced, policy, alpha, kernels, exclude)
+        timing = replace(timing, kernels=kernels)
+        chosen, verdict = _fast_plan(traced, model, example_inputs, by, timing, tell)
+        if not any(conv.converted for conv in chosen.plan.convs):
+            return with_metric(_timed(_apply(traced, chosen, tell), verdict), baseline, tell)
     elif policy is not None:
         chosen = planned(traced, policy, alpha, kernels, exclude)
     else:
@@ -157,7 +168,7 @@ def convert(
         result = _apply(traced, chosen, tell)
     else:
         result = _calibrated(traced, calibrate(traced, chosen, options, progress=counting(tell)), tell)
-    return with_metric(result, baseline, tell)
+    return with_metric(_timed(result, verdict), baseline, tell)
 
 
 def with_metric(result: Result, baseline: Baseline | None, tell: Tell) -> Result:
@@ -168,23 +179,32 @@ def with_metric(result: Result, baseline: Baseline | None, tell: Tell) -> Result
     return replace(result, report=replace(result.report, metric=baseline.compare(result.model)))
 
 
+def _require_runtime(timing: TimingSettings) -> None:
+    from octify.latency.bench import require_runtimes  # with onnxruntime, which takes a while to import
+
+    timing.check()
+    require_runtimes((timing.runtime,))
+
+
 def _fast_plan(
     traced: Traced,
-    rules: RuleSet,
-    alpha: float,
-    kernels: Scheme,
-    exclude: Sequence[str],
-    threads: int,
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    by: Callable[..., Planned],
+    timing: TimingSettings,
     tell: Tell,
-) -> Planned:
-    # With onnxruntime, which takes a while to import.
-    from octify.latency.operators.costs import OnnxruntimeCosts
-    from octify.latency.operators.table import OperatorTable
+) -> tuple[Planned, PlanTiming | None]:
+    """The plan that is fastest, and its time beside that of ``model``."""
+    from octify.latency.operators.choice import fastest
 
-    table = OperatorTable(threads, progress=tell)
-    chosen = planned(traced, rules, alpha, kernels, exclude, costs=OnnxruntimeCosts(table, kernels))
-    table.save()
-    return chosen
+    def build(chosen: Planned) -> nn.Module:
+        return as_model(traced, rewrite(traced, chosen.plan, chosen.resolved).module, chosen.plan)
+
+    return fastest(model, inputs, lambda costs: by(costs=costs), build, timing, tell)
+
+
+def _timed(result: Result, verdict: PlanTiming | None) -> Result:
+    return replace(result, report=replace(result.report, timing=verdict))
 
 
 def _exact(traced: Traced, chosen: Planned, tell: Tell) -> Result:

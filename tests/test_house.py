@@ -118,6 +118,16 @@ def test_there_is_no_import_circle() -> None:
     list(TopologicalSorter(graph).static_order())
 
 
+def test_a_class_name_stands_for_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for file in _files():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(_name(file))
+    assert places
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
 def test_few_modules_lie_loose() -> None:
     loose = [file.stem for file in PACKAGE.glob("*.py") if not file.stem.startswith("__")]
     assert len(loose) <= LOOSE, loose

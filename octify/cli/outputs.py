@@ -112,7 +112,7 @@ def _source(target: str) -> Path | None:
     if parsed.kind == "module":
         place = Path(*parsed.place.split("."))
         return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
-    return parsed.file
+    return parsed.path
 
 
 def _real(path: Path) -> Path:

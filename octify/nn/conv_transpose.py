@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from octify.checks.words import require_known
 from octify.kernels.taps import Axis, Exchange, Path, PathName, Scheme
 from octify.kernels.transposed import TransposedAxis, transposed_path
 from octify.nn.conv import NOMINAL_LENGTH, OctaveConv, convolved_to_size, grouped_last
@@ -107,7 +108,8 @@ class OctaveConvTranspose(OctaveConv):
         exchange: Exchange = "full",
     ) -> None:
         self._geometry = transposed_axes(conv)
-        super()._build(_as_convolution(conv), low_in, low_out, kernels, exchange)
+        require_known("exchange", exchange, Exchange)  # of any choice: it is no 1x1 convolution
+        super()._build(_as_convolution(conv), low_in, low_out, kernels, "full")
 
     def _axes(self, conv: nn.Module) -> tuple[Axis, ...]:
         return self._geometry

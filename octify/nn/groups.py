@@ -122,15 +122,22 @@ def needs_no_exchange(layer: nn.Module, low_in: Sequence[int], low_out: Sequence
     group, high ones for high outputs and low ones for low outputs. Where one side is dense the paths between
     the resolutions are what splits and merges.
     """
-    if isinstance(layer, nn.Linear):
-        groups, sizes = 1, (layer.in_features, layer.out_features)
-    elif isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and set(layer.kernel_size) == {1}:
-        groups, sizes = layer.groups, (layer.in_channels, layer.out_channels)
-    else:
+    pointwise = pointwise_sizes(layer)
+    if pointwise is None:
         return False
+    groups, *sizes = pointwise
     sides = zip(_branches(sizes[0], low_in), _branches(sizes[1], low_out), strict=True)
     runs = [Grouped.between(into, sizes[0], out, sizes[1], groups).runs for into, out in sides]
     return all(own and all(run.leads for run in own) for own in runs)
+
+
+def pointwise_sizes(layer: nn.Module) -> tuple[int, int, int] | None:
+    """Groups, input and output channels of a 1x1 convolution or a linear layer; None for any other."""
+    if isinstance(layer, nn.Linear):
+        return 1, layer.in_features, layer.out_features
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and set(layer.kernel_size) == {1}:
+        return layer.groups, layer.in_channels, layer.out_channels
+    return None
 
 
 def refuse_scattered(conv: nn.Module, low_in: Sequence[int], low_out: Sequence[int], where: str = "") -> None:

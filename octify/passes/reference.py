@@ -2,8 +2,8 @@
 
 It is the definition of a conversion (docs/architecture.md, section 1) and shares nothing with the
 rewriter but the layout: the original graph runs dense, and every value the plan calls octave
-has each 2x2 block of its low channels replaced by the block's mean. A convolution without exchange
-runs once on its high and once on its low inputs, the others being zero, for the outputs of each.
+has each 2x2 block of its low channels replaced by the block's mean. A convolution without full exchange
+runs once for its high outputs and once for its low ones, the inputs that these do not read being zero.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
+from octify.kernels.taps import BRANCHES, Exchange
 from octify.layout.channels import Resolved, indices
 from octify.layout.roles import sizes
 from octify.nn.channels import split_indices
+from octify.nn.exchange import exchange_of, sources
 from octify.nn.functional import project
 from octify.nn.views import from_map, to_map
 from octify.ops.base import operand
@@ -62,7 +64,7 @@ def reference(traced: Traced, plan: Plan) -> fx.GraphModule:
     values: dict[fx.Node, fx.Node] = {}
     for node in traced.module.graph.nodes:
         planned = plan.by_path.get(str(node.target)) if node.op == "call_module" else None
-        if planned is not None and planned.exchange == "spatial":
+        if planned is not None and _exchange(traced, node, planned) != "full":
             values[node] = _apart(graph, traced, resolved, node, planned, values)
         else:
             values[node] = graph.node_copy(node, lambda n: values[n])
@@ -90,16 +92,21 @@ def _apart(
     planned: ConvPlan,
     values: Mapping[fx.Node, fx.Node],
 ) -> fx.Node:
-    """Call the convolution ``node`` for its high outputs on high inputs alone, for its low on low."""
+    """Call the convolution ``node`` for its high and its low outputs, each on the inputs that they read."""
     source = operand(node)
-    ins = split_indices(planned.in_channels, planned.low_in)
-    outs = split_indices(planned.out_channels, planned.low_out)
+    ins = dict(zip(BRANCHES, split_indices(planned.in_channels, planned.low_in), strict=True))
+    outs = dict(zip(BRANCHES, split_indices(planned.out_channels, planned.low_out), strict=True))
     parts = []
-    for into, out in zip(ins, outs, strict=True):
+    for branch, out in outs.items():
+        into = sorted(c for name in sources(_exchange(traced, node, planned), branch) for c in ins[name])
         operands = {**values, source: _only(graph, traced, resolved, source, values[source], into)}
         whole = graph.node_copy(node, operands.__getitem__)
         parts.append(_only(graph, traced, resolved, node, whole, out))
     return graph.call_function(torch.add, tuple(parts))
+
+
+def _exchange(traced: Traced, node: fx.Node, planned: ConvPlan) -> Exchange:
+    return exchange_of(traced.submodule(node), planned.exchange, planned.low_in, planned.low_out)
 
 
 def _only(

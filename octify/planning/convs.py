@@ -15,6 +15,7 @@ from octify.kernels.transposed import path_share
 from octify.layout.channels import ConvNode, Layout
 from octify.layout.roles import is_vector
 from octify.nn.conv_transpose import transposed_axes
+from octify.nn.exchange import has_path
 from octify.ops.conv import is_depthwise
 from octify.ops.linear import conv_form
 from octify.planning.ruleset import ConvFacts
@@ -32,7 +33,7 @@ class Conv:
         MACs of all calls together. ``vector``: every call outputs one sample per channel, as in
         squeeze-and-excitation, so there is no resolution to halve.
     exchange:
-        Whether a 1x1 convolution has the paths between high and low channels.
+        Which paths between high and low channels a 1x1 convolution has.
     clipped:
         Whether an activation follows that runtimes fuse with a convolution, but not with a sum.
     """
@@ -74,18 +75,16 @@ class Conv:
         quarter = 0.25 if len(self.module.kernel_size) > 1 else 0.5
         if self.depthwise:
             return 1 - alpha_in * (1 - quarter)
-        if self._apart(alpha_in) and self._apart(alpha_out):
-            return (1 - alpha_in) * (1 - alpha_out) + quarter * alpha_in * alpha_out
-        to_high = 1.0 if self.low_to_high_costs_full else quarter
-        return (
-            (1 - alpha_in) * (1 - alpha_out)
-            + to_high * alpha_in * (1 - alpha_out)
-            + quarter * ((1 - alpha_in) * alpha_out + alpha_in * alpha_out)
-        )
-
-    def _apart(self, alpha: float) -> bool:
-        """Return whether no path joins the high and low channels of a side that has both."""
-        return self.exchange == "spatial" and 0 < alpha < 1 and max(self.module.kernel_size) == 1
+        cost = {
+            PathName.HIGH_TO_HIGH: 1.0,
+            PathName.HIGH_TO_LOW: quarter,
+            PathName.LOW_TO_HIGH: 1.0 if self.low_to_high_costs_full else quarter,
+            PathName.LOW_TO_LOW: quarter,
+        }
+        both = 0 < alpha_in < 1 and 0 < alpha_out < 1 and max(self.module.kernel_size) == 1
+        into, out = {"high": 1 - alpha_in, "low": alpha_in}, {"high": 1 - alpha_out, "low": alpha_out}
+        paths = [name for name in cost if has_path(self.exchange if both else "full", name)]
+        return sum(cost[name] * into[name.source] * out[name.target] for name in paths)
 
     def _transposed_share(self, alpha_in: float, alpha_out: float) -> float:
         """Like ``share``: every path by its taps (``octify.kernels.transposed``), under both schemes."""

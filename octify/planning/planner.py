@@ -19,7 +19,8 @@ from octify.compat import ConvNd
 from octify.errors import PlanError
 from octify.kernels.taps import Exchange, Scheme
 from octify.layout.channels import DENSE, ConvNode, Layout, Mask, indices, mask_of
-from octify.nn.groups import is_scattered, needs_no_exchange
+from octify.nn.exchange import exchange_of
+from octify.nn.groups import is_scattered
 from octify.ops.conv import ONE_SAMPLE, is_depthwise
 from octify.ops.linear import channels_of
 from octify.passes.resolve import Planned, agreeing, resolve
@@ -202,14 +203,14 @@ def _meeting(plan: Plan, convs: Sequence[Conv], joined: Sequence[Link]) -> Plan:
     Those of the policies, and what comes to them under the alphas of this plan: a convolution that
     exchanges may have become dense.
     """
-    spatial = {conv.path for conv in plan.convs if conv.exchange == "spatial"}
-    apart = spatial - {conv.path for conv in convs if conv.exchange == "full"}
+    limited = {conv.path for conv in plan.convs if conv.exchange != "full"}
+    apart = limited - {conv.path for conv in convs if conv.exchange == "full"}
     apart -= never_meeting([replace(link, apart=link.path in apart) for link in joined])
     return replace(
         plan,
         convs=tuple(
             replace(conv, exchange="full", reason=conv.reason or APART)
-            if conv.path in spatial - apart
+            if conv.path in limited - apart
             else conv
             for conv in plan.convs
         ),
@@ -234,8 +235,7 @@ def _entry(
         reason = reasons.get(call.path) or reason or _dense_reason(call, module, layout, choice)
     elif not low_in:
         reason = reason or ("its input is dense" if (call.ids_in == DENSE).all() else None)
-    if exchange == "spatial" and (module is None or not needs_no_exchange(module, low_in, low_out)):
-        exchange = "full"
+    exchange = exchange_of(module, exchange, low_in, low_out)
     return ConvPlan(call.path, len(call.ids_in), len(call.ids_out), low_in, low_out, scheme, reason, exchange)
 
 

@@ -79,7 +79,7 @@ def links(convs: Sequence[Conv], layout: Layout, low: Mask) -> list[Link]:
         return frozenset(layout.sets(present[low[present]]))
 
     return [
-        Link(conv.path, into, out, bool(into and out) and conv.exchange == "spatial" and conv.pointwise)
+        Link(conv.path, into, out, bool(into and out) and conv.exchange != "full" and conv.pointwise)
         for conv in convs
         if not conv.depthwise and not conv.vector
         for into, out in ((sets(conv, "ids_in"), sets(conv, "ids_out")),)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from octify.checks.documents import read_text
 from octify.errors import RuleError
+from octify.kernels.taps import Exchange
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -130,7 +131,8 @@ class Rule(_Table):
     leave:
         Leave the convolution as it is: it reads and writes dense values.
     exchange:
-        ``"spatial"``: if it is a 1x1 convolution of octave values, it keeps high and low channels apart.
+        Of a 1x1 convolution of octave values: ``"spatial"`` keeps high and low channels apart,
+        ``"high-to-low"`` lets high outputs read high channels alone.
     """
 
     match: Match = Match()
@@ -138,7 +140,7 @@ class Rule(_Table):
     alpha: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     leave: bool = False
     kernels: Literal["paper", "exact"] | None = None
-    exchange: Literal["full", "spatial"] | None = None
+    exchange: Exchange | None = None
     reason: str | None = None
 
 
@@ -163,7 +165,7 @@ class Settings(_Table):
     round_narrow_to: int = Field(default=1, ge=1)
     uneven_groups: bool = False
     boundary_macs_per_element: float = Field(default=0, ge=0, allow_inf_nan=False)
-    exchange: Literal["full", "spatial"] = "full"
+    exchange: Exchange = "full"
 
 
 class _File(_Table):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from octify.latency.verdict import PlanTiming
 from octify.report.allocation import AllocationRow
 from octify.report.calibration import CalibrationRow
 from octify.report.metric import MetricRow
@@ -33,6 +34,7 @@ class ReportData:
     spectrum: SpectrumRow | None = None
     tuning: tuple[TuningRow, ...] = ()
     metric: MetricRow | None = None
+    timing: PlanTiming | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -53,4 +55,5 @@ class ReportData:
             "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
             "tuning": [row.to_dict() for row in self.tuning],
             "metric": None if self.metric is None else self.metric.to_dict(),
+            "timing": None if self.timing is None else self.timing.to_dict(),
         }

@@ -69,7 +69,8 @@ class LayerRow:
     output_size:
         Spatial size of its output at the example inputs.
     exchange:
-        ``"spatial"`` where it has no paths between high and low channels.
+        ``"spatial"`` where it has no paths between high and low channels, ``"high-to-low"`` where it
+        has none from low to high ones.
     """
 
     path: str

@@ -45,6 +45,9 @@ def render(report: ReportData) -> Iterator[RenderableType]:
     for row in report.tuning:
         yield Text("")
         yield from render_tuning(row)
+    if report.timing is not None:
+        yield Text("")
+        yield Text(report.timing.sentence)
     yield Text("")
     yield _totals(report)
 
@@ -68,12 +71,15 @@ def _layers(report: ReportData) -> Table:
     return table
 
 
+_EXCHANGES = {"full": "", "spatial": ", no exchange", "high-to-low": ", one-way"}
+
+
 def _layer(row: LayerRow) -> Sequence[str]:
     kernel = "x".join(map(str, row.kernel))
     stride = max(row.stride, default=1)
     return (
         row.path,
-        row.kind if row.exchange == "full" else f"{row.kind}, no exchange",
+        row.kind + _EXCHANGES.get(row.exchange, f", {row.exchange}"),
         f"{kernel} / {stride}" if stride > 1 else kernel,
         f"{row.in_channels} > {row.out_channels}",
         "x".join(map(str, row.output_size)),

@@ -48,7 +48,7 @@ def convolutions(draw: st.DrawFn) -> nn.Module:
     st.sampled_from([0.25, 0.4, 0.5, 0.75, 1.0]),
     st.integers(13, 22),
     st.sampled_from(["paper", "exact"]),
-    st.sampled_from(["full", "spatial"]),
+    st.sampled_from(["full", "spatial", "high-to-low"]),
 )
 def test_macs_are_those_of_the_rewritten_graph(
     drawn: nn.Module, alpha: float, size: int, kernels: Any, exchange: Any

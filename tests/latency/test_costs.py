@@ -45,7 +45,7 @@ def macs(op: Operator) -> int:
 class ByMacs(dict[Operator, float]):
     """Stands for a table: an operator's time is its MACs, and a boundary is free."""
 
-    threads = 1
+    threads, runtime = 1, "onnxruntime"
 
     def __missing__(self, op: Operator) -> float:
         return float(macs(op))
@@ -72,7 +72,8 @@ def net() -> nn.Module:
 
 @pytest.mark.parametrize("alpha", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize(
-    ("kernels", "exchange"), [("paper", "full"), ("paper", "spatial"), ("exact", "full")]
+    ("kernels", "exchange"),
+    [("paper", "full"), ("paper", "spatial"), ("paper", "high-to-low"), ("exact", "full")],
 )
 def test_operators_have_the_macs_of_the_converted_graph(alpha: float, kernels: str, exchange: str) -> None:
     """The MACs of all operators that a plan is priced by are those that its graph is counted to have."""

@@ -123,7 +123,7 @@ def test_two_branches_whose_sizes_agree_only_now() -> None:
     "setting", [{"kernels": "best"}, {"exchange": "none"}, {"kernels": None}, {"exchange": 1}]
 )
 def test_unknown_words_are_answered_with_the_known_ones(kind: Any, setting: dict[str, Any]) -> None:
-    known = "'paper', 'exact'" if "kernels" in setting else "'full', 'spatial'"
+    known = "'paper', 'exact'" if "kernels" in setting else "'full', 'spatial', 'high-to-low'"
     with pytest.raises(PlanError, match=known):
         kind(4, 4, 3, **setting)
 

@@ -75,7 +75,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Plan], Plan], str]] = {
     "truth values": (lambda p: edited(p, "a", low_out=(True,)), "low_out is not an ascending list"),
     "kernels unknown": (lambda p: edited(p, "a", kernels="best"), "'paper', 'exact'"),
     "kernels of pooling unknown": (lambda p: replace(p, kernels="best"), "'paper', 'exact'"),
-    "exchange unknown": (lambda p: edited(p, "a", exchange="none"), "'full', 'spatial'"),
+    "exchange unknown": (lambda p: edited(p, "a", exchange="none"), "'full', 'spatial', 'high-to-low'"),
     "an entry twice": (lambda p: replace(p, convs=(*p.convs, p.convs[1])), "2 entries"),
     "an entry missing": (lambda p: replace(p, convs=p.convs[:-1]), "no entry for head"),
     "an entry for what is not there": (

@@ -170,7 +170,7 @@ def test_a_rule_sets_it_for_what_it_matches(tmp_path: Path) -> None:
 
 
 def test_unknown_exchange_names_the_line(tmp_path: Path) -> None:
-    with pytest.raises(RuleError, match=r"exchange.*'full' or 'spatial'") as caught:
+    with pytest.raises(RuleError, match=r"exchange.*'full', 'spatial' or 'high-to-low'") as caught:
         planned(randomised(Net()), noise(1, 3, 16, 16), tmp_path, RULES.replace("spatial", "none"))
     assert (caught.value.where or "").endswith(":3")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,7 @@ from octify.cli.options.metric import (
     TargetDropOption,
     judged,
 )
+from octify.cli.options.onnx import BatchOption, OnnxSettings, TargetOption
 from octify.cli.options.shared import (
     AlphaOption,
     DebugOption,
@@ -59,6 +61,7 @@ from octify.cli.outcome import require_converted
 from octify.cli.outputs import Used, check_files, check_folder, used
 from octify.cli.session import Session, session
 from octify.errors import OctifyError
+from octify.export.targets import ExportTarget
 from octify.files import staged_directory
 from octify.source import parse_target
 
@@ -96,12 +99,29 @@ ForceOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Convert and report, but write nothing.")]
 
+
+class LatencyRuntime(str, enum.Enum):
+    """A runtime that plans are timed in."""
+
+    onnxruntime = "onnxruntime"
+    onnxruntime_int8 = "onnxruntime-int8"
+    openvino = "openvino"
+    openvino_int8 = "openvino-int8"
+
+
 LatencyOption = Annotated[
     bool,
     typer.Option(
         "--latency",
-        help="Keep dense what would not run faster in onnxruntime on this machine. Operators are timed once"
-        " and kept in a table.",
+        help="Keep dense what would not run faster on this machine. Operators are timed once and kept in a"
+        " table; then whole models are timed, and what is not surely faster than the original stays dense.",
+    ),
+]
+LatencyRuntimeOption = Annotated[
+    LatencyRuntime,
+    typer.Option(
+        "--latency-runtime",
+        help="Runtime that --latency times in; openvino needs pip install 'octify[openvino]'.",
     ),
 ]
 ThreadsOption = Annotated[
@@ -112,7 +132,8 @@ ThreadsOption = Annotated[
 ]
 
 _TARGETS = ("target_macs", "target_error", "target_drop")
-_POLICY = ("alpha", *_TARGETS, "rules", "kernels", "exclude", "latency")
+_TIMING = ("latency", "latency_runtime", "latency_threads")
+_POLICY = ("alpha", *_TARGETS, "rules", "kernels", "exclude", *_TIMING)
 
 
 @dataclass(frozen=True)
@@ -120,7 +141,7 @@ class OutputFiles:
     """Destinations of the results; all None on a dry run."""
 
     folder: Path | None
-    onnx: Path | None
+    onnx: OnnxSettings
     html: Path | None
 
 
@@ -133,6 +154,8 @@ def convert(
     target_drop: TargetDropOption = None,
     out: OutOption = None,
     onnx: OnnxOption = None,
+    target: TargetOption = ExportTarget.onnxruntime,
+    batch: BatchOption = None,
     html: HtmlOption = None,
     calib: CalibOption = None,
     calib_effort: EffortOption = Effort.standard,
@@ -153,6 +176,7 @@ def convert(
     kernels: KernelsOption = Kernels.paper,
     exclude: ExcludeOption = None,
     latency: LatencyOption = False,
+    latency_runtime: LatencyRuntimeOption = LatencyRuntime.onnxruntime,
     latency_threads: ThreadsOption = 1,
     weights: WeightsOption = None,
     input: InputOption = None,
@@ -169,12 +193,13 @@ def convert(
 
     \b
     Examples:
-      octify convert model.py --alpha 0.5 -o out --onnx out/model.onnx
+      octify convert model.py --alpha 0.5 -o out --onnx out/model.onnx --batch 1
       octify convert timm:resnet26d --alpha 0.25 --exclude 'layer4.*' --dry-run
       octify convert model.py --weights model.safetensors --calib images/ -o out
       octify convert model.py --target-macs 0.6 --calib images/ -o out --html out/report.html
       octify convert model.py --metric evaluate.py:accuracy --target-drop 0.005 --calib images/ -o out
       octify convert model.py --rules everywhere --latency -o out --onnx out/model.onnx
+      octify convert model.py --latency --latency-runtime openvino -o out
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         calibration = CalibrationSettings(
@@ -202,13 +227,17 @@ def convert(
             )
         for name in _TARGETS:
             if context.params[name] is not None:
-                target = f"--{name.replace('_', '-')}"
-                _refuse(context, ("alpha",), target, "a target decides the alpha of every layer")
-                _refuse(context, ("latency",), target, "a target chooses by MACs and errors, not by time")
+                aim = f"--{name.replace('_', '-')}"
+                _refuse(context, ("alpha",), aim, "a target decides the alpha of every layer")
+                _refuse(context, _TIMING, aim, "a target chooses by MACs and errors, not by time")
+        if not latency:
+            _refuse(context, _TIMING[1:], _BY_MACS, "only --latency times anything")
         check_model(model, weights, input)
         check_policy(alpha, None if plan else rules)
         reads = used(model, weights, calib, () if plan else (rules,), plan, judge.file)
-        outputs = _outputs(model, out, onnx, html, reads, dry_run=dry_run, force=force)
+        file = OnnxSettings(onnx, target, batch)
+        file.check()
+        outputs = _outputs(model, out, file, html, reads, dry_run=dry_run, force=force)
         replayed = _read_plan(plan)
         source = load(run, model, weights, input)
 
@@ -235,6 +264,7 @@ def convert(
                 target_drop=target_drop,
                 metric=baseline if target_drop is not None else None,
                 latency=latency_threads if latency else None,
+                latency_runtime=latency_runtime.value,
                 progress=run.progress,
             ),
         )
@@ -251,6 +281,13 @@ def convert(
         run.answer(run.partial)
 
 
+_BY_MACS = "a plan by MACs"
+_HINTS = {
+    "--plan": "leave one of them out, or edit the plan",
+    _BY_MACS: "leave it out, or add --latency",
+}
+
+
 def _refuse(context: typer.Context, options: Sequence[str], beside: str, why: str) -> None:
     """Raise OctifyError for an option that another one, ``beside`` it, would make ineffective."""
     sources = {name: context.get_parameter_source(name) for name in options}
@@ -263,14 +300,14 @@ def _refuse(context: typer.Context, options: Sequence[str], beside: str, why: st
         raise OctifyError(
             f"{', '.join(clashes)} cannot be combined with {beside}",
             why=why,
-            hint="leave one of them out" + (", or edit the plan" if beside == "--plan" else ""),
+            hint=_HINTS.get(beside, "leave one of them out"),
         )
 
 
 def _outputs(
     model: str,
     out: Path | None,
-    onnx: Path | None,
+    onnx: OnnxSettings,
     html: Path | None,
     reads: Used,
     *,
@@ -279,12 +316,12 @@ def _outputs(
 ) -> OutputFiles:
     """Choose the destinations and check, before the long work, that they can be written."""
     if dry_run:
-        return OutputFiles(None, None, None)
-    if out is None and onnx is None:
+        return OutputFiles(None, replace(onnx, path=None), None)
+    if out is None and onnx.path is None:
         out = Path(f"{parse_target(model).short_name}-octave")
     if out is not None:
         check_folder(out, artefact.FILES, reads, force=force)
-    check_files({"--onnx": onnx, "--html": html}, reads, force=force, folder=out)
+    check_files({"--onnx": onnx.path, "--html": html}, reads, force=force, folder=out)
     return OutputFiles(out, onnx, html)
 
 
@@ -315,8 +352,15 @@ def _write(
             artefact.write_origin(staged, outputs.folder, source.target, weights, inputs)
         written["directory"] = str(outputs.folder)
         run.show(f"wrote {outputs.folder}: plan.json, weights.safetensors, report.json, source.json")
-    if outputs.onnx is not None:
-        exported = write_onnx(run, result.model, source.example_inputs, outputs.onnx)
+    if outputs.onnx.path is not None:
+        exported = write_onnx(
+            run,
+            result.model,
+            outputs.onnx.source(source).example_inputs,
+            outputs.onnx.path,
+            dynamic_batch=outputs.onnx.batch is None,
+            target=outputs.onnx.target.value,
+        )
         written["onnx"] = exported.to_dict()
         run.show(*exported.lines())
     if outputs.html is not None:

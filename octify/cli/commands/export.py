@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,6 +19,7 @@ from octify.cli.options.calibration import (
     ResizeOption,
     StdOption,
 )
+from octify.cli.options.onnx import BatchOption, TargetOption, of_batch
 from octify.cli.options.shared import (
     RUNS_CODE,
     DebugOption,
@@ -34,9 +34,6 @@ from octify.cli.outputs import check_files, used
 from octify.cli.session import session
 from octify.errors import OctifyError
 from octify.export.targets import ExportTarget
-
-if TYPE_CHECKING:
-    from octify.source import Source
 
 WhatArgument = Annotated[
     str,
@@ -62,26 +59,6 @@ OriginalOption = Annotated[
 ]
 StaticBatchOption = Annotated[
     bool, typer.Option("--static-batch", help="Keep the example's batch size instead of any batch size.")
-]
-
-
-BatchOption = Annotated[
-    int | None,
-    typer.Option(
-        "--batch",
-        metavar="N",
-        min=1,
-        max=2**24,
-        help="Fix the batch size at N, which makes the file faster. Default: any batch size.",
-    ),
-]
-TargetOption = Annotated[
-    ExportTarget,
-    typer.Option(
-        "--target",
-        help="The runtime that the file is for; every file computes the same. Those in -int8 are float files"
-        " as quantizers should get them; --int8 quantizes.",
-    ),
 ]
 
 
@@ -136,7 +113,7 @@ def export(
             check_model(what, weights, input)
             source = load(run, what, weights, input)
             loaded = source.model
-        source = source if batch is None else _of_batch(source, batch)
+        source = source if batch is None else of_batch(source, batch)
         open_batch = not static_batch and batch is None
         if int8:
             result = write_int8(
@@ -177,10 +154,3 @@ def _check(
             hint=f"{file.with_suffix('.onnx')}",
         )
     settings.check(target)
-
-
-def _of_batch(source: Source, batch: int) -> Source:
-    """``source`` with example inputs of another batch size."""
-    from octify.export.calls import with_batch
-
-    return replace(source, example_inputs=with_batch(source.example_inputs, batch))

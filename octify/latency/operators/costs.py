@@ -1,4 +1,4 @@
-"""Planning costs by measured time: a convolution in onnxruntime, dense and in its octave forms.
+"""Planning costs by measured time: a convolution in a runtime, dense and in its octave forms.
 
 An octave convolution is the sum of its paths' convolutions, of the pooling in front of high-to-low
 and of the upsampling behind low-to-high; its additions are fused into the convolutions. So is an
@@ -24,22 +24,26 @@ from octify.nn.functional import low_size
 from octify.nn.groups import UnevenGroups
 from octify.planning.convs import Conv
 
-_NOISE = 0.02  # as a share of the time of the layers concerned
+NOISE = 0.02  # as a share of the time of the layers concerned
 
 
 class OnnxruntimeCosts:
-    """Milliseconds in onnxruntime on the CPU, looked up in a table (``octify.planning.costs.Costs``)."""
+    """Milliseconds in a runtime on the CPU, looked up in a table (``octify.planning.costs.Costs``).
 
-    noise = _NOISE
+    noise:
+        Share of the time of the layers concerned below which a saving counts as none.
+    """
+
     memory_decides = False
 
-    def __init__(self, table: OperatorTable, kernels: Scheme = "paper") -> None:
-        self.table, self.kernels = table, kernels
-        threads = f"{table.threads} thread{'s' if table.threads > 1 else ''}"
-        self.nothing_saved = f"octave channels here would save no time (onnxruntime, {threads})"
+    def __init__(self, table: OperatorTable, kernels: Scheme = "paper", noise: float = NOISE) -> None:
+        self.table, self.kernels, self.noise = table, kernels, noise
+        runtime = table.runtime
+        where = f"({runtime}, {table.threads} thread{'s' if table.threads > 1 else ''})"
+        saved = "no time" if noise == NOISE else f"under {noise:.0%} of time"
+        self.nothing_saved = f"octave channels here would save {saved} {where}"
         self.boundary_too_dear = (
-            "octave channels here would save less time than their split and merge layers take "
-            f"(onnxruntime, {threads})"
+            f"octave channels here would save less time than their split and merge layers take {where}"
         )
         self._cache: dict[tuple[str, int, int], float] = {}
 

@@ -25,8 +25,8 @@ from onnx import TensorProto, helper, numpy_helper
 from octify.latency.runtime import session_of
 
 Kind = Literal["conv", "conv_transpose", "pool", "clip", "up", "merge"]
-_CALLS = 25
-_MIDDLE = "middle"  # name of the timed node, whose neighbours are of its own type
+CALLS = 25
+MIDDLE = "middle"  # name of the timed node, whose neighbours are of its own type
 _NAMES: dict[Kind, frozenset[str]] = {
     "conv": frozenset({"Conv", "FusedConv"}),
     "conv_transpose": frozenset({"ConvTranspose"}),
@@ -79,16 +79,16 @@ def milliseconds(op: Operator, threads: int) -> float:
     """Milliseconds per call of ``op``: the lower quartile, since other load can only add time."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "op.onnx"
-        onnx.save(_graph(op), path)
+        onnx.save(graph(op), path)
         session = session_of(path, threads, profile=str(Path(folder) / "profile"))
         feed = _feed(session)
-        for _ in range(_CALLS):
+        for _ in range(CALLS):
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     spent: dict[str, list[int]] = defaultdict(list)
     for event in events:
         name = event["name"]
-        beside = op.kind in ("pool", "clip") and not name.startswith(_MIDDLE)
+        beside = op.kind in ("pool", "clip") and not name.startswith(MIDDLE)
         is_kernel = name.endswith("_kernel_time") and not beside
         if is_kernel and event.get("args", {}).get("op_name") in _NAMES[op.kind]:
             spent[name].append(event["dur"])
@@ -125,9 +125,9 @@ class _Builder:
     def pooled(self, x: str, channels: int, dims: int) -> str:
         window = {"kernel_shape": [2] * dims, "strides": [2] * dims}
         if dims != 2:
-            return self.add("AveragePool", [x], _MIDDLE, **window)
-        weight = self.weight(f"{_MIDDLE}_w", channels, 1, 2, 2)
-        return self.add("Conv", [x, weight], _MIDDLE, group=channels, **window)
+            return self.add("AveragePool", [x], MIDDLE, **window)
+        weight = self.weight(f"{MIDDLE}_w", channels, 1, 2, 2)
+        return self.add("Conv", [x, weight], MIDDLE, group=channels, **window)
 
     def clipped(self, x: str) -> str:
         for name, value in (("low", 0.0), ("high", 6.0)):
@@ -147,7 +147,8 @@ class _Builder:
         )
 
 
-def _graph(op: Operator) -> onnx.ModelProto:
+def graph(op: Operator) -> onnx.ModelProto:
+    """The operator between its neighbours, as an ONNX model with inputs of fixed shapes."""
     build, dims = _Builder(), len(op.size)
     inputs = {"x": (op.batch, op.channels_in, *op.size)}
     if op.kind in ("conv", "conv_transpose"):
@@ -170,7 +171,7 @@ def _graph(op: Operator) -> onnx.ModelProto:
         build.near(build.pooled(x, op.channels_in, dims), "y", op.channels_in, dims)
     elif op.kind == "clip":
         x = build.near("x", "near_x", op.channels_in, dims)
-        x = build.clipped(build.near(x, _MIDDLE, op.channels_in, dims))
+        x = build.clipped(build.near(x, MIDDLE, op.channels_in, dims))
         build.near(x, "y", op.channels_in, dims)
     else:
         big = tuple(2 * n for n in op.size)
@@ -183,11 +184,11 @@ def _graph(op: Operator) -> onnx.ModelProto:
         else:
             both = build.add("Concat", [z, x], "both", axis=1)
             build.near(both, "y", 2 * op.channels_in, dims)
-    graph = helper.make_graph(
+    whole = helper.make_graph(
         build.nodes,
         "op",
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in inputs.items()],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         build.weights,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

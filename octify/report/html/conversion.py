@@ -48,7 +48,7 @@ def _parts(report: ReportData, measured: LatencyRows | None) -> Iterator[Fragmen
     yield Fragment("boundaries", "Splits and merges", _boundaries(report))
     yield Fragment("errors", "Error of every layer", accuracy.layers(report.calibration))
     yield Fragment("frequencies", "Frequencies of the feature maps", frequencies.spectrum(report.spectrum))
-    yield Fragment("latency", "Latency", latency.rows(measured))
+    yield Fragment("latency", "Latency", latency.rows(measured, report.timing))
 
 
 def _lead(report: ReportData, source: str | None) -> Child:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from octify.latency.rows import LatencyRows
+from octify.latency.verdict import PlanTiming
 from octify.report.html.tables import Cell, Column, TableRow, table
 from octify.report.html.tags import Child, tag
 
@@ -21,10 +22,11 @@ _COLUMNS = (
 )
 
 
-def rows(measured: LatencyRows | None) -> Child:
-    """Render medians, quartiles and speed-ups."""
+def rows(measured: LatencyRows | None, timing: PlanTiming | None = None) -> Child:
+    """Render the verdict on a plan by measured time, medians, quartiles and speed-ups."""
+    verdict: list[Child] = [] if timing is None else [tag("p", timing.sentence)]
     if measured is None or not measured.rows:
-        return tag("p", _ABSENT)
+        return verdict or tag("p", _ABSENT)
     versions = ", ".join(f"{name} {number}" for name, number in measured.versions.items())
     rounds = measured.rows[0].timing.rounds
     caption = (
@@ -45,4 +47,4 @@ def rows(measured: LatencyRows | None) -> Child:
         )
         for row in measured.rows
     ]
-    return [tag("p", caption), table("latency-table", "Latency", _COLUMNS, body)]
+    return [*verdict, tag("p", caption), table("latency-table", "Latency", _COLUMNS, body)]
