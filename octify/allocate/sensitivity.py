@@ -172,12 +172,13 @@ def rules_without(sets: Sequence[SetSensitivity], plans: Plans, measured: Sensit
 
 def _dense(path: str, row: SetSensitivity, own: Mapping[str, Rule]) -> Rule:
     """Rule that keeps the output of ``path`` dense; kernels and exchange are as its own rule has them."""
-    point, rule = row.middle, own.get(path, Rule())
+    point, rule = row.middle, own.get(path)
     return Rule(
         match=Match(path=glob.escape(path)),
         output="dense",
-        kernels=rule.kernels,
-        exchange=rule.exchange,
+        alpha=None,
+        kernels=None if rule is None else rule.kernels,
+        exchange=None if rule is None else rule.exchange,
         reason=f"sensitive: at alpha {point.share:.2g} alone an error of {point.error:.3g} for "
         f"{max(point.macs_saved, 0):.1%} of the MACs",
     )

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from octify.latency.rows import LatencyRows, StoredLatency
+from octify.latency.rows import LatencyRow, LatencyRows
 from octify.report.metric import MetricRow, number
 from octify.report.model import ReportData
 from octify.report.rows import LayerRow, Point
@@ -94,7 +94,11 @@ def compare(a: Side, b: Side) -> Comparison:
     )
 
 
-def _figure(name: str, a: float | None, b: float | None, form: str, scale: float = 1.0) -> Figure:
+Pair = Sequence[float | None]
+
+
+def _figure(name: str, pair: Pair, form: str, scale: float = 1.0) -> Figure:
+    a, b = pair
     shown = [ABSENT if each is None else format(each / scale, form) for each in (a, b)]
     difference = ABSENT if a is None or b is None else format((b - a) / scale, f"+{form}")
     return Figure(name, a, b, shown[0], shown[1], difference)
@@ -105,19 +109,19 @@ def _words(name: str, a: str | None, b: str | None) -> Figure:
 
 
 def _cost(a: ReportData, b: ReportData) -> Iterator[Figure]:
-    yield _figure("alpha", a.alpha, b.alpha, ".3g")
+    yield _figure("alpha", (a.alpha, b.alpha), ".3g")
     yield _words("rules", a.rules, b.rules)
     yield _words("kernels", a.kernels, b.kernels)
     ours, theirs = a.totals, b.totals
     ratios = [each.macs_after / each.macs_before if each.macs_before else None for each in (ours, theirs)]
-    yield _figure("GMACs", ours.macs_after, theirs.macs_after, ".3f", 1e9)
-    yield _figure("MACs, share of the original's", *ratios, ".3f")
-    yield _figure("parameters, million", ours.parameters_after, theirs.parameters_after, ".3f", 1e6)
+    yield _figure("GMACs", (ours.macs_after, theirs.macs_after), ".3f", 1e9)
+    yield _figure("MACs, share of the original's", ratios, ".3f")
+    yield _figure("parameters, million", (ours.parameters_after, theirs.parameters_after), ".3f", 1e6)
     bytes_of = (ours.activation_bytes_after, theirs.activation_bytes_after)
-    yield _figure("activations, MiB", *bytes_of, ".3f", 2**20)
-    yield _figure("convolutions in octave form", ours.converted, theirs.converted, ".0f")
-    yield _figure("split layers", ours.splits, theirs.splits, ".0f")
-    yield _figure("merge layers", ours.merges, theirs.merges, ".0f")
+    yield _figure("activations, MiB", bytes_of, ".3f", 2**20)
+    yield _figure("convolutions in octave form", (ours.converted, theirs.converted), ".0f")
+    yield _figure("split layers", (ours.splits, theirs.splits), ".0f")
+    yield _figure("merge layers", (ours.merges, theirs.merges), ".0f")
 
 
 def _accuracy(a: ReportData, b: ReportData) -> Iterator[Figure]:
@@ -125,19 +129,19 @@ def _accuracy(a: ReportData, b: ReportData) -> Iterator[Figure]:
     if ours is not None or theirs is not None:
         yield _words("calibration", *(None if c is None else c.effort for c in (ours, theirs)))
         errors = [None if c is None else c.before.relative_error for c in (ours, theirs)]
-        yield _figure("relative output error, uncalibrated", *errors, ".4f")
+        yield _figure("relative output error, uncalibrated", errors, ".4f")
         errors = [None if c is None else c.after.relative_error for c in (ours, theirs)]
-        yield _figure("relative output error, calibrated", *errors, ".4f")
+        yield _figure("relative output error, calibrated", errors, ".4f")
         same = [None if c is None else c.after.agreement for c in (ours, theirs)]
-        yield _figure("same answer as the original, calibrated", *same, ".1%")
+        yield _figure("same answer as the original, calibrated", same, ".1%")
     last = [report.tuning[-1] if report.tuning else None for report in (a, b)]
     if any(last):
         steps = [None if row is None else float(row.steps) for row in last]
-        yield _figure("training steps of the last run", *steps, ".0f")
+        yield _figure("training steps of the last run", steps, ".0f")
         errors = [None if row is None else row.after.relative_error for row in last]
-        yield _figure("relative output error, trained", *errors, ".4f")
+        yield _figure("relative output error, trained", errors, ".4f")
         right = [None if row is None else row.accuracy_after for row in last]
-        yield _figure("accuracy on labels, trained", *right, ".1%")
+        yield _figure("accuracy on labels, trained", right, ".1%")
     yield from _metrics(_metric(a), _metric(b))
 
 
@@ -155,9 +159,11 @@ def _metrics(a: MetricRow | None, b: MetricRow | None) -> Iterator[Figure]:
             (f"{name}, drop", [None if value is None else value.drop for value in values]),
         ):
             shown = [ABSENT if each is None else number(each) for each in pair]
-            known = pair[0] is not None and pair[1] is not None
-            difference = number(pair[1] - pair[0]) if known else ABSENT  # type: ignore[operator]
-            yield Figure(what, pair[0], pair[1], shown[0], shown[1], difference)
+            a_value, b_value = pair
+            difference = ABSENT
+            if a_value is not None and b_value is not None:
+                difference = number(b_value - a_value)
+            yield Figure(what, a_value, b_value, shown[0], shown[1], difference)
 
 
 def _latency(a: Side, b: Side) -> tuple[list[Figure], list[str]]:
@@ -169,15 +175,15 @@ def _latency(a: Side, b: Side) -> tuple[list[Figure], list[str]]:
         rows = [side.get(key) for side in (ours, theirs)]
         where = f"{runtime}, batch {batch}, {threads} thread{'s' if threads != 1 else ''}"
         medians = [None if row is None else row.timing.median for row in rows]
-        figures.append(_figure(f"ms per call, {where}", *medians, ".2f"))
+        figures.append(_figure(f"ms per call, {where}", medians, ".2f"))
         speedups = [None if row is None else row.timing.speedup for row in rows]
-        figures.append(_figure(f"speed-up over the original, {where}", *speedups, ".2f"))
+        figures.append(_figure(f"speed-up over the original, {where}", speedups, ".2f"))
     machines = {side.latency.machine for side in (a, b) if side.latency is not None}
     remark = f"the latencies were measured on different machines: {'; '.join(sorted(machines))}"
     return figures, [remark] if len(machines) > 1 else []
 
 
-def _timed(latency: LatencyRows | None) -> dict[tuple[str, int, int], StoredLatency]:
+def _timed(latency: LatencyRows | None) -> dict[tuple[str, int, int], LatencyRow]:
     """Rows of the last model of a bench, which is the result; the first is what it is compared with."""
     rows = () if latency is None else latency.rows
     if len({row.model for row in rows}) < 2:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import octify
-from octify.latency.rows import LatencyRows, StoredLatency, StoredTiming
+from octify.latency.rows import CallTimes, LatencyRow, LatencyRows
 from octify.report.comparison import Side, compare, pair_points, render_comparison, render_pairs
 from octify.report.html.comparison import comparison_page, sweeps_page
 from tests.nets import Residual
@@ -27,7 +27,7 @@ def report_at(alpha: float, width: int = 16) -> octify.Report:
 
 def timed(name: str, medians: tuple[float, float], machine: str = "a processor") -> LatencyRows:
     rows = [
-        StoredLatency(model, "eager", 1, 1, StoredTiming(ms, ms, ms, medians[0] / ms, 3))
+        LatencyRow(model, "eager", 1, 1, CallTimes(ms, ms, ms, medians[0] / ms, 3))
         for model, ms in zip(("original", name), medians, strict=True)
     ]
     return LatencyRows(tuple(rows), machine)
