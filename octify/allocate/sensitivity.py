@@ -26,7 +26,7 @@ from octify.plan import Plan
 from octify.planning.costs import Costs
 from octify.planning.ruleset import Match, Rule
 from octify.planning.written import rules_text
-from octify.progress import Progress
+from octify.progress import Progress, Steps
 from octify.report.sensitivity import Sensitivity, SensitivityPoint, SetSensitivity
 
 _FEWEST = 8  # inputs, half to calibrate on and half to measure on
@@ -91,9 +91,9 @@ def measure_sensitivity(
     trials = _Trials(plans, trial, seed, costs, baseline, alone.with_alphas({}))
     fixed = trials.calibrated(trials.base).after.relative_error if plans.choices.fixed.any() else 0.0
     rows, together = [], []
-    for done, each in enumerate(free):
-        progress(each.paths[0], done, len(free))
-        points = _points(trials, alone, each, alphas, fixed)
+    steps = Steps(progress, len(free) * len(alphas))
+    for each in free:
+        points = _points(trials, alone, each, alphas, fixed, steps)
         if points:
             rows.append(SetSensitivity(each.paths, sum(map(len, each.members)), points))
         else:
@@ -119,12 +119,13 @@ def measure_sensitivity(
 
 
 def _points(
-    trials: _Trials, alone: Plans, free: FreeSet, alphas: Sequence[float], fixed: float
+    trials: _Trials, alone: Plans, free: FreeSet, alphas: Sequence[float], fixed: float, steps: Steps
 ) -> tuple[SensitivityPoint, ...]:
     """Points of one set; none at an alpha where it stays dense."""
     at: dict[Level, SensitivityPoint | None] = {}
     points = []
     for alpha in sorted(alphas):
+        steps(f"{free.paths[0]}, alpha {alpha:g}", 1)
         level = min(free.levels[1:], key=lambda each: abs(each.share - alpha))
         if level not in at:
             plan = alone.with_alphas(dict.fromkeys(free.paths, level.alpha))

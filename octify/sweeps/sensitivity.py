@@ -108,17 +108,19 @@ def sensitivity(
 
         table = OperatorTable(latency, progress=tell)
         costs = OnnxruntimeCosts(table, kernels)
-    rows = measure_sensitivity(
-        plans,
-        images,
-        shares,
-        model=type(model).__name__,
-        seed=seed,
-        costs=costs,
-        threads=latency,
-        baseline=baseline,
-        progress=counting(tell, "sensitivity"),
-    )
-    if table is not None:
-        table.save()
+    try:
+        rows = measure_sensitivity(
+            plans,
+            images,
+            shares,
+            model=type(model).__name__,
+            seed=seed,
+            costs=costs,
+            threads=latency,
+            baseline=baseline,
+            progress=counting(tell, "sensitivity"),
+        )
+    finally:
+        if table is not None:
+            table.save()  # of a run that was stopped, too: times take long to measure
     return SensitivityResult(rows, plans)
