@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +35,7 @@ from octify.plan import Plan
 from octify.plan.rotation import Rotation
 from octify.planning.planner import planned
 from octify.planning.ruleset import load_rules
-from octify.progress import Progress, Tell
+from octify.progress import Tell, counting
 from octify.report import Report
 from octify.report.build import UNCALIBRATED, build_report
 from octify.report.calibration import CalibrationRow, RotationRow
@@ -175,7 +174,7 @@ def convert(
     elif options is None:
         result = _apply(traced, chosen, tell)
     else:
-        result = _calibrated(traced, calibrate(traced, chosen, options, progress=_counting(tell)), tell)
+        result = _calibrated(traced, calibrate(traced, chosen, options, progress=counting(tell)), tell)
     return with_metric(_timed(result, verdict), baseline, tell)
 
 
@@ -236,7 +235,7 @@ def _to_target(
     inputs: Sequence[Tensor],
     tell: Tell,
 ) -> Result:
-    progress = _counting(tell)
+    progress = counting(tell)
     images = images_of(plans.traced, options, progress=progress)
     if options.target is not None and options.target.kind == "drop" and baseline is not None:
         selected, allocation = convert_within(plans, images, options, baseline, progress=progress)
@@ -251,21 +250,6 @@ def _to_target(
     before = uncalibrated(plans.traced, Planned(selected.origin), images)
     result = _calibrated(plans.traced, replace(selected, before=before, spectrum=spectrum), tell)
     return replace(result, report=replace(result.report, allocation=allocation))
-
-
-def _counting(tell: Tell) -> Progress:
-    """Progress with the finished share of a stage's work, and an estimate of the remaining time."""
-    start = 0.0
-
-    def count(what: str, done: int, of: int) -> None:
-        nonlocal start
-        now = time.perf_counter()
-        if not done:  # a stage begins
-            start = now
-        left = f", about {(now - start) / done * (of - done):.0f} s left" if done else ""
-        tell(f"calibrating: {what} ({100 * done // of} %{left})")
-
-    return count
 
 
 def _silent(phase: str) -> None:
