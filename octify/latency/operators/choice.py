@@ -89,12 +89,12 @@ def fastest(
 
 def _different(plans: Sequence[Planned]) -> Mapping[str, Planned]:
     """Plans that convert something, each once: those that differ in their low channels."""
-    found: dict[tuple[object, ...], Planned] = {}
+    distinct: dict[tuple[object, ...], Planned] = {}
     for planned in plans:
         shape = tuple((c.path, c.low_in, c.low_out, c.exchange) for c in planned.plan.convs if c.converted)
         if shape:
-            found.setdefault(shape, planned)
-    return {f"plan {i + 1}": planned for i, planned in enumerate(found.values())}
+            distinct.setdefault(shape, planned)
+    return {f"plan {i + 1}": planned for i, planned in enumerate(distinct.values())}
 
 
 def all_dense(plan: Plan, reason: str) -> Plan:
