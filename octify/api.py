@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from octify.calibrate.rotate import in_basis
 from octify.checks.door import check_model
 from octify.conversion import Inputs, Result
 from octify.kernels.taps import Scheme
+from octify.metric.measure import Baseline
 from octify.passes.consistent import leaves_of
 from octify.passes.reference import reference as projected_reference
 from octify.passes.rewrite import as_model
@@ -53,7 +54,10 @@ def convert(
     seed: int = 0,
     target_macs: float | None = None,
     target_error: float | None = None,
+    target_drop: float | None = None,
     latency: int | None = None,
+    metric: Callable[[nn.Module], Any] | Baseline | None = None,
+    metric_lower: bool = False,
     latency_runtime: str = "onnxruntime",
 ) -> Result:
     """Convert ``model`` to octave form; the model itself is left untouched.
@@ -90,6 +94,9 @@ def convert(
         relative output error on held-out inputs, for which the cheapest model is searched. Every coupled
         set gets its own alpha, or all the same one if that measures better (``octify.allocate.search``);
         ``report.allocation`` records the choice. Requires ``calibration``.
+    target_drop:
+        Target in place of ``alpha``: the largest drop of ``metric``, in its own unit, for which the cheapest
+        model is searched. Requires ``calibration``; every model tried is calibrated with ``effort``.
     latency:
         Number of the runtime's threads at which octave layers must be faster; others stay dense. Times come
         from a table (``octify.latency.operators.table``), whose missing entries are measured first. Then
@@ -104,6 +111,12 @@ def convert(
         Path patterns of convolutions to leave alone.
     progress:
         Callback that receives the name of every phase as it begins.
+    metric:
+        Function of a model to a finite float, or to a dict of them, such as accuracy on your own data. It
+        gets copies of the original and of the result, in eval mode and on the original's device, without
+        gradients; ``report.metric`` has the values and their drop.
+    metric_lower:
+        Whether smaller values of the metric are better.
 
     Raises
     ------
@@ -128,7 +141,10 @@ def convert(
         seed=seed,
         target_macs=target_macs,
         target_error=target_error,
+        target_drop=target_drop,
         latency=latency,
+        metric=metric,
+        metric_lower=metric_lower,
         latency_runtime=latency_runtime,
     )
 

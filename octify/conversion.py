@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from octify.allocate.drop import convert_within
 from octify.allocate.plans import Plans
 from octify.allocate.search import convert_to
 from octify.artefact.files import PLAN, REPORT, WEIGHTS, weights_of
@@ -25,7 +26,8 @@ from octify.checks.door import check_model
 from octify.errors import OctifyError
 from octify.files import staged_directory
 from octify.kernels.taps import Scheme
-from octify.latency.verdict import PlanTiming, Timing
+from octify.latency.verdict import PlanTiming, TimingSettings
+from octify.metric.measure import Baseline, baseline_of
 from octify.passes.consistent import leaves_of
 from octify.passes.resolve import Planned
 from octify.passes.rewrite import Rewritten, as_model, rewrite
@@ -87,29 +89,37 @@ def convert(
     seed: int = 0,
     target_macs: float | None = None,
     target_error: float | None = None,
+    target_drop: float | None = None,
     latency: int | None = None,
+    metric: Callable[[nn.Module], Any] | Baseline | None = None,
+    metric_lower: bool = False,
     latency_runtime: str = "onnxruntime",
 ) -> Result:
-    """``octify.convert``, which documents the arguments."""
+    """``octify.convert``, which documents the arguments.
+
+    ``metric`` is also taken with its values of the original, where these are at hand.
+    """
     if kernels not in ("paper", "exact"):
         raise OctifyError(f"there are no {kernels!r} kernels", hint="use 'paper' or 'exact'")
     check_model(model)
     example_inputs = examples_of(model, example_inputs)
     alpha = check_alpha(alpha) if plan is None else alpha
-    target = Target.of(target_macs, target_error)
+    target = Target.of(target_macs, target_error, target_drop)
     if target is not None and (calibration is None or plan is not None):
         raise OctifyError(
-            f"a target for the {'MACs' if target.kind == 'macs' else 'error'} needs calibration and no plan",
+            f"a target for the {target.name} needs calibration and no plan",
             why="alphas are chosen by errors that are measured on data; a plan has chosen already",
             hint='give calibration inputs, or the word "synthetic", and leave out the plan',
         )
+    if target is not None and target.kind == "drop" and metric is None:
+        raise OctifyError("a target for the drop needs a metric", hint="give metric, a function of the model")
     if latency is not None and (target is not None or plan is not None):
         raise OctifyError(
             "latency cannot be combined with a target or a plan",
             why="a target chooses alphas by MACs and errors; a plan has chosen already",
             hint="leave one of them out",
         )
-    timing = None if latency is None else Timing(latency_runtime, latency)
+    timing = None if latency is None else TimingSettings(latency_runtime, latency)
     if timing is not None:
         _require_runtime(timing)
     options = (
@@ -130,9 +140,15 @@ def convert(
             why=f"it is converted in parts, because it {failure.reason}; calibration needs one graph",
             hint="calibrate its backbone as a model of its own, or fine-tune the converted model",
         )
+    baseline = None
+    if metric is not None:
+        tell("measuring the metric of the original")
+        baseline = baseline_of(metric, model, lower=metric_lower)
     tell("planning")
     if target is not None and policy is not None and options is not None:
-        return _to_target(Plans(traced, policy, kernels, exclude), options, tell)
+        return with_metric(
+            _to_target(Plans(traced, policy, kernels, exclude), options, baseline, tell), baseline, tell
+        )
     blind = policy is not None and options is not None and options.synthetic and not can_be_made(traced)
     kernels = "exact" if blind else kernels
     verdict = None
@@ -141,21 +157,30 @@ def convert(
         timing = replace(timing, kernels=kernels)
         chosen, verdict = _fast_plan(traced, model, example_inputs, by, timing, tell)
         if not any(conv.converted for conv in chosen.plan.convs):
-            return _timed(_apply(traced, chosen, tell), verdict)
+            return with_metric(_timed(_apply(traced, chosen, tell), verdict), baseline, tell)
     elif policy is not None:
         chosen = planned(traced, policy, alpha, kernels, exclude)
     else:
         assert replayed is not None
         chosen = Planned(replayed)
     if blind:
-        return _timed(_exact(traced, chosen, tell), verdict)
-    if options is None:
-        return _timed(_apply(traced, chosen, tell), verdict)
-    calibrated = calibrate(traced, chosen, options, progress=_counting(tell))
-    return _timed(_calibrated(traced, calibrated, tell), verdict)
+        result = _exact(traced, chosen, tell)
+    elif options is None:
+        result = _apply(traced, chosen, tell)
+    else:
+        result = _calibrated(traced, calibrate(traced, chosen, options, progress=_counting(tell)), tell)
+    return with_metric(_timed(result, verdict), baseline, tell)
 
 
-def _require_runtime(timing: Timing) -> None:
+def with_metric(result: Result, baseline: Baseline | None, tell: Tell) -> Result:
+    """Copy of ``result`` with the metric in its report, measured now unless a search did."""
+    if baseline is None or result.report.metric is not None:
+        return result
+    tell("measuring the metric of the converted model")
+    return replace(result, report=replace(result.report, metric=baseline.compare(result.model)))
+
+
+def _require_runtime(timing: TimingSettings) -> None:
     from octify.latency.bench import require_runtimes  # with onnxruntime, which takes a while to import
 
     timing.check()
@@ -167,7 +192,7 @@ def _fast_plan(
     model: nn.Module,
     inputs: Sequence[Tensor],
     by: Callable[..., Planned],
-    timing: Timing,
+    timing: TimingSettings,
     tell: Tell,
 ) -> tuple[Planned, PlanTiming | None]:
     """The plan that is fastest, and its time beside that of ``model``."""
@@ -196,10 +221,13 @@ def _calibrated(traced: Traced, calibrated: Calibrated, tell: Tell) -> Result:
     return Result(calibrated.rewritten.module, calibrated.plan, with_calibration(report, calibrated))
 
 
-def _to_target(plans: Plans, options: Calibration, tell: Tell) -> Result:
+def _to_target(plans: Plans, options: Calibration, baseline: Baseline | None, tell: Tell) -> Result:
     progress = _counting(tell)
     images = images_of(plans.traced, options, progress=progress)
-    selected, allocation = convert_to(plans, images, options, progress=progress)
+    if options.target is not None and options.target.kind == "drop" and baseline is not None:
+        selected, allocation = convert_within(plans, images, options, baseline, progress=progress)
+    else:
+        selected, allocation = convert_to(plans, images, options, progress=progress)
     based, layout = in_basis(plans.traced, selected.plan), selected.rewritten.resolved
     curves, final = spectra(based, layout, images.chunks), Planned(selected.plan, layout)
     spectrum = by_frequency(based, final, curves, images.user_count, synthetic=options.synthetic)
@@ -259,7 +287,9 @@ def with_calibration(report: Report, calibrated: Calibrated) -> Report:
     )
     warnings = tuple(w for w in report.warnings if w != UNCALIBRATED)
     merged = (*warnings, *calibrated.warnings)
-    return replace(report, calibration=row, warnings=merged, spectrum=calibrated.spectrum)
+    return replace(
+        report, calibration=row, warnings=merged, spectrum=calibrated.spectrum, metric=calibrated.metric
+    )
 
 
 def _rotation(rotation: Rotation) -> RotationRow:

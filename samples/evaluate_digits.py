@@ -3,7 +3,10 @@
     python samples/evaluate_digits.py [DIR ...]
 
 Each DIR is an artefact folder that `octify convert samples/digits_resnet.py ... -o DIR` wrote. Needs
-scikit-learn.
+scikit-learn. `accuracy` is a metric for octify:
+
+    octify convert samples/digits_resnet.py --weights samples/digits_resnet.safetensors \\
+        --metric samples/evaluate_digits.py:accuracy
 """
 
 from __future__ import annotations
@@ -29,6 +32,12 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
     """(N, 1, 32, 32) images -> (N,) predicted digits."""
     with torch.inference_mode():
         return torch.cat([model(batch).argmax(1) for batch in images.split(100)])
+
+
+def accuracy(model: nn.Module) -> float:
+    """Share of the held-out images that ``model`` answers right."""
+    _, test = digits_data.load()
+    return (predict(model, test.images) == test.labels).double().mean().item()
 
 
 def main() -> None:

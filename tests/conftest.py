@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A model is traced, converted and run in most examples: no deadline, and few examples. `--hypothesis-profile`
 # chooses another; CI=1 draws the same examples every time, so that a red run is about the change at hand.
 settings.register_profile(
-    "default", deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow]
+    "default", deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=500)
@@ -42,11 +43,24 @@ LONG = [
 ]
 
 
+def wide() -> dict[str, int]:
+    """Tests of wide.txt: of each, every how manyth case the default suite runs."""
+    lines = (ROOT / "tests" / "wide.txt").read_text(encoding="utf-8").splitlines()
+    split = (line.split(" ", 1) for line in lines if line[:1] != "#")
+    return {name: int(every) for every, name in split}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the tests of long.txt to ``-m zoo``."""
+    """Leave the tests of long.txt to ``-m zoo``, and most cases of those of wide.txt to ``-m wide``."""
+    every, cases = wide(), Counter[str]()
     for item in items:
+        name = item.nodeid.partition("[")[0]
         if item.nodeid.startswith(tuple(LONG)):
             item.add_marker(pytest.mark.zoo)
+        elif name in every:
+            if not every[name] or cases[name] % every[name]:
+                item.add_marker(pytest.mark.wide)
+            cases[name] += 1
 
 
 @pytest.fixture

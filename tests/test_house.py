@@ -31,6 +31,7 @@ ORDER = (
     ("quantize",),
     ("latency",),
     ("report",),
+    ("metric",),
     ("calibrate",),
     ("allocate",),
     ("int8",),
@@ -115,6 +116,16 @@ def test_there_is_no_import_circle() -> None:
     # A package's __init__ re-exports: importing it from inside would be a circle as well.
     graph = {module: {t for t, _ in _imports(file) if t != module} for module, file in MODULES.items()}
     list(TopologicalSorter(graph).static_order())
+
+
+def test_a_class_name_stands_for_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for file in _files():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(_name(file))
+    assert places
+    assert not {name: where for name, where in places.items() if len(where) > 1}
 
 
 def test_few_modules_lie_loose() -> None:

@@ -25,10 +25,11 @@ from octify.compat import ConvNd, ConvTransposeNd, FakeTensorMode
 from octify.kernels.taps import PathName, Scheme
 from octify.layout.channels import ConvNode
 from octify.layout.roles import map_shape
-from octify.nn.conv import CONV_TRANSPOSE, OCTAVE_CONV, OctaveConv
+from octify.layout.single import single_axes
+from octify.nn.conv import CONV_TRANSPOSE, OCTAVE_CONV, OctaveConv, axes_of
 from octify.nn.conv_transpose import OCTAVE_CONV_TRANSPOSE
 from octify.nn.exchange import exchange_of, has_path
-from octify.nn.functional import low_size, output_sizes
+from octify.nn.functional import low_size, octave_axes, output_sizes
 from octify.nn.padded import OCTAVE_PADDED, padded_conv
 from octify.ops.base import operand
 from octify.ops.effective_conv import Form, form_of, join_pads
@@ -56,7 +57,7 @@ class _Geometry:
 
 
 @dataclass(frozen=True)
-class _Call:
+class _ConvCall:
     """One call of a convolution: its geometry, and how many maps it reads."""
 
     module: nn.Module
@@ -72,7 +73,7 @@ class MacCounts:
         self.traced = traced
         self.dense = sum(facts.macs for facts in traced.facts.values())
         self._nodes = {node.name: node for node in traced.module.graph.nodes}
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, _ConvCall] = {}
         self._units: dict[tuple[_Geometry, Scheme, bool], Mapping[PathName, int]] = {}
 
     def of(self, planned: Planned, convs: Sequence[ConvNode]) -> int:
@@ -114,7 +115,7 @@ class MacCounts:
                 saved += facts.macs * float(mask.mean()) * (1 - quarter)
         return -round(saved)
 
-    def _call(self, node: ConvNode) -> _Call:
+    def _call(self, node: ConvNode) -> _ConvCall:
         if node.node not in self._calls:
             self._calls[node.node] = _call(self.traced, self._nodes[node.node])
         return self._calls[node.node]
@@ -126,7 +127,7 @@ class MacCounts:
         return self._units[key]
 
 
-def _call(traced: Traced, node: fx.Node) -> _Call:
+def _call(traced: Traced, node: fx.Node) -> _ConvCall:
     module = traced.submodule(node)
     source = operand(node)
     assert module is not None and isinstance(source, fx.Node)
@@ -136,16 +137,16 @@ def _call(traced: Traced, node: fx.Node) -> _Call:
     if isinstance(module, nn.Linear):
         shape = map_shape("N" + "S" * (len(shape) - 2) + "C", shape)
         conv = conv_form(module, len(shape) - 2)
-        return _Call(module, _plain(conv, shape, None, shape), shape[0], macs)
+        return _ConvCall(module, _plain(conv, shape, None, shape), shape[0], macs)
     assert isinstance(module, ConvNd)
     if isinstance(module, ConvTransposeNd):
         settings = (module.stride, module.padding, module.output_padding, module.dilation)
         geometry = _Geometry(module.kernel_size, tuple(shape[2:]), True, settings)
-        return _Call(module, geometry, shape[0], macs)
+        return _ConvCall(module, geometry, shape[0], macs)
     outer, pads = through_padding(traced, node)
     read = traced.shape(outer)
     assert read is not None
-    return _Call(module, _plain(module, shape, pads, read), shape[0], macs)
+    return _ConvCall(module, _plain(module, shape, pads, read), shape[0], macs)
 
 
 def _plain(conv: ConvNd, shape: Sequence[int], before: object, read: Sequence[int]) -> _Geometry:
@@ -195,6 +196,9 @@ def _two_channels(geometry: _Geometry, scheme: Scheme) -> OctaveConv:
     stride, dilation, pads, mode, same = geometry.settings
     weight = nn.Parameter(torch.ones(2, 2, *geometry.kernel))
     plain = padded_conv(weight, None, stride, dilation, 1, pads, mode, same)  # type: ignore[arg-type]
+    if mode == "zeros":
+        out = [axis.output_length(n) for axis, n in zip(axes_of(plain), geometry.size, strict=True)]
+        plain.single = single_axes(geometry.size, out, octave_axes(dims))
     kinds: Mapping[int, type[OctaveConv]] = OCTAVE_CONV if plain.padding_mode == "zeros" else OCTAVE_PADDED
     return kinds[dims].from_conv(plain, (1,), (1,), scheme)
 

@@ -11,52 +11,21 @@ that comparison. Plans are compared with an effort of at most ``standard``; the 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from octify.allocate.curves import error_curves
-from octify.allocate.plans import AlphaPath, Plans, first
+from octify.allocate.plans import Plans, first
+from octify.allocate.trials import Trials, path_of, sets_of
 from octify.calibrate.inputs.images import Images
 from octify.calibrate.options import Calibration, Target
-from octify.calibrate.recipe import Calibrated, calibrate_on
+from octify.calibrate.recipe import Calibrated
 from octify.compare.outputs import advantage, outputs
 from octify.errors import CheckFailed, OctifyError
-from octify.passes.resolve import Planned
 from octify.plan import Plan
 from octify.progress import Progress
-from octify.report.allocation import AllocationRow, RivalRow, SetRow
+from octify.report.allocation import AllocationRow, RivalRow
 
 _SPANS = (8, 4, 2, 1, 1)  # stops between trials with the full effort
-
-
-@dataclass(frozen=True)
-class _Trials:
-    """Calibration of plans of one model on one set of images."""
-
-    plans: Plans
-    images: Images
-    options: Calibration
-    progress: Progress
-
-    @property
-    def effort(self) -> str:
-        """Effort of the result."""
-        return self.options.effort
-
-    @property
-    def comparing(self) -> str:
-        """Effort with which plans are compared."""
-        return "standard" if self.effort == "thorough" else self.effort
-
-    def calibrated(self, plan: Plan, effort: str, name: str) -> Calibrated:
-        """Convert and calibrate by ``plan``; progress is reported under ``name``."""
-
-        def progress(what: str, done: int, of: int) -> None:
-            self.progress(f"{name}: {what}", done, of)
-
-        traced, options = copy.deepcopy(self.plans.traced), replace(self.options, effort=effort)
-        return calibrate_on(traced, Planned(plan), self.images, options, progress=progress)
 
 
 def convert_to(
@@ -71,12 +40,12 @@ def convert_to(
     Raises CheckFailed when no plan meets it, saying how near one comes; OctifyError when there are too
     few inputs to measure an error on.
     """
-    target, trials = options.target, _Trials(plans, images, options, progress)
+    target, trials = options.target, Trials(plans, images, options, progress)
     assert target is not None
     return _to_macs(target, trials) if target.kind == "macs" else _to_error(target, trials)
 
 
-def _to_macs(target: Target, trials: _Trials) -> tuple[Calibrated, AllocationRow]:
+def _to_macs(target: Target, trials: Trials) -> tuple[Calibrated, AllocationRow]:
     plans = trials.plans
     uniform = plans.uniform_below(target.value)
     if uniform is None:
@@ -89,7 +58,7 @@ def _to_macs(target: Target, trials: _Trials) -> tuple[Calibrated, AllocationRow
     if not trials.images.held_out:
         few = f"{trials.images.count} inputs are too few to keep some aside to judge an allocation on"
         return _uniform(target, trials, uniform, few)
-    way = _path(trials)
+    way = path_of(trials)
     per_set = way.below(target.value, uniform.alpha)
     if per_set is None:
         return _uniform(target, trials, uniform, "only sets that are octave together reach the target")
@@ -110,23 +79,18 @@ def _lower(target: Target, plans: Plans, result: Calibrated) -> Plan | None:
     return plans.uniform_below(target.value - excess) if excess > 0 else None
 
 
-def _path(trials: _Trials) -> AlphaPath:
-    curves = error_curves(trials.plans, trials.images, seed=trials.options.seed, progress=trials.progress)
-    return AlphaPath.of(trials.plans, curves)
-
-
 def _rounded_up(ratio: float) -> str:
     return f"{min(0.99, int(ratio * 100) / 100 + 0.01):.2f}"
 
 
-def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[Calibrated, AllocationRow]:
+def _uniform(target: Target, trials: Trials, uniform: Plan, why: str) -> tuple[Calibrated, AllocationRow]:
     """Result of the uniform plan, without a rival."""
     result = trials.calibrated(uniform, trials.effort, "uniform alpha")
     lower = _lower(target, trials.plans, result)
     if lower is not None:
         uniform, result = lower, trials.calibrated(lower, trials.effort, "uniform alpha")
     rival = RivalRow(trials.plans.true_ratio(result.rewritten), result.after.relative_error)
-    sets = _sets(trials.plans, result.plan)
+    sets = sets_of(trials.plans, result.plan)
     row = AllocationRow(
         target.kind,
         target.value,
@@ -144,7 +108,7 @@ def _uniform(target: Target, trials: _Trials, uniform: Plan, why: str) -> tuple[
 
 
 def _better(
-    target: Target, trials: _Trials, uniform: Plan, ours: Calibrated, tried: int = 0
+    target: Target, trials: Trials, uniform: Plan, ours: Calibrated, tried: int = 0
 ) -> tuple[Calibrated, AllocationRow]:
     """Result with alpha per set, or with a uniform alpha if its error is smaller."""
     theirs = trials.calibrated(uniform, trials.comparing, "uniform alpha")
@@ -164,7 +128,7 @@ def _better(
         ratios[worse],
         "uniform" if worse else "per set",
         why,
-        _sets(trials.plans, result.plan),
+        sets_of(trials.plans, result.plan),
         RivalRow(ratios[0], errors[0]),
         RivalRow(ratios[1], errors[1]),
         uniform.alpha,
@@ -176,14 +140,14 @@ def _better(
     return result, allocation
 
 
-def _clear(trials: _Trials, ours: Calibrated, theirs: Calibrated) -> bool:
+def _clear(trials: Trials, ours: Calibrated, theirs: Calibrated) -> bool:
     """Return whether ``ours`` beats ``theirs`` on held-out inputs by more than a standard error."""
     modules = (trials.plans.traced.module, ours.rewritten.module, theirs.rewritten.module)
     gain, error = advantage(*(outputs(module, trials.images.held_out) for module in modules))
     return gain > error
 
 
-def _distilled(target: Target, trials: _Trials, earlier: Calibrated) -> Calibrated:
+def _distilled(target: Target, trials: Trials, earlier: Calibrated) -> Calibrated:
     """Calibrate the plan with the full effort; keep the earlier result if that misses the target."""
     result = trials.calibrated(earlier.plan, trials.effort, "the chosen plan")
     error = result.after.relative_error
@@ -193,18 +157,14 @@ def _distilled(target: Target, trials: _Trials, earlier: Calibrated) -> Calibrat
     return result
 
 
-def _sets(plans: Plans, plan: Plan) -> tuple[SetRow, ...]:
-    return tuple(SetRow(free.paths, plan.conv(free.paths[0]).alpha_out) for free in plans.choices.free)
-
-
-def _to_error(target: Target, trials: _Trials) -> tuple[Calibrated, AllocationRow]:
+def _to_error(target: Target, trials: Trials) -> tuple[Calibrated, AllocationRow]:
     if not trials.images.held_out:
         raise OctifyError(
             "a target for the error needs more calibration inputs",
             why=f"{trials.images.count} are too few to keep some aside to measure the error on",
             hint="give at least 32, better 256",
         )
-    plans = _path(trials).stops()
+    plans = path_of(trials).stops()
     if not plans:
         raise CheckFailed(
             "nothing in this model can be converted under these rules",
@@ -232,7 +192,7 @@ class _Stops:
     The error is taken to grow from plan to plan; ``best`` was measured itself.
     """
 
-    def __init__(self, target: Target, trials: _Trials, plans: Sequence[Plan]) -> None:
+    def __init__(self, target: Target, trials: Trials, plans: Sequence[Plan]) -> None:
         self.target, self.trials, self.plans = target, trials, plans
         self.errors: dict[tuple[int, str], float] = {}
         self.best: Calibrated | None = None

@@ -57,10 +57,13 @@ def write_origin(
 ) -> None:
     """Write source.json into ``staged``. Paths are relative to ``final``, so that a project can move."""
     parsed = parse_target(target)
+    is_file = parsed.kind == "file"
     document = {
         "target": target,
-        "file": _relative(parsed.file, final),
-        "name": parsed.name if parsed.file else None,
+        "file": _relative(parsed.path, final),
+        "name": f"{parsed.name}{parsed.arguments.text}" if is_file and parsed.name else None,
+        # Of what lies on this machine: source and rest of the target, around the path.
+        "moved": parsed.moved("{}") if parsed.path and not is_file else None,
         "weights": _relative(weights, final),
         "inputs": list(inputs or ()),
     }
@@ -78,6 +81,8 @@ def read_origin(folder: Path) -> Origin | None:
         if document["file"]:
             place = Path(os.path.relpath(folder / document["file"]))
             target = f"{place}:{document['name']}" if document["name"] else str(place)
+            if document.get("moved"):
+                target = str(document["moved"]).replace("{}", str(place), 1)
         weights = document.get("weights")
         return Origin(
             target,

@@ -23,19 +23,32 @@ _ORDER_OF: Mapping[str, ChannelOrder] = {
 
 @dataclass(frozen=True)
 class Target:
-    """Upper bound on the share of the original's MACs, or on the relative output error."""
+    """Upper bound on the share of the original's MACs, the relative output error, or a metric's drop."""
 
-    kind: Literal["macs", "error"]
+    kind: Literal["macs", "error", "drop"]
     value: float
 
+    @property
+    def name(self) -> str:
+        """Name of the bounded quantity in messages."""
+        return {"macs": "MACs", "error": "error", "drop": "drop"}[self.kind]
+
     @classmethod
-    def of(cls, macs: float | None, error: float | None) -> Target | None:
-        """Target of the two options; None when both are None. Raises OctifyError."""
-        if macs is not None and error is not None:
+    def of(cls, macs: float | None, error: float | None, drop: float | None = None) -> Target | None:
+        """Target of the three options; None when all are None. Raises OctifyError."""
+        if sum(each is not None for each in (macs, error, drop)) > 1:
             raise OctifyError(
-                "a target for the MACs excludes one for the error",
-                why="the cheapest model of an error, or the best of some MACs: one decides",
-                hint="with a target for the MACs, --max-error checks the error",
+                "a target for the MACs excludes one for the error or for the metric's drop"
+                if macs is not None
+                else "a target for the error excludes one for the metric's drop",
+                why="the cheapest model of an error or a drop, or the best of some MACs: one decides",
+                hint="with one target, --max-error and --max-drop check the rest",
+            )
+        if drop is not None and not (drop >= 0 and math.isfinite(drop)):
+            raise OctifyError(
+                f"the target for the metric's drop is {drop:g}",
+                why="it is how much worse than the original's the metric may be: 0 or more, in its own unit",
+                hint="--target-drop 0.01",
             )
         if macs is not None and not 0 < macs < 1:
             raise OctifyError(
@@ -51,6 +64,8 @@ class Target:
             )
         if macs is not None:
             return cls("macs", macs)
+        if drop is not None:
+            return cls("drop", drop)
         return None if error is None else cls("error", error)
 
 

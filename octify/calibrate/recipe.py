@@ -32,6 +32,7 @@ from octify.passes.rewrite import Rewritten, rewrite
 from octify.plan import Plan
 from octify.progress import Progress
 from octify.report.calibration import BranchError
+from octify.report.metric import MetricRow
 from octify.report.spectrum import SpectrumRow
 from octify.trace import Traced
 
@@ -54,6 +55,8 @@ class Calibrated:
         Frequencies of the original's feature maps; None where they were not measured.
     distilled:
         Outcome of the distillation; None where there was none.
+    metric:
+        The user's metric, where a search for its drop measured it.
     """
 
     plan: Plan
@@ -70,6 +73,7 @@ class Calibrated:
     before: Agreement | None = None
     spectrum: SpectrumRow | None = None
     distilled: Distilled | None = None
+    metric: MetricRow | None = None
 
 
 @torch.inference_mode(False)  # or distillation could not follow gradients

@@ -17,9 +17,11 @@ from octify.cli import errors, signals
 from octify.cli.commands.bench import bench
 from octify.cli.commands.convert import convert
 from octify.cli.commands.export import export
+from octify.cli.commands.init import init
 from octify.cli.commands.inspect import inspect
 from octify.cli.commands.report import report
 from octify.cli.commands.rules import rules
+from octify.cli.commands.run import run
 from octify.cli.commands.sweep import sweep
 from octify.cli.commands.tune import tune
 from octify.cli.commands.verify import verify
@@ -57,8 +59,9 @@ def root(
     """Turn an existing PyTorch CNN into its octave form, check it, and export it.
 
     Octave convolution keeps a share of every feature map's channels at half resolution, where a
-    convolution costs a quarter. MODEL is file.py, file.py:name, pkg.mod:name, timm:name or
-    torchvision:name. Running a model file runs its code: give only files you trust.
+    convolution costs a quarter. MODEL is file.py, file.py:name, pkg.mod:name, timm:name,
+    torchvision:name, hf:name, ultralytics:name.yaml, smp:name, diffusers:FOLDER:decoder or onnx:FILE.
+    Running a model file runs its code: give only files you trust.
 
     \b
     Example:
@@ -83,6 +86,8 @@ app.command(short_help="Compare a conversion with its definition.")(verify)
 app.command(short_help="Time models and ONNX files against each other.")(bench)
 app.command(short_help="Convert at several alphas; a table and a plot.")(sweep)
 app.command(short_help="Show a report again, on the terminal or as an HTML page.")(report)
+app.command(short_help="Write a run file with comments.")(init)
+app.command(short_help="Convert, export, bench and report as a run file says.")(run)
 app.add_typer(rules, name="rules")
 
 

@@ -25,9 +25,14 @@ def used(
     data: str | None = None,
     rules: Iterable[str] = (),
     plan: Path | None = None,
+    metric: Path | None = None,
 ) -> dict[str, Path]:
     """Existing files and folders that a run reads, by their role."""
-    reads: list[tuple[str, Path | None]] = [("the weights", weights), ("the plan", plan)]
+    reads: list[tuple[str, Path | None]] = [
+        ("the weights", weights),
+        ("the plan", plan),
+        ("the metric", metric),
+    ]
     if target is not None:
         reads.append(("the model's source", _source(target)))
     if data is not None and data != "synthetic":
@@ -107,7 +112,7 @@ def _source(target: str) -> Path | None:
     if parsed.kind == "module":
         place = Path(*parsed.place.split("."))
         return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
-    return parsed.file
+    return parsed.path
 
 
 def _real(path: Path) -> Path:

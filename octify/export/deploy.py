@@ -34,7 +34,7 @@ from octify.export.upsample import UpsampleBeforeConvolution
 from octify.export.widening import WideningOfHigh, WideningOfLow
 
 
-class Rule(Protocol):
+class GraphRule(Protocol):
     """Rewrite of a whole model, in place: a ``RewriteRule``, or one that no pattern can express."""
 
     def apply_to_model(self, model: ir.Model) -> object: ...
@@ -42,7 +42,7 @@ class Rule(Protocol):
 
 # In order, each to the whole graph: a later rule matches what an earlier one wrote. Rules that are not for
 # every target stand in octify.export.targets.
-RULES: tuple[Rule, ...] = (
+RULES: tuple[GraphRule, ...] = (
     BatchNormToConvolution.rule(),
     ResizeByScales.rule(),
     ResizeToConstantSize.rule(),

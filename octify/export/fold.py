@@ -37,6 +37,7 @@ from octify.nn.groups import UnevenGroups
 from octify.trace.aliases import is_identity
 from octify.trace.arguments import Arguments, NotPlainError
 from octify.trace.tracer import symbolic_trace
+from octify.trace.unlogged import unlogged
 from octify.trace.vendors import SAME_CONVOLUTIONS, is_one_of
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -304,7 +305,8 @@ def _ranks(module: fx.GraphModule, example_inputs: Sequence[Any]) -> dict[fx.Nod
     with contextlib.suppress(Exception):  # a model with data-dependent shapes: some ranks stay unknown
         from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-        FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*example_inputs)
+        with unlogged():
+            FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*example_inputs)
     values = {node: node.meta.pop("val", None) for node in module.graph.nodes}
     return {node: value.ndim for node, value in values.items() if isinstance(value, Tensor)}
 

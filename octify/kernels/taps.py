@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from octify.errors import InputSizeError
+
 Scheme = Literal["paper", "exact"]
 Exchange = Literal["full", "spatial", "high-to-low"]  # which paths 1x1 convolutions have (octify.nn.exchange)
 Branch = Literal["high", "low"]
@@ -87,6 +89,26 @@ class SameAxis(Axis):
 
     def output_length(self, length: int) -> int:
         return -(-length // self.stride)
+
+
+@dataclass(frozen=True)
+class SingleAxis(Axis):
+    """An axis along which the map has one sample before the convolution and one after it.
+
+    The sample is its own mean: ``P`` and ``U`` leave it alone, and every path has the convolution's taps.
+    """
+
+    octave: bool = False
+
+    def output_length(self, length: int) -> int:
+        """One. Raises InputSizeError at any other length: the kernels are not those of a halved axis."""
+        if length != 1:
+            raise InputSizeError(
+                "the model was converted for other input sizes",
+                why=f"a convolution whose input had one sample along an axis gets one of {length} there",
+                hint="convert the model with example inputs of this size, for instance --input 1x3x224x224",
+            )
+        return 1
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from octify.latency.machine import facts, machine, versions
 from octify.latency.memory import peak_of_call, peak_of_file
 from octify.latency.profile import by_op_type
 from octify.latency.rounds import MIN_SECONDS, ROUNDS, interleaved
-from octify.latency.rows import BenchResult, OpTime, Row, Timing
+from octify.latency.rows import BenchResult, BenchRow, OpTime, Timing
 from octify.latency.runtime import RUNTIMES, Run, Setting
 from octify.progress import Tell
 from octify.trace import trace
@@ -84,7 +84,7 @@ def bench(
     names = tuple(runtimes or ("onnxruntime",))
     _check(models, names)
     require_device(device, names)
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     with _threads(threads), contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         exports = Exports(models, folder, progress)
@@ -186,20 +186,20 @@ class _Case:
                 hint="--input and --batch must be what the model takes",
             ) from error
 
-    def row(self, name: str, timing: Timing, run: Run, profile: bool, memory: bool) -> Row:
+    def row(self, name: str, timing: Timing, run: Run, profile: bool, memory: bool) -> BenchRow:
         first = next(iter(self.macs))
         mine, base = self.macs[name], self.macs[first]
         efficiency = timing.speedup * mine / base if mine and base else None
-        return Row(
+        return BenchRow(
             name,
             self.runtime,
             self.batch,
             self.setting.threads,
             timing,
-            None if mine is None else mine,
-            efficiency,
-            self._peak(name, run) if memory else None,
-            self._ops(name) if profile else (),
+            macs=mine,
+            peak_bytes=self._peak(name, run) if memory else None,
+            efficiency=efficiency,
+            ops=self._ops(name) if profile else (),
         )
 
     def _peak(self, name: str, run: Run) -> int | None:

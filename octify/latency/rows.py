@@ -18,15 +18,46 @@ _TIMING = ("batch", "threads", "ms", "quartiles", "speed-up")
 
 
 @dataclass(frozen=True)
-class Row:
-    """Latency of one model in one runtime at one batch size.
+class CallTimes:
+    """Milliseconds per call of one contestant.
+
+    median, quartile1, quartile3:
+        Statistics over the rounds.
+    speedup:
+        Median over the rounds of (time of the first contestant / time of this one).
+    """
+
+    median: float
+    quartile1: float
+    quartile3: float
+    speedup: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Timing(CallTimes):
+    """CallTimes as they are measured.
+
+    ratio:
+        Median time of the first contestant over this one's, with its 95 % interval.
+    """
+
+    ratio: Ratio
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range as a share of the median."""
+        return (self.quartile3 - self.quartile1) / self.median
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """Latency of one model in one runtime at one batch size, as it is read from ``latency.json``.
 
     timing:
         Milliseconds per call; ``speedup`` is against the first model in the same runtime.
     macs:
         Multiply-accumulates per call; None for a file, whose MACs are not counted.
-    efficiency:
-        Speed-up over the ratio of MACs: 1 when time fell in proportion to the MACs.
     peak_bytes:
         Peak memory (``octify.latency.memory``): with the weights for an ONNX file, without for a module.
     """
@@ -35,10 +66,23 @@ class Row:
     runtime: str
     batch: int
     threads: int
+    timing: CallTimes
+    macs: int | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class BenchRow(LatencyRow):
+    """Latency of one model as it is measured.
+
+    efficiency:
+        Speed-up over the ratio of MACs: 1 when time fell in proportion to the MACs.
+    ops:
+        Time by operator type, where it was asked for.
+    """
+
     timing: Timing
-    macs: int | None
-    efficiency: float | None
-    peak_bytes: int | None
+    efficiency: float | None = None
     ops: tuple[OpTime, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,7 +100,7 @@ class BenchResult:
     ``facts`` are those of ``octify.latency.machine``.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[BenchRow, ...]
     machine: str
     versions: Mapping[str, str]
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -71,39 +115,10 @@ class BenchResult:
         }
 
     def __str__(self) -> str:
-        pass
-
         return as_text(self)
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        pass
-
         yield from render(self)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds per call of one contestant.
-
-    median, quartile1, quartile3:
-        Statistics over the rounds.
-    speedup:
-        Median over the rounds of (time of the first contestant / time of this one).
-    ratio:
-        Median time of the first contestant over this one's, with its 95 % interval.
-    """
-
-    median: float
-    quartile1: float
-    quartile3: float
-    speedup: float
-    rounds: int
-    ratio: Ratio
-
-    @property
-    def spread(self) -> float:
-        """The interquartile range as a share of the median."""
-        return (self.quartile3 - self.quartile1) / self.median
 
 
 @dataclass(frozen=True)
@@ -155,7 +170,7 @@ def _rows(result: BenchResult) -> Table:
     return table
 
 
-def _verdict(row: Row) -> tuple[str, str]:
+def _verdict(row: BenchRow) -> tuple[str, str]:
     """The interval of the ratio to the first model, and what it says; nothing of the first itself."""
     ratio = row.timing.ratio
     if ratio.low == ratio.high == 1:
@@ -163,7 +178,7 @@ def _verdict(row: Row) -> tuple[str, str]:
     return f"{ratio.low:.2f} - {ratio.high:.2f}", ratio.verdict
 
 
-def _ops(row: Row) -> Table:
+def _ops(row: BenchRow) -> Table:
     title = f"{row.model}, batch {row.batch}: time by operator type in {row.runtime}"
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("operator")
@@ -175,34 +190,10 @@ def _ops(row: Row) -> Table:
 
 
 @dataclass(frozen=True)
-class StoredTiming:
-    """Milliseconds per call, median and quartiles; ``speedup`` is against the first model."""
-
-    median: float
-    quartile1: float
-    quartile3: float
-    speedup: float
-    rounds: int
-
-
-@dataclass(frozen=True)
-class StoredLatency:
-    """One model in one runtime at one batch size."""
-
-    model: str
-    runtime: str
-    batch: int
-    threads: int
-    timing: StoredTiming
-    macs: int | None = None
-    peak_bytes: int | None = None
-
-
-@dataclass(frozen=True)
 class LatencyRows:
     """All rows of a bench, and the machine they were measured on."""
 
-    rows: tuple[StoredLatency, ...]
+    rows: tuple[LatencyRow, ...]
     machine: str
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -218,7 +209,7 @@ def render_latency(latency: LatencyRows) -> Iterator[RenderableType]:
     yield table
 
 
-def timing_cells(row: StoredLatency | Row) -> tuple[str, ...]:
+def timing_cells(row: LatencyRow) -> tuple[str, ...]:
     """Format model, runtime, batch, threads, median, quartiles and speed-up."""
     timing = row.timing
     return (

@@ -22,7 +22,17 @@ from torch import Tensor, nn
 from octify.checks.words import require_known
 from octify.compat import reversed_pads
 from octify.kernels.convolution import path
-from octify.kernels.taps import PATHS, Axis, Branch, Exchange, Path, PathName, SameAxis, Scheme
+from octify.kernels.taps import (
+    PATHS,
+    Axis,
+    Branch,
+    Exchange,
+    Path,
+    PathName,
+    SameAxis,
+    Scheme,
+    SingleAxis,
+)
 from octify.nn.channels import last_channels, split_indices
 from octify.nn.eager import add_upsampled, convolved, is_bare, is_plain
 from octify.nn.exchange import exchange_of, has_path
@@ -42,19 +52,24 @@ NOMINAL_LENGTH = 960  # even through many strides: a size at which the usual pad
 
 
 def axes_of(conv: nn.Module) -> tuple[Axis, ...]:
-    """The geometry of an ``nn.Conv*d``, one ``Axis`` per spatial dimension."""
+    """The geometry of an ``nn.Conv*d``, one ``Axis`` per spatial dimension.
+
+    Axes named by an attribute ``single`` of the layer have one sample (``octify.layout.single``).
+    """
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
     pads = reversed_pads(conv)  # (last axis left, right, ..., first axis left, right)
     dims = len(conv.kernel_size)
-    kind = SameAxis if getattr(conv, "same", False) else Axis
+    usual = SameAxis if getattr(conv, "same", False) else Axis
+    single: Sequence[int] = getattr(conv, "single", ())
+    kinds = [SingleAxis if a in single else usual for a in range(dims)]
     return tuple(
-        kind(
+        kinds[a](
             conv.kernel_size[a],
             conv.stride[a],
             pads[2 * (dims - 1 - a)],
             pads[2 * (dims - 1 - a) + 1],
             conv.dilation[a],
-            octave_axes(dims)[a],
+            octave_axes(dims)[a] and a not in single,
         )
         for a in range(dims)
     )
@@ -223,7 +238,7 @@ class OctaveConv(nn.Module):
         """The padding a path's own convolution can do: symmetric, where that gives the right size."""
         if recipe.transposed:
             return tuple(-start for start in recipe.starts)
-        size = (NOMINAL_LENGTH,) * len(self.axes)
+        size = tuple(1 if isinstance(axis, SingleAxis) else NOMINAL_LENGTH for axis in self.axes)
         out = tuple(axis.output_length(n) for axis, n in zip(self.axes, size, strict=True))
         source_size = low_size(size) if recipe.before == "pool" or name.source == "low" else size
         target_size = low_size(out) if name.target == "low" or recipe.after == "up" else out

@@ -65,7 +65,7 @@ def l1_normalise(high: Tensor | None, low: Tensor | None, eps: float) -> Pair:
 
 
 @dataclass(frozen=True)
-class _Spread:
+class _Deviations:
     """The branches less their means, and the sum of squared deviations at full resolution.
 
     ``centred`` is high less the common mean and low less its own; ``between`` the mean of low,
@@ -77,16 +77,16 @@ class _Spread:
     between: Tensor | None = None
 
 
-def _spread(high: Tensor | None, low: Tensor | None) -> _Spread:
+def _spread(high: Tensor | None, low: Tensor | None) -> _Deviations:
     if high is None or low is None:
         centred = each((high, low), lambda x: x - x.mean(1, keepdim=True))
-        return _Spread(centred, _sum(each(centred, _square)))
+        return _Deviations(centred, _sum(each(centred, _square)))
     own = low.mean(1, keepdim=True)
     up = upsample(own, high.shape[2:])
     mean = (high.sum(1, keepdim=True) + low.shape[1] * up) / _channels(high, low)
     centred, between = (high - mean, low - own), up - mean
     squares = _sum(each(centred, _square)) + low.shape[1] * _square(between)
-    return _Spread(centred, squares, between)
+    return _Deviations(centred, squares, between)
 
 
 def _square(x: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class _Padded:
     """Extension of ``nn.Conv*d`` by explicit pads."""
 
     padding_mode: Any
+    single: tuple[int, ...] = ()
 
     def set_pads(self, pads: Pads, mode: str, same: bool) -> None:
         """Pad every axis by (left, right). ``same``: the output has ceil(n / stride) samples at any size."""

@@ -20,6 +20,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from octify.compat import ConvNd, forward_hooks, forward_pre_hooks, reversed_pads
 from octify.kernels.taps import Exchange, Scheme
 from octify.layout.channels import DENSE, Ids, Refusal
+from octify.layout.single import single_axes
 from octify.nn.conv import OCTAVE_CONV, OctaveConv
 from octify.nn.functional import octave_axes
 from octify.nn.padded import OCTAVE_PADDED
@@ -28,6 +29,7 @@ from octify.ops.effective_conv import Form, form_of, plain_form
 from octify.ops.emitter import Emitter, Value
 from octify.ops.padding import Padding, through_padding
 from octify.ops.walk import Walk
+from octify.trace import Traced
 
 ONE_SAMPLE = "there is one sample along an axis: no resolution to halve"
 
@@ -76,14 +78,33 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
         walk.conflicts.add(path)
     if reason is not None or ids is None:
         return Refusal(reason or "")
-    return convolved_ids(walk, node, ids)
+    single = read_single(walk.traced, node, form)
+    if single != read_single(walk.traced, walk.traced.calls(path)[0], form):
+        walk.conflicts.add(path)
+    return convolved_ids(walk, node, ids, source, single)
 
 
-def convolved_ids(walk: Walk, node: fx.Node, ids: Ids) -> Ids | Refusal:
-    """Ids of a convolution's output, plain or transposed, for an input with ``ids``."""
+def read_single(traced: Traced, node: fx.Node, form: Form | str) -> tuple[int, ...]:
+    """Axes of one sample (``octify.layout.single``) of a convolution of ``form`` and a padding before it."""
+    source, before = through_padding(traced, node)
+    read, written = traced.shape(source), traced.shape(node)
+    modes = [form.mode if isinstance(form, Form) else "", before[1] if before else "zeros"]
+    if read is None or written is None or any(mode != "zeros" for mode in modes):
+        return ()
+    return single_axes(read[2:], written[2:], octave_axes(len(read) - 2))
+
+
+def convolved_ids(
+    walk: Walk, node: fx.Node, ids: Ids, source: fx.Node | None = None, single: Sequence[int] = ()
+) -> Ids | Refusal:
+    """Ids of a convolution's output, plain or transposed, for an input with ``ids``.
+
+    ``source``: the value it reads, before a padding that it takes over. ``single``: axes of one sample, which
+    its octave form leaves alone.
+    """
     conv, path = walk.module(node), str(node.target)
     assert isinstance(conv, ConvNd)
-    reads_one, makes_one = _single_samples(walk, node, conv)
+    reads_one, makes_one = _single_samples(walk, node, conv, source or operand(node), single)
     if (reads_one or makes_one) and len(walk.traced.calls(path)) > 1:
         walk.conflicts.add(path)
     if reads_one and bool((ids != DENSE).any()):
@@ -105,8 +126,12 @@ def convolved_ids(walk: Walk, node: fx.Node, ids: Ids) -> Ids | Refusal:
     return walk.conv(node, ids, out)
 
 
-def _single_samples(walk: Walk, node: fx.Node, conv: ConvNd) -> tuple[bool, bool]:
-    """Return whether a halved axis has a single sample before, and after, the convolution.
+def _single_samples(
+    walk: Walk, node: fx.Node, conv: ConvNd, source: fx.Node, still: Sequence[int]
+) -> tuple[bool, bool]:
+    """Return whether a halved axis has a single sample in ``source``, and after the convolution.
+
+    Axes ``still`` are not counted: the layer has its own taps there.
 
     It is its own mean, ``P`` and ``U`` leave it alone, and the composed kernels would not. There is
     nothing to compose along an axis where every output reads one position in its place, but the
@@ -118,16 +143,17 @@ def _single_samples(walk: Walk, node: fx.Node, conv: ConvNd) -> tuple[bool, bool
         conv.kernel_size[a] > 1
         or conv.stride[a] > 1
         or pads[2 * (dims - 1 - a)] + pads[2 * (dims - a) - 1] > 0
+        or walk.shape(source)[2 + a] != walk.shape(operand(node))[2 + a]
         for a in range(dims)
     ]
     if not is_depthwise(conv):
         moves = [any(moves)] * dims
 
     def single(value: fx.Node) -> bool:
-        axes = zip(walk.shape(value)[2:], octave_axes(dims), moves, strict=True)
-        return any(n == 1 and halved and moved for n, halved, moved in axes)
+        axes = enumerate(zip(walk.shape(value)[2:], octave_axes(dims), moves, strict=True))
+        return any(n == 1 and halved and moved and a not in still for a, (n, halved, moved) in axes)
 
-    return single(operand(node)), single(node)
+    return single(source), single(node)
 
 
 def _called_alike(walk: Walk, node: fx.Node, here: tuple[Form | str, Padding | None]) -> bool:
@@ -160,6 +186,7 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
             planned.low_out,
             planned.kernels,
             planned.exchange,
+            read_single(emitter.traced, node, form_of(conv, emitter.shape(operand(node)))),
         )
     return emitter.pair(emitter.call(path, layer, x.high, x.low), emitter.mask(node))
 
@@ -172,11 +199,16 @@ def octave_conv(
     low_out: Sequence[int],
     kernels: Scheme,
     exchange: Exchange = "full",
+    single: Sequence[int] = (),
 ) -> OctaveConv:
-    """The octave form of ``layer``, for an input of ``shape`` that ``before`` has padded."""
+    """The octave form of ``layer``, for an input of ``shape`` that ``before`` has padded.
+
+    ``single``: axes along which it reads and writes one sample.
+    """
     form = form_of(layer, shape)
     assert isinstance(form, Form)
     plain = plain_form(layer, form, shape, before)
+    plain.single = tuple(single)
     kinds = OCTAVE_CONV if plain.padding_mode == "zeros" else OCTAVE_PADDED
     return kinds[len(plain.kernel_size)].from_conv(plain, low_in, low_out, kernels, exchange)
 

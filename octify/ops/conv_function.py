@@ -7,7 +7,7 @@ that connects channels, or whose weight is computed from the input, is left as i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from octify.layout.channels import DENSE, Ids, Refusal, indices
+from octify.nn.functional import octave_axes
 from octify.ops.base import Op, operand
-from octify.ops.conv import octave_conv, refusal_of
+from octify.ops.conv import ONE_SAMPLE, octave_conv, refusal_of
 from octify.ops.effective_conv import Form, form_of
 from octify.ops.emitter import Emitter, Value
 from octify.ops.walk import Walk
@@ -28,7 +29,7 @@ _FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
-class _Call(nn.Module):
+class _ConvFunction(nn.Module):
     """A convolution function with its constants, as a layer."""
 
     def __init__(self, function: Any, settings: Mapping[str, Any]) -> None:
@@ -87,7 +88,7 @@ def _layer(traced: Traced, node: fx.Node) -> nn.Module | str:
         }
     except LookupError:
         return "its weights or settings are computed from its input"
-    return _Call(node.target, constants).eval()
+    return _ConvFunction(node.target, constants).eval()
 
 
 def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
@@ -102,9 +103,17 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     reason = refusal_of(layer, form, None, shape)
     if reason is not None or not isinstance(form, Form):
         return Refusal(reason or "")
+    if _moves_a_single_sample(form, shape[2:], walk.shape(node)[2:]):
+        return Refusal(ONE_SAMPLE)
     if form.groups != form.in_channels:
         return Refusal("it is a convolution that is not a module, so a plan cannot name it")
     return np.repeat(ids, form.out_channels // form.groups)
+
+
+def _moves_a_single_sample(form: Form, read: Sequence[int], written: Sequence[int]) -> bool:
+    """Return whether an axis of one sample is padded, or was or becomes longer."""
+    axes = zip(octave_axes(len(read)), read, written, form.pads, strict=True)
+    return any(half and 1 in (n, out) and (n != out or any(pads)) for half, n, out, pads in axes)
 
 
 def _emit(emitter: Emitter, node: fx.Node) -> Value:

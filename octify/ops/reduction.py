@@ -52,7 +52,7 @@ _IN_STEPS = ("mean", "sum", "amax", "amin", "norm")
 
 
 @dataclass(frozen=True)
-class _Call:
+class _ReductionCall:
     """A reduction as it was called: over which dimensions, and what it returns."""
 
     kind: Reduction
@@ -101,7 +101,7 @@ def _keyword(node: fx.Node, index: int, *names: str) -> Any:
     return next((node.kwargs[n] for n in names if n in node.kwargs), operand(node, index, names[0]))
 
 
-def _call(node: fx.Node, roles: str) -> _Call | None:
+def _call(node: fx.Node, roles: str) -> _ReductionCall | None:
     """The call's meaning for an operand with ``roles``; None for one that octify does not follow."""
     name = _name(node)
     kind = _KINDS[name]
@@ -122,7 +122,7 @@ def _call(node: fx.Node, roles: str) -> _Call | None:
         argument: Any = node.kwargs.get("correction", 0 if unbiased is False else 1)
         correction = float(argument)
     keepdim = bool(_keyword(node, place + 1, "keepdim", "keepdims"))
-    return _Call(kind, roles, _dims(dim, len(roles)), keepdim, correction, with_indices)
+    return _ReductionCall(kind, roles, _dims(dim, len(roles)), keepdim, correction, with_indices)
 
 
 def _of_two(walk: Walk | Emitter, node: fx.Node) -> bool:
@@ -157,7 +157,7 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     return view
 
 
-def _reason(node: fx.Node, call: _Call) -> str | None:
+def _reason(node: fx.Node, call: _ReductionCall) -> str | None:
     """Why the operand must be dense."""
     standard = call.roles == standard_roles(len(call.roles))
     if 0 in call.dims:
@@ -175,7 +175,7 @@ def _reason(node: fx.Node, call: _Call) -> str | None:
     return None
 
 
-def _across_slices(walk: Walk, view: View, call: _Call) -> View:
+def _across_slices(walk: Walk, view: View, call: _ReductionCall) -> View:
     """(N, slices, C, *size) over the slices: the same channels of all slices are tied."""
     ids = tied(walk, view.ids, call.axes)
     if call.keepdim:
@@ -216,20 +216,20 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
     return Value(emitter.function(Extreme, joined) if call.with_indices else joined)
 
 
-def _in_place(emitter: Emitter, node: fx.Node, call: _Call, channels: tuple[int, ...]) -> fx.Node:
+def _in_place(emitter: Emitter, node: fx.Node, call: _ReductionCall, channels: tuple[int, ...]) -> fx.Node:
     """A map with its dimensions where the operand has them."""
     if call.roles == standard_roles(len(call.roles)):
         return node
     return emitter.function(from_map, node, call.roles, channels)
 
 
-def _over_positions(emitter: Emitter, x: Value, call: _Call) -> Value:
+def _over_positions(emitter: Emitter, x: Value, call: _ReductionCall) -> Value:
     high = None if x.high is None else emitter.function(_PLAIN[call.kind], x.high, **_settings(call))
     low = emitter.function(low_reduced, x.low, x.high, call.kind, call.spatial, call.correction)
     return Value(high, low, x.mask)
 
 
-def _settings(call: _Call) -> dict[str, Any]:
+def _settings(call: _ReductionCall) -> dict[str, Any]:
     spread = {"correction": call.correction} if call.kind in _SPREADS else {}
     return {"dim": list(call.spatial), "keepdim": True, **spread}
 
@@ -245,7 +245,7 @@ _PLAIN: dict[Reduction, Any] = {
 }
 
 
-def _over_channels(emitter: Emitter, x: Value, call: _Call) -> fx.Node:
+def _over_channels(emitter: Emitter, x: Value, call: _ReductionCall) -> fx.Node:
     if call.with_indices:
         return emitter.function(channel_extreme, x.high, x.low, call.kind, call.keepdim)
     node = emitter.function(channel_reduced, x.high, x.low, call.kind, call.correction)

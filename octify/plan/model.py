@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from octify.checks.documents import parse_json, read_text
 from octify.errors import PlanError
 from octify.files import staged_file
 from octify.kernels.taps import Exchange, Scheme
+from octify.plan.document import StrictDocument
 from octify.plan.rotation import Rotation, RotationDocument, rotations_of
 from octify.trace.facts import InputSpec
 from octify.trace.model import Opaque
@@ -157,44 +158,38 @@ class Plan:
         return cls.from_dict(data, str(path))
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", strict=True
-    )  # JSON has types: "8" and true are not channel indices
-
-
-class _Input(_Strict):
+class _Input(StrictDocument):
     shape: list[int]
     dtype: str
 
 
-class _Conv(_Strict):
+class _Conv(StrictDocument):
     path: str
     in_channels: int = Field(gt=0)
     out_channels: int = Field(gt=0)
-    low_in: list[int] = []
-    low_out: list[int] = []
+    low_in: list[int] = Field(default_factory=list)
+    low_out: list[int] = Field(default_factory=list)
     kernels: str = Field("paper", pattern="^(paper|exact)$")
     exchange: str = Field("full", pattern=f"^({'|'.join(get_args(Exchange))})$")
     reason: str | None = None
 
 
-class _Leaf(_Strict):
+class _Leaf(StrictDocument):
     path: str
     kind: str
     reason: str
     where: str | None = None
 
 
-class _Document(_Strict):
+class _Document(StrictDocument):
     format: int = Field(ge=FORMAT, le=FORMAT)
     alpha: float = Field(ge=0, le=1)
     rules: str
     kernels: str = Field(pattern="^(paper|exact)$")
     inputs: list[_Input]
     convolutions: list[_Conv]
-    rotations: list[RotationDocument] = []
-    leaves: list[_Leaf] = []
+    rotations: list[RotationDocument] = Field(default_factory=list)
+    leaves: list[_Leaf] = Field(default_factory=list)
     inside: bool = True
 
     def plan(self, where: str | None) -> Plan:

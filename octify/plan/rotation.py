@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from octify.errors import PlanError
+from octify.plan.document import StrictDocument
 
 Matrix = npt.NDArray[np.float64]
 _WORST = 1e4  # condition number; a matrix that is singular in half precision has no inverse to speak of
@@ -96,17 +97,13 @@ def _numbers(text: str) -> Matrix:
     return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f2").astype(np.float64)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Writer(_Strict):
+class _Writer(StrictDocument):
     path: str
     norm: str | None = None
     spread: str = ""
 
 
-class RotationDocument(_Strict):
+class RotationDocument(StrictDocument):
     """The form of one rotation in plan.json."""
 
     channels: int = Field(gt=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,8 +10,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from octify.report.metric import number
+
 _SHOWN_PATHS = 4
-_UNITS = {"macs": "of the original's MACs", "error": "relative output error"}
+UNITS = {
+    "macs": "of the original's MACs",
+    "error": "relative output error",
+    "drop": "drop of the metric",
+}
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,29 @@ class RivalRow:
 
 
 @dataclass(frozen=True)
+class TrialRow:
+    """One model that a search for a metric's drop calibrated and measured.
+
+    alpha:
+        Uniform alpha; None where every coupled set has its own.
+    keeps:
+        Whether its drop is within the target.
+    """
+
+    macs_ratio: float
+    alpha: float | None
+    relative_error: float
+    drop: float
+    keeps: bool
+
+
+@dataclass(frozen=True)
 class AllocationRow:
     """A target, the result, and the comparison of alpha per coupled set with a uniform alpha.
 
     target, target_value:
-        ``"macs"`` (over the original's) or ``"error"`` (relative output error), and its upper bound.
+        ``"macs"`` (over the original's), ``"error"`` (relative output error) or ``"drop"`` (of the metric),
+        and its upper bound.
     macs_ratio:
         MACs of the chosen model over the original's.
     chosen, why:
@@ -43,7 +67,9 @@ class AllocationRow:
     effort:
         Calibration effort with which both were measured, on the inputs of the calibration report.
     trials:
-        Number of models measured during the search for a target error.
+        Number of models measured during the search for a target error or drop.
+    points:
+        Those models, in the order of the search; empty for other targets.
     """
 
     target: str
@@ -57,6 +83,7 @@ class AllocationRow:
     uniform_alpha: float
     effort: str
     trials: int
+    points: tuple[TrialRow, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -66,7 +93,7 @@ class AllocationRow:
 def render_allocation(row: AllocationRow) -> Iterator[RenderableType]:
     """Render the two candidates, then the alpha of every coupled set."""
     ways = Table(
-        title=f"target: at most {row.target_value:g} {_UNITS[row.target]}",
+        title=f"target: at most {row.target_value:g} {UNITS.get(row.target, row.target)}",
         title_justify="left",
         header_style="bold",
     )
@@ -82,6 +109,8 @@ def render_allocation(row: AllocationRow) -> Iterator[RenderableType]:
             ways.add_row(name, f"{way.macs_ratio:.3f}", error, "chosen" if row.chosen == key else "")
     yield ways
     yield Text(row.why)
+    if row.points:
+        yield _trials(row.points)
     sets = Table(
         "channels written by", title="alpha per coupled set", title_justify="left", header_style="bold"
     )
@@ -92,3 +121,23 @@ def render_allocation(row: AllocationRow) -> Iterator[RenderableType]:
         more = f" and {rest} more" if rest > 0 else ""
         sets.add_row(shown + more, f"{each.alpha:.3g}" if each.alpha else "-")
     yield sets
+
+
+def _trials(points: Sequence[TrialRow]) -> Table:
+    table = Table("alpha", title="models tried", title_justify="left", header_style="bold")
+    for name in ("MACs ratio", "relative output error", "drop of the metric", ""):
+        table.add_column(name, justify="right")
+    for each in points:
+        table.add_row(
+            alpha_of(each),
+            f"{each.macs_ratio:.3f}",
+            f"{each.relative_error:.4f}",
+            number(each.drop),
+            "keeps it" if each.keeps else "",
+        )
+    return table
+
+
+def alpha_of(point: TrialRow) -> str:
+    """Alpha of a model, for tables."""
+    return "per coupled set" if point.alpha is None else f"{point.alpha:.3g}"

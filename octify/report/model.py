@@ -8,6 +8,7 @@ from typing import Any
 from octify.latency.verdict import PlanTiming
 from octify.report.allocation import AllocationRow
 from octify.report.calibration import CalibrationRow
+from octify.report.metric import MetricRow
 from octify.report.rows import BoundaryRow, GraphNode, LayerRow, Left, Totals
 from octify.report.spectrum import SpectrumRow
 from octify.report.tuning import TuningRow
@@ -32,6 +33,7 @@ class ReportData:
     graph: tuple[GraphNode, ...] = ()
     spectrum: SpectrumRow | None = None
     tuning: tuple[TuningRow, ...] = ()
+    metric: MetricRow | None = None
     timing: PlanTiming | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,5 +54,6 @@ class ReportData:
             "graph": [asdict(node) for node in self.graph],
             "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
             "tuning": [row.to_dict() for row in self.tuning],
+            "metric": None if self.metric is None else self.metric.to_dict(),
             "timing": None if self.timing is None else self.timing.to_dict(),
         }

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from octify.report.metric import MetricRow
+
 
 @dataclass(frozen=True)
 class Point:
@@ -16,6 +18,8 @@ class Point:
         without calibration.
     milliseconds, speedup:
         Measured latency per call, and the original's latency over it; None without a measurement.
+    metric:
+        The user's metric; None without one.
     rules_digest:
         Digest that distinguishes rule files of one name; empty for a built-in rule set.
     """
@@ -36,6 +40,7 @@ class Point:
     milliseconds: float | None = None
     speedup: float | None = None
     rules_digest: str = ""
+    metric: MetricRow | None = None
 
     @property
     def name(self) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from octify.report.metric import number
+
 if TYPE_CHECKING:
     from octify.report.rows import Point
 
@@ -23,8 +25,13 @@ def render_sweep(points: Sequence[Point], model: str) -> Table:
         table.add_column(name, justify="right")
     for name in ("ms", "speed-up", "efficiency") if timed else ():
         table.add_column(name, justify="right")
+    names = metric_names(points)
+    for name in names:
+        table.add_column(name, justify="right")
+    if names:
+        table.add_column("drop", justify="right")
     for point in points:
-        table.add_row(*_cells(point, calibrated, timed))
+        table.add_row(*_cells(point, calibrated, timed), *_metric(point, names))
     return table
 
 
@@ -49,3 +56,23 @@ def _cells(point: Point, calibrated: bool, timed: bool) -> list[str]:
 
 def _value(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def metric_names(points: Sequence[Point]) -> list[str]:
+    """Names of all values of the metric."""
+    rows = [point.metric for point in points if point.metric is not None]
+    return list(dict.fromkeys(value.name for row in rows for value in row.values))
+
+
+def metric_of(point: Point, name: str) -> float | None:
+    """Value ``name`` of a point's metric; None where it was not measured."""
+    values = point.metric.values if point.metric is not None else ()
+    return next((value.result for value in values if value.name == name), None)
+
+
+def _metric(point: Point, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    values = [metric_of(point, name) for name in names]
+    shown = ["-" if value is None else number(value) for value in values]
+    return [*shown, "-" if point.metric is None else number(point.metric.drop)]

@@ -12,6 +12,7 @@ from rich.text import Text
 from octify.checks.printable import Printable
 from octify.report.allocation import render_allocation
 from octify.report.calibration import render_calibration
+from octify.report.metric import render_metric
 from octify.report.model import ReportData
 from octify.report.rows import LayerRow, Left
 from octify.report.spectrum import render_spectrum
@@ -35,6 +36,9 @@ def render(report: ReportData) -> Iterator[RenderableType]:
     if report.allocation is not None:
         yield Text("")
         yield from render_allocation(report.allocation)
+    if report.metric is not None:
+        yield Text("")
+        yield from render_metric(report.metric)
     if report.spectrum is not None:
         yield Text("")
         yield from render_spectrum(report.spectrum)

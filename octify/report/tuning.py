@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from octify.compare.agreement import OutputError
+from octify.report.metric import MetricRow, render_tuned
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class TuningRow:
         Step after which the run was last resumed; 0 if it was not.
     run, began_with:
         Digests of all that determines the run, and of its initial weights (``tune.finished``).
+    metric_before, metric_after:
+        The user's metric of the model before and after training; None without one.
     """
 
     labels: bool
@@ -56,6 +59,8 @@ class TuningRow:
     resumed_at: int
     run: str | None = None
     began_with: str | None = None
+    metric_before: MetricRow | None = None
+    metric_after: MetricRow | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -87,3 +92,5 @@ def render_tuning(row: TuningRow) -> Iterator[RenderableType]:
             f"{row.accuracy_after:.1%}",
         )
     yield table
+    if row.metric_before is not None and row.metric_after is not None:
+        yield from render_tuned(row.metric_before, row.metric_after)

@@ -1,4 +1,4 @@
-"""Sources of models: a file, a module, timm or torchvision.
+"""Sources of models: a file, a module, a package's models by name, an ONNX file.
 
 ``load_source`` builds the model, loads its weights and finds example inputs. Running a model file runs
 its code. Importing this package does not import torch; loading a model does.
@@ -43,7 +43,9 @@ def load_source(
     Parameters
     ----------
     target:
-        ``file.py``, ``file.py:name``, ``pkg.mod:name``, ``timm:name`` or ``torchvision:name``.
+        ``file.py``, ``file.py:name``, ``pkg.mod:name``, ``timm:name``, ``torchvision:name``, ``hf:name``,
+        ``ultralytics:name.yaml``, ``smp:name``, ``diffusers:FOLDER:decoder`` or ``onnx:FILE``. A name may
+        have literal arguments: ``file.py:Net(width=8)``.
     weights:
         A ``.safetensors`` file or a state dict readable with ``weights_only=True``.
     inputs:

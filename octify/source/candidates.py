@@ -12,39 +12,41 @@ from typing import Any
 from torch import nn
 
 from octify.errors import SourceError
+from octify.source.arguments import NONE, CallArguments
+from octify.source.callables import check_call
 from octify.source.execute import running
 
 FACTORIES = ("build_model", "get_model", "create_model")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class NamedModel:
     """Model, or a callable that returns one, and the target that names it (``file.py:name``)."""
 
     value: Any
     where: str
 
 
-def named_candidate(module: ModuleType, place: str, name: str) -> Candidate:
+def named_candidate(module: ModuleType, place: str, name: str) -> NamedModel:
     """Look up ``name`` (dots allowed) in ``module``. Raises SourceError, which lists the alternatives."""
     value: Any = module
     for part in name.split("."):
         if not hasattr(value, part):
             raise _no_such_name(module, place, name)
         value = getattr(value, part)
-    return Candidate(value, f"{place}:{name}")
+    return NamedModel(value, f"{place}:{name}")
 
 
-def default_candidate(module: ModuleType, place: str) -> Candidate:
+def default_candidate(module: ModuleType, place: str) -> NamedModel:
     """The model of a module without a name: ``model``, else a factory, else its only buildable class."""
     model = getattr(module, "model", None)
     if isinstance(model, nn.Module) or (callable(model) and not missing_arguments(model)):
-        return Candidate(model, f"{place}:model")
+        return NamedModel(model, f"{place}:model")
     factories = [name for name in FACTORIES if callable(getattr(module, name, None))]
     ready = [name for name in factories if not missing_arguments(getattr(module, name))]
     names = ready or [name for name in _own_classes(module) if not missing_arguments(getattr(module, name))]
     if len(names) == 1:
-        return Candidate(getattr(module, names[0]), f"{place}:{names[0]}")
+        return NamedModel(getattr(module, names[0]), f"{place}:{names[0]}")
     if names:
         raise SourceError(
             f"{place} has several models to choose from",
@@ -54,24 +56,28 @@ def default_candidate(module: ModuleType, place: str) -> Candidate:
     raise _no_model(module, place, factories)
 
 
-def make_model(candidate: Candidate, module: ModuleType) -> nn.Module:
+def make_model(candidate: NamedModel, module: ModuleType, arguments: CallArguments = NONE) -> nn.Module:
     """Return the candidate, or the result of calling it. Raises SourceError if that is not an nn.Module."""
     value = candidate.value
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.Module) and not arguments:
         return value
-    if not callable(value):
+    if isinstance(value, nn.Module) or not callable(value):
         raise SourceError(
-            f"{candidate.where} is a {type(value).__name__}, not a model",
-            hint="name an nn.Module, a subclass of it, or a function without arguments that returns one",
+            f"{candidate.where} is a {type(value).__name__}, not a model"
+            if not isinstance(value, nn.Module)
+            else f"{candidate.where} is a model already, and takes no arguments",
+            hint="name an nn.Module, a subclass of it, or a function that returns one",
         )
-    missing = missing_arguments(value)
-    if missing:
+    if arguments:
+        check_call(value, arguments, candidate.where)
+    elif missing := missing_arguments(value):
         raise _needs_arguments(candidate.where, missing)
-    with running(module, f"{candidate.where}()"):
-        model = value()
+    called = f"{candidate.where}{arguments.text or '()'}"
+    with running(module, called):
+        model = value(*arguments.positional, **arguments.keywords)
     if not isinstance(model, nn.Module):
         raise SourceError(
-            f"{candidate.where}() returned a {type(model).__name__}, not an nn.Module",
+            f"{called} returned a {type(model).__name__}, not an nn.Module",
             hint="let the function return the model itself",
         )
     return model
@@ -129,7 +135,7 @@ def _needs_arguments(where: str, missing: list[str]) -> SourceError:
         f"{where} cannot be called without arguments",
         where=where,
         why=f"it needs {', '.join(missing)}",
-        hint=f"add to the file: def build_model(): return {name}({example})",
+        hint=f"'{where}({example})', or add to the file: def build_model(): return {name}({example})",
     )
 
 

@@ -20,7 +20,7 @@ def make_inputs(shapes: Sequence[Shape], built: Built, seed: int) -> tuple[Tenso
         return random_inputs(shapes, seed)
     if built.example_inputs is not None:
         return _checked(built.example_inputs(), built.where)
-    return random_inputs([parse_shape(built.default_shape or DEFAULT_SHAPE)], seed)
+    return random_inputs([parse_shape(text) for text in built.default_shapes or (DEFAULT_SHAPE,)], seed)
 
 
 def random_inputs(shapes: Sequence[Shape], seed: int) -> tuple[Tensor, ...]:

@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import warnings
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from octify.errors import SourceError
+from octify.source.arguments import keywords_only
+from octify.source.offline import import_extra, refuse_downloads
+from octify.source.target import ModelSpec
 
 
-def timm_model(name: str) -> tuple[nn.Module, str | None]:
+def build(target: ModelSpec) -> tuple[nn.Module, list[str]]:
+    """Build a model of timm or torchvision; return it and the shape of its input, where it has one."""
+    name = str(target.name)
+    options = keywords_only(target.arguments, f"{target.kind}:{name}(num_classes=10)")
+    make = timm_model if target.kind == "timm" else torchvision_model
+    model, shape = make(name, options)
+    return model, [shape] if shape else []
+
+
+def timm_model(name: str, options: Mapping[str, Any]) -> tuple[nn.Module, str | None]:
     """The timm model ``name`` and the input shape of its own configuration."""
-    timm: Any = _import("timm")
+    refuse_downloads("timm", options, ("pretrained", "checkpoint_path", "pretrained_cfg"))
+    timm: Any = import_extra("timm", "zoo")
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
-    model = _create("timm", name, lambda: timm.create_model(name, pretrained=False))
+    model = _create("timm", name, lambda: timm.create_model(name, **{**options, "pretrained": False}))
     config: dict[str, Any] = getattr(model, "default_cfg", None) or {}
     return model, _shape(config.get("input_size"))
 
 
-def torchvision_model(name: str) -> tuple[nn.Module, str | None]:
+def torchvision_model(name: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, str | None]:
     """The torchvision model ``name`` (segmentation and video too); a shape for video models only."""
-    torchvision: Any = _import("torchvision").models
+    refuse_downloads("torchvision", arguments, ("weights", "weights_backbone"))
+    torchvision: Any = import_extra("torchvision", "zoo").models
     try:
         builder = torchvision.get_model_builder(name)
     except ValueError as error:
         raise _unknown("torchvision", name, torchvision.list_models()) from error
-    options: dict[str, Any] = {"weights": None}
+    options: dict[str, Any] = {**arguments, "weights": None}
     # Segmentation and detection builders would download a pretrained backbone.
     if "weights_backbone" in inspect.signature(builder).parameters:
         options["weights_backbone"] = None
@@ -52,18 +64,6 @@ def _create(zoo: str, name: str, create: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise SourceError(f"{zoo}:{name} is a {type(model).__name__}, not an nn.Module")
     return model
-
-
-def _import(zoo: str) -> ModuleType:
-    try:
-        return importlib.import_module(zoo)
-    except Exception as error:
-        # A torchvision built for another torch fails with a RuntimeError, not an ImportError.
-        raise SourceError(
-            f"{zoo} cannot be imported",
-            why=f"{type(error).__name__}: {error}",
-            hint='pip install "octify[zoo]"',
-        ) from error
 
 
 def _unknown(zoo: str, name: str, names: Sequence[str]) -> SourceError:

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from octify.planning.ruleset import load_rules
-from octify.storage.digests import add_file, digest_of_text
+from octify.storage.digests import add_file, digest_of_file, digest_of_text
+
+if TYPE_CHECKING:
+    from octify.metric.measure import Baseline
 
 _ITEMS = 1024  # inputs of a loader or a folder: calibration takes at most 512, and may skip some
 _BYTES = 2**32  # bytes of a loader: calibration holds at most 2 GiB
@@ -26,6 +29,18 @@ def rules_digest(rules: str) -> str:
     if not (rules.endswith(".toml") or "/" in rules):
         return ""
     return digest_of_text(rules_content(rules))[:8]
+
+
+def metric_content(baseline: Baseline | None) -> dict[str, Any]:
+    """Entry of a point's key for its metric; empty without one, as keys were before there were metrics.
+
+    What the function reads is not seen, but its values of the original are: other data gives others.
+    """
+    if baseline is None:
+        return {}
+    metric = baseline.metric
+    code = None if metric.file is None else digest_of_file(metric.file)
+    return {"metric": [code, metric.key, metric.lower, sorted(baseline.original.values.items())]}
 
 
 def data_digest(data: str | None) -> str:

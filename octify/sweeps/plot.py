@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from octify.errors import OctifyError
 from octify.files import staged_file
 from octify.report.rows import Point
+from octify.report.sweep import metric_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,23 +41,30 @@ def check_plot(path: Path) -> None:
 def plot(points: Sequence[Point], model: str, path: Path) -> None:
     """Draw ``points`` (of one or several rule sets) into ``path``; a point at alpha 0 is the original.
 
-    Left: MACs, activation memory and latency as shares of the original's. Right, where they were
-    calibrated: the relative output error against the share of MACs.
+    Left: MACs, activation memory and latency as shares of the original's. Beside it, where they were
+    calibrated, the relative output error against the share of MACs, and where it was measured, the drop of
+    the metric.
     """
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
     calibrated = any(point.error is not None for point in points)
-    figure = Figure(figsize=(10 if calibrated else 6, 4), layout="constrained")
-    axes = figure.subplots(1, 2 if calibrated else 1, squeeze=False)[0]
+    judged = any(point.metric is not None for point in points)
+    count = 1 + calibrated + judged
+    figure = Figure(figsize=(6 if count == 1 else 5 * count, 4), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
     rules = list(dict.fromkeys(point.rules for point in points))
     for style, name in zip(itertools.cycle(_STYLES), rules, strict=False):
         own = sorted((point for point in points if point.rules == name), key=lambda point: point.alpha)
         _costs(axes[0], own, name if len(rules) > 1 else "", style)
         if calibrated:
             _errors(axes[1], own, name, style)
+        if judged:
+            _drops(axes[-1], own, name, style)
     _finish(axes[0], f"{model}: cost against alpha", "alpha", "share of the original")
     if calibrated:
         _finish(axes[1], "error against cost", "MACs, share of the original", "relative output error")
+    if judged:
+        _finish(axes[-1], "metric against cost", "MACs, share of the original", "drop", from_zero=False)
     with staged_file(path) as staged:
         figure.savefig(staged, dpi=150)
 
@@ -83,8 +91,23 @@ def _errors(axes: Axes, points: Sequence[Point], rules: str, style: dict[str, An
             axes.plot(*zip(*measured, strict=True), color=colour, label=f"{label} ({rules})", **style)
 
 
-def _finish(axes: Axes, title: str, x: str, y: str) -> None:
+def _drops(axes: Axes, points: Sequence[Point], rules: str, style: dict[str, Any]) -> None:
+    """Draw the drop of every value of the metric; the original is at 1, without a drop."""
+    for place, name in enumerate(metric_names(points)):
+        drops = [
+            (point.macs_ratio, value.drop)
+            for point in points
+            if point.metric is not None
+            for value in point.metric.values
+            if value.name == name
+        ]
+        colour = f"C{place}"
+        axes.plot(*zip((1.0, 0.0), *drops, strict=True), color=colour, label=f"{name} ({rules})", **style)
+
+
+def _finish(axes: Axes, title: str, x: str, y: str, *, from_zero: bool = True) -> None:
     axes.set(title=title, xlabel=x, ylabel=y)
-    axes.set_ylim(bottom=0)
+    if from_zero:
+        axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 from octify.artefact.files import POINT
 from octify.checks.documents import parse_json, read_text
@@ -19,7 +21,7 @@ from octify.progress import Tell
 from octify.report import Report
 from octify.report.rows import Point, point_name
 from octify.storage.digests import digest_of_state
-from octify.sweeps.content import items_digest, rules_content, rules_digest
+from octify.sweeps.content import items_digest, metric_content, rules_content, rules_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,6 +101,8 @@ def sweep(
     calibration: Iterable[Any] | str | None = None,
     directory: str | Path | None = None,
     progress: Tell | None = None,
+    metric: Callable[[nn.Module], Any] | None = None,
+    metric_lower: bool = False,
     **options: Any,
 ) -> SweepResult:
     """Convert ``model`` under every rule set at every alpha.
@@ -116,6 +120,8 @@ def sweep(
         memory, as ``SweepResult.models``.
     progress:
         Callback that receives the name of every phase as it begins.
+    metric, metric_lower:
+        See ``octify.convert``. The original is measured once for all points.
     options:
         Further arguments of ``octify.convert``, such as ``kernels``, ``effort`` or ``exclude``.
 
@@ -125,12 +131,24 @@ def sweep(
         As ``octify.convert`` does.
     """
     from octify.conversion import convert
+    from octify.metric.measure import baseline_of
 
+    tell = progress or (lambda phase: None)
+    if metric is not None:
+        tell("measuring the metric of the original")
+    baseline = None if metric is None else baseline_of(metric, model, lower=metric_lower)
     data = calibration if calibration is None or isinstance(calibration, str) else list(calibration)
 
     def converted(name: str, alpha: float, report: Tell) -> Result:
         return convert(
-            model, example_inputs, alpha=alpha, rules=name, calibration=data, progress=report, **options
+            model,
+            example_inputs,
+            alpha=alpha,
+            rules=name,
+            calibration=data,
+            progress=report,
+            metric=baseline,
+            **options,
         )
 
     def key(name: str, alpha: float) -> str:
@@ -140,11 +158,11 @@ def sweep(
             "data": items_digest(data),
             "options": repr(sorted(options.items())),
             "model": repr(model),
+            **metric_content(baseline),
         }
         return fingerprint(request, model.state_dict())
 
     maker = PointMaker(converted, None if directory is None else Path(directory), key)
-    tell = progress or (lambda phase: None)
     results = [convert_point(maker, name, alpha, tell) for name in rules for alpha in alphas]
     models = tuple(result.model for _, result in results if result is not None)
     points = tuple(point for point, _ in results)
@@ -191,6 +209,7 @@ def point_of(report: Report, rules: str, rules_digest: str = "") -> Point:
         calibration.after.relative_error if calibration else None,
         calibration.after.agreement if calibration else None,
         rules_digest=rules_digest,
+        metric=report.metric,
     )
 
 
@@ -205,8 +224,7 @@ def finished(folder: Path, key: str) -> Point | None:
         document = parse_json(read_text(folder / POINT))
         if document["key"] != key:
             return None
-        names = {field.name for field in fields(Point)}
-        return Point(**{name: value for name, value in document["point"].items() if name in names})
+        return TypeAdapter(Point).validate_python(document["point"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

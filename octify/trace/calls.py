@@ -19,6 +19,7 @@ from octify.compat import FakeTensorMode
 from octify.trace.arguments import Arguments, NotPlainError
 from octify.trace.duplicate import duplicate
 from octify.trace.tracer import first_line, user_line
+from octify.trace.unlogged import unlogged
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def observe(model: nn.Module, inputs: Sequence[Tensor]) -> Observed:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # those of the model's own code are told when it is really used
         first, second = duplicate(model), duplicate(model)
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with FakeTensorMode(allow_non_fake_inputs=True), unlogged():
             fakes = [torch.empty(t.shape, dtype=t.dtype, device=device) for t in inputs]
             faked = _run(first, fakes)
         if faked.stopped is None or any(t.is_meta for t in inputs):

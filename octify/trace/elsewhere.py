@@ -7,14 +7,11 @@ sample of). The graph is run again on larger fake inputs, of another shape, to t
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import fx
 
-from octify.compat import FAKE_TENSOR_LOG
 from octify.trace.facts import InputSpec, MeasureError, measure
 
 _LEAST = 256  # samples along an axis: more than networks halve away
@@ -38,22 +35,10 @@ def shapes_elsewhere(module: fx.GraphModule, inputs: Sequence[InputSpec]) -> Map
             for shape, spec in zip(larger, inputs, strict=True)
         ]
         try:
-            with _quiet():
-                return {name: facts.shape for name, facts in measure(module, examples).items()}
+            return {name: facts.shape for name, facts in measure(module, examples).items()}
         except MeasureError:
             continue
     return {}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Meanwhile PyTorch does not log what fake tensors refuse: that a graph has one size is no news."""
-    log = logging.getLogger(FAKE_TENSOR_LOG)
-    disabled, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = disabled
 
 
 def _factor(inputs: Sequence[InputSpec]) -> int:

@@ -20,6 +20,7 @@ from octify.trace.attached import attached
 from octify.trace.duplicate import duplicate
 from octify.trace.modes import in_eval
 from octify.trace.state import buffers_kept
+from octify.trace.unlogged import unlogged
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def measure(module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> Mapping
     with torch.no_grad(), in_eval(module), buffers_kept(module):
         try:
             stand_ins = _stand_ins(module)
-            with FakeTensorMode(allow_non_fake_inputs=True):
+            with FakeTensorMode(allow_non_fake_inputs=True), unlogged():
                 fakes = [torch.empty(t.shape, dtype=t.dtype, device=device) for t in example_inputs]
                 return _run(module, fakes, stand_ins)
         except MeasureError:

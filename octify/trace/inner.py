@@ -17,7 +17,7 @@ from octify.errors import TraceError
 from octify.trace.calls import Call, observe
 from octify.trace.facts import MeasureError
 from octify.trace.model import Opaque, Parts, Traced
-from octify.trace.parts import Candidate, Search, together
+from octify.trace.parts import PartCandidate, Search, together
 
 
 def with_inner(model: nn.Module, inputs: Sequence[Tensor], traced: Traced) -> Traced:
@@ -45,7 +45,7 @@ def with_inner(model: nn.Module, inputs: Sequence[Tensor], traced: Traced) -> Tr
 
 def _inside(
     leaf: Opaque, search: Search, calls: Sequence[Call], taken: frozenset[str]
-) -> Iterator[Candidate]:
+) -> Iterator[PartCandidate]:
     """The parts among the children of ``leaf`` that its code alone calls, and that are right at any size."""
     for part in search.below(leaf.path):
         graph = None if part.symbolic is None else part.symbolic.module

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 
-class _Kind(builtins.type):
+class _TypeClass(builtins.type):
     """The class of what stands for ``type``, and has its instances and subclasses."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -35,7 +35,7 @@ class _Kind(builtins.type):
         return hash(builtins.type)
 
 
-class Kind(metaclass=_Kind):
+class Kind(metaclass=_TypeClass):
     """In the place of ``type``."""
 
 

@@ -49,7 +49,7 @@ def _recorded(name: str, args: tuple[Any, ...]) -> fx.Proxy | None:
     return result
 
 
-class _Kind(type):
+class _IntClass(type):
     """The class of what stands for ``int``: it is taken for ``int`` wherever that is asked."""
 
     _own: type
@@ -88,7 +88,7 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 _STAND_INS: dict[str, Any] = {
-    **{name: _Kind(name, (), {"_own": getattr(builtins, name)}) for name in _KINDS},
+    **{name: _IntClass(name, (), {"_own": getattr(builtins, name)}) for name in _KINDS},
     **{name: _function(name) for name in _FUNCTIONS},
     "type": Kind,
     "callable": is_callable,

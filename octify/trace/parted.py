@@ -33,7 +33,7 @@ def changed_in_eval_alone(model: nn.Module, inputs: Sequence[Tensor]) -> list[Li
 
 def _changes(model: nn.Module, inputs: Sequence[Tensor], *, training: bool) -> list[tuple[Line, str]]:
     own: nn.Module = duplicate(model).train(training)
-    watch = _Watch(own)
+    watch = _InPlaceWatch(own)
     handle = register_module_forward_hook(watch.called)
     try:
         with watch:
@@ -43,7 +43,7 @@ def _changes(model: nn.Module, inputs: Sequence[Tensor], *, training: bool) -> l
     return watch.changes
 
 
-class _Watch(TorchFunctionMode):
+class _InPlaceWatch(TorchFunctionMode):
     """Notes each line that changes a tensor which a call has returned as it got it, with the call."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -32,7 +32,7 @@ from octify.trace.tracer import Symbolic, symbolic_trace
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PartCandidate:
     """A part before its graph stands among the others; no graph of its own where it is ``alone``."""
 
     path: str
@@ -66,7 +66,7 @@ def in_parts(
 
 
 def together(
-    parts: Parts, candidates: Sequence[Candidate], inputs: Sequence[Tensor], *, training: bool
+    parts: Parts, candidates: Sequence[PartCandidate], inputs: Sequence[Tensor], *, training: bool
 ) -> Traced:
     """Graph of the candidates in ``parts``, which has no members; its ``rest_macs`` are of the whole run."""
     module, parts = _side_by_side(parts, candidates)
@@ -116,7 +116,7 @@ class Search:
             self._by_path.setdefault(call.path, []).append(call)
         self._paths = {id(module): path for path, module in model.named_modules()}
 
-    def below(self, path: str) -> Iterator[Candidate]:
+    def below(self, path: str) -> Iterator[PartCandidate]:
         """The parts among the children of the module at ``path`` and theirs."""
         for child in self._model.get_submodule(path).children():
             own = self._paths[id(child)]
@@ -124,7 +124,7 @@ class Search:
             if parent == path:  # a shared module is looked at once, at its first place
                 yield from self._at(own, child)
 
-    def _at(self, path: str, module: nn.Module) -> Iterator[Candidate]:
+    def _at(self, path: str, module: nn.Module) -> Iterator[PartCandidate]:
         calls = self._by_path.get(path, [])
         if calls and not any(call.macs for call in calls):
             return
@@ -134,14 +134,14 @@ class Search:
         elif not is_kept_whole(module):
             yield from self.below(path)
 
-    def _part(self, path: str, module: nn.Module, calls: Sequence[Call]) -> Candidate | None:
+    def _part(self, path: str, module: nn.Module, calls: Sequence[Call]) -> PartCandidate | None:
         call_arguments = [call.arguments for call in calls if call.arguments is not None]
         if len(call_arguments) < len(calls):
             return None
         largest = max(call_arguments, key=lambda arguments: sum(_size(spec) for spec in arguments.inputs))
         sizes = Counter(arguments.inputs for arguments in call_arguments)
         if is_kept_whole(module):
-            return Candidate(path, largest, sizes, None)
+            return PartCandidate(path, largest, sizes, None)
         one_form = all(arguments.form == largest.form for arguments in call_arguments)
         if not one_form or self._is_entered_elsewhere(path, module):
             return None
@@ -151,7 +151,7 @@ class Search:
                 measure(symbolic.module, [spec.example() for spec in specs])
         except (TraceError, MeasureError):
             return None
-        return Candidate(path, largest, sizes, symbolic)
+        return PartCandidate(path, largest, sizes, symbolic)
 
     def _is_entered_elsewhere(self, path: str, module: nn.Module) -> bool:
         """Return whether code outside the module calls something inside it, which must then stay as it is."""
@@ -166,7 +166,7 @@ def _size(spec: InputSpec) -> int:
     return size
 
 
-def _side_by_side(parts: Parts, candidates: Sequence[Candidate]) -> tuple[fx.GraphModule, Parts]:
+def _side_by_side(parts: Parts, candidates: Sequence[PartCandidate]) -> tuple[fx.GraphModule, Parts]:
     """One graph of all parts: their placeholders, and one tuple of results for each."""
     shell = parts.shell
     paths = {id(module): path for path, module in shell.named_modules()}
@@ -206,7 +206,7 @@ def _named(placeholder: fx.Node) -> fx.Node:
     return placeholder
 
 
-def _path_in_model(shell: nn.Module, part: Candidate, own: str, paths: Mapping[int, str]) -> str:
+def _path_in_model(shell: nn.Module, part: PartCandidate, own: str, paths: Mapping[int, str]) -> str:
     """The path in the model of what a part's graph calls ``own``: one path for a module, whoever uses it."""
     assert part.symbolic is not None
     holder_path, _, name = own.rpartition(".")

@@ -16,11 +16,11 @@ def difference(expected: Any, actual: Any, near: Near) -> str | None:
 
     ``near`` judges two tensors of one shape and dtype; its number counts the tensors of the result.
     """
-    return _Walk(near).compare(expected, actual, "")
+    return _Difference(near).compare(expected, actual, "")
 
 
 @dataclasses.dataclass
-class _Walk:
+class _Difference:
     near: Near
     count: int = 0
 

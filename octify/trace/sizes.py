@@ -24,6 +24,7 @@ from octify.nn.guard import holds
 from octify.trace.asked import is_of_types, lacks
 from octify.trace.inplace import InPlaceProxy, is_number
 from octify.trace.twins import Question, Twins, asking_line
+from octify.trace.unlogged import unlogged
 
 
 class Sizes(tuple[Any, ...]):
@@ -413,7 +414,7 @@ class SizedTracer(fx.Tracer):
         kwargs = fx.map_arg(node.kwargs, values.__getitem__)
         self.computing = True
         try:
-            with self._mode, torch.no_grad():
+            with self._mode, torch.no_grad(), unlogged():
                 if node.op == "call_function":
                     return node.target(*args, **kwargs)  # type: ignore[operator]
                 if node.op == "call_method":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 _SEED = 20260  # any that no user is likely to set
-_STEP = 32  # sizes that networks halve five times stay such sizes
+_STEP = 32  # at most: sizes that networks halve five times stay such sizes
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,18 @@ def of_size(examples: Sequence[Tensor]) -> list[Tensor]:
     inputs = []
     for x in examples:
         for dim in range(2, x.ndim):
-            x = _repeated(x, dim, _other(x.shape[dim], _STEP * (dim - 1)))
+            x = _repeated(x, dim, _other(x.shape[dim], dim - 1))
         inputs.append(x)
     return inputs
 
 
-def _other(size: int, step: int) -> int:
-    """An even size ``step`` away from ``size`` (or the even one below), smaller where that is large."""
-    even = size - size % 2
+def _other(size: int, steps: int) -> int:
+    """An even size ``steps`` steps away from ``size`` (or the even one below), smaller where that is large.
+
+    Small maps are doubled, trebled and so on: a volume of 8x8x8 would else grow to a thousand times its size.
+    """
+    even = max(2, size - size % 2)
+    step = steps * min(_STEP, even)
     return even - step if even >= 3 * step else even + step
 
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 import octify
 from octify.latency.machine import facts, versions
-from octify.latency.rows import Row
+from octify.latency.rows import BenchRow
 from octify.latency.runtime import RUNTIMES
 from octify.planning.ruleset import rules_path
 from octify.source import load_source
@@ -165,7 +165,7 @@ def figures(
 
 
 def _figure(
-    name: str, octave: Contestant, row: Row, dense_macs: int, dense: Row, load: float, size: int
+    name: str, octave: Contestant, row: BenchRow, dense_macs: int, dense: BenchRow, load: float, size: int
 ) -> Figure:
     ratio = octave.macs / dense_macs
     return Figure(

@@ -145,6 +145,17 @@ def net(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """The same model with 8 channels a layer, for tests of many conversions."""
+    path = tmp_path / "net.py"
+    layers, rest = NET.split("self.fc")[0], NET.split("self.fc", 1)[1]
+    path.write_text(
+        layers.replace("32", "8").replace("64", "8") + "self.fc" + rest.replace("Linear(32", "Linear(8")
+    )
+    return path
+
+
+@pytest.fixture
 def listing(tmp_path: Path) -> Callable[[], set[str]]:
     """The files and folders under ``tmp_path``, without Python's caches."""
 

@@ -62,10 +62,21 @@ def test_a_second_run_converts_only_what_is_new(
     assert made == [0.75, 0.25]
 
 
-def test_calibrated_and_timed(octify: Octify, net: Path, tmp_path: Path) -> None:
+def test_calibrated_and_timed(octify: Octify, few: Path, tmp_path: Path) -> None:
     torch.save(torch.randn(24, 3, 32, 32), tmp_path / "data.pt")
     outcome = octify(
-        *("sweep", net, "--alpha", "0.5", "--calib", "data.pt", "--calib-effort", "fast"),
+        *(
+            "sweep",
+            few,
+            "--alpha",
+            "0.5",
+            "--rules",
+            "everywhere",
+            "--calib",
+            "data.pt",
+            "--calib-effort",
+            "fast",
+        ),
         *("--bench", "--plot", "plot.png", "--json"),
     )
     assert outcome.code == 0, outcome.err

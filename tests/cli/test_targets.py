@@ -20,9 +20,9 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data.pt"
 
 
-def test_a_target_for_the_macs_is_met(octify: Octify, net: Path, data: Path) -> None:
+def test_a_target_for_the_macs_is_met(octify: Octify, few: Path, data: Path) -> None:
     outcome = octify(
-        *("convert", net, "--target-macs", "0.7", "--rules", "everywhere", "--calib", data),
+        *("convert", few, "--target-macs", "0.7", "--rules", "everywhere", "--calib", data),
         *("--calib-effort", "fast", "-o", "out", "--json"),
     )
     assert outcome.code == 0, outcome.err

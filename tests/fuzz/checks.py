@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,18 +16,20 @@ from torch import Tensor, nn
 
 import octify
 from octify.errors import OctifyError
+from tests.fuzz.conversions import (
+    Case,
+    Refused,
+    as_trained,
+    conversion,
+    convert,
+    converted,
+    copied,
+    reason,
+)
 from tests.fuzz.interior import has_odd_maps, interior
 from tests.fuzz.observe import Answer, difference, evaluated, noise, trained
 from tests.fuzz.pool import time_limit
-from tests.fuzz.program import Program, run_text
-
-
-@dataclass(frozen=True)
-class Case:
-    """A program and the share of low channels it is converted with."""
-
-    program: Program
-    alpha: float
+from tests.fuzz.program import Program
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,6 @@ class Failure:
 
 Check = Callable[[Case], "str | None"]
 _SECONDS = 120.0  # a check of a net this small takes one or two
-
-
-class Refused(Exception):  # noqa: N818 - a refusal, not an error
-    """An OctifyError of ``convert`` or of the export: allowed, and counted."""
 
 
 def run_check(name: str, case: Case) -> Failure | None:
@@ -65,32 +62,25 @@ def run_check(name: str, case: Case) -> Failure | None:
 
 def _alpha_0(case: Case) -> str | None:
     """The conversion at alpha 0 is the original: at the example's size, another batch, another size."""
-    model, x = case.program.build()
-    result = _converted(model, x, 0.0)
+    result = converted(case, alpha=0.0)
     return _equal(case.program, result.model, result.report.warnings)
 
 
 def _left_alone(case: Case) -> str | None:
     """``convert`` changes nothing of the model it was given, in training or eval mode."""
-    for training in (False, True):
-        model, x = case.program.build()
-        model.train(training)
-        before = _state(model)
-        _converted(model, x, case.alpha)
-        after = _state(model)
-        changed = [
-            name for name in before.keys() | after.keys() if not _same(before.get(name), after.get(name))
-        ]
+    for training, kernels in ((False, "paper"), (True, "exact")):  # those that other checks look at
+        changed = conversion(case, training=training, kernels=kernels).changed
         if changed:
-            return f"convert changed {sorted(changed)[0]} of the model it was given (train mode: {training})"
+            return f"convert changed {changed[0]} of the model it was given (train mode: {training})"
     return None
 
 
 def _exact(case: Case) -> str | None:
     """With exact kernels the conversion is the projected reference."""
+    result = converted(case, kernels="exact")
     model, x = case.program.build()
-    result = _converted(model, x, case.alpha, kernels="exact")
     dense = octify.reference(model, result.plan, x)
+    again = copied(dense) or (lambda: octify.reference(model, result.plan, x))
     for name, other in _inputs(case.program.shape):
         want = _try(dense, other)
         if want is None:
@@ -98,7 +88,7 @@ def _exact(case: Case) -> str | None:
         got = _told(result, other, name)
         if got is None:
             continue
-        allowed = noise(lambda: (octify.reference(model, result.plan, x), x), other, evaluated)
+        allowed = noise(lambda: (again(), x), other, evaluated)
         where = interior(dense, other) if has_odd_maps(dense, other) else None
         wrong = difference(want, got, allowed, where)
         if wrong:
@@ -110,7 +100,7 @@ def _paper(case: Case) -> str | None:
     """The paper's kernels give answers of the same form."""
     model, x = case.program.build()
     want = evaluated(model, x)
-    got = evaluated(_converted(model, x, case.alpha).model, x)
+    got = evaluated(converted(case).model, x)
     finite = all(bool(t.isfinite().all()) for t in want.tensors.values())
     if want.form != got.form:
         return f"the output's form is {got.form} instead of {want.form}"
@@ -121,8 +111,8 @@ def _paper(case: Case) -> str | None:
 
 def _saved(case: Case) -> str | None:
     """A saved conversion is loaded with the same answers."""
-    model, x = case.program.build()
-    result = _converted(model, x, case.alpha)
+    x = case.program.build()[1]
+    result = converted(case)
     want = evaluated(result.model, x)
     with tempfile.TemporaryDirectory() as folder:
         result.save(folder)
@@ -134,8 +124,8 @@ def _training(case: Case) -> str | None:
     """At alpha 0 a training step does what it does to the original: answers, gradients, buffers."""
     example = case.program.build()[1]
     x = torch.cat([example, example.flip(0) * 0.9])
-    result = _converted(_as_trained(case.program), example, 0.0)
-    original = _as_trained(case.program)
+    result = converted(case, alpha=0.0, training=True)
+    original = as_trained(case.program)
     try:
         want = trained(original, x)
     except Exception:  # one that cannot be trained at all
@@ -143,18 +133,18 @@ def _training(case: Case) -> str | None:
     if any("train" in warning for warning in result.report.warnings):
         return None
     got = trained(result.model, x)
-    allowed = noise(lambda: (_as_trained(case.program), x), x, trained)
+    allowed = noise(lambda: (as_trained(case.program), x), x, trained)
     return difference(want, got, allowed)
 
 
 def _trainable(case: Case) -> str | None:
     """A conversion can be trained wherever the original can, with finite gradients."""
-    original, x = _as_trained(case.program), case.program.build()[1]
+    original, x = as_trained(case.program), case.program.build()[1]
     try:
         want = trained(original, x)
     except Exception:
         return None
-    result = _converted(_as_trained(case.program), x, case.alpha, kernels="exact")
+    result = converted(case, training=True, kernels="exact")
     told = any("train" in warning for warning in result.report.warnings)
     got = trained(result.model, x)
     if want.form != got.form and not told:
@@ -172,29 +162,13 @@ def _onnx(case: Case) -> str | None:
         evaluated(model, x)
     except Exception:  # a dtype is written down in it
         return None
-    result = _converted(model, x, case.alpha)
+    result = convert(model, x, case.alpha)
     with tempfile.TemporaryDirectory() as folder:
         try:
             exported = octify.export_onnx(result.model.eval(), x, Path(folder) / "net.onnx")
         except OctifyError as error:
-            raise Refused(_reason(error)) from error
+            raise Refused(reason(error)) from error
     return None if exported.passed else f"the ONNX file is off by {exported.max_abs_error:.3g}"
-
-
-def _converted(model: nn.Module, x: Tensor, alpha: float, kernels: Any = "paper") -> octify.Result:
-    """The conversion wherever it can be. What octify refuses after it has converted is a failure."""
-    try:
-        return octify.convert(model, x, alpha, rules="everywhere", kernels=kernels)
-    except OctifyError as error:
-        raise Refused(_reason(error)) from error
-
-
-def _reason(error: OctifyError) -> str:
-    """The kind of a refusal, without the names and numbers of the one case."""
-    lines = (error.why or "").splitlines() or [""]
-    return re.sub(
-        r"\s*[(<][^()<>]*(eval_with_key|fuzz program)[^()]*[)]?|\d+", "", f"{error.what}: {lines[0]}"
-    )[:200]
 
 
 CHECKS: Mapping[str, Check] = {
@@ -254,30 +228,3 @@ def _try(model: nn.Module, x: Tensor) -> Answer | None:
         return evaluated(model, x)
     except Exception:
         return None
-
-
-def _as_trained(program: Program) -> nn.Module:
-    """The program's model in train mode, but for what the program itself put in eval mode."""
-    made: nn.Module = run_text(
-        program.source().replace("model.double().eval()", "model.double().train()")
-    ).model
-    return made
-
-
-def _state(model: nn.Module) -> dict[str, Any]:
-    """Everything of a model that a conversion must leave as it is."""
-    state: dict[str, Any] = {
-        f"tensor {name}": value.detach().clone() for name, value in model.state_dict().items()
-    }
-    for name, parameter in model.named_parameters():
-        state[f"gradient of {name}"] = (parameter.requires_grad, parameter.grad is None, id(parameter))
-    for name, module in model.named_modules():
-        hooks = (len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks))
-        state[f"mode and hooks of {name}"] = (module.training, hooks, type(module), sorted(vars(module)))
-    return state
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return bool(torch.equal(a, b))
-    return bool(a == b)

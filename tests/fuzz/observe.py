@@ -59,7 +59,8 @@ def trained(model: nn.Module, x: Tensor) -> Answer:
 def noise(build: Callable[[], tuple[nn.Module, Tensor]], x: Tensor, observe: Observer) -> Mapping[str, float]:
     """How far the answer moves when every number moves by a rounding of the narrowest dtype."""
     model, _ = build()
-    unit = unit_of(build()[0], x)
+    unit = unit_of(model, x)
+    model, _ = build()
     want = observe(model, x)
     largest = {name: unit * _largest(value) for name, value in want.tensors.items()}
     for seed in range(2):

@@ -72,13 +72,13 @@ class Moments:
 def moments(traced: Traced, some: Sequence[LinearStream], chunks: Chunks) -> tuple[Moments, ...]:
     """The moments of every stream of ``some``."""
     high: dict[str, Sums] = {}
-    spreads: dict[str, _Spread] = {}
+    spreads: dict[str, _Outputs] = {}
     written: dict[str, Sums] = {}
     watch: dict[str, list[Observer]] = {}
     for stream in some:
         for reader in stream.readers:
             last = isinstance(traced.module.get_submodule(reader.path), nn.Linear) and not reader.flat
-            high[reader.path], spreads[reader.path] = Sums(), _Spread()
+            high[reader.path], spreads[reader.path] = Sums(), _Outputs()
             for call in reader.calls:
                 adder = _adder(reader, high[reader.path], spreads[reader.path], last=last)
                 watch.setdefault(call, []).append(adder)
@@ -103,7 +103,7 @@ def moments(traced: Traced, some: Sequence[LinearStream], chunks: Chunks) -> tup
 
 
 @dataclass
-class _Spread:
+class _Outputs:
     """Sums over ``rows`` of a layer's outputs and of their squares, (O,) each."""
 
     square: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -120,7 +120,7 @@ class _Spread:
         return (self.square / self.rows - (self.total / self.rows).square()).clamp_min(0)
 
 
-def _adder(reader: StreamReader, high: Sums, spread: _Spread, *, last: bool) -> Observer:
+def _adder(reader: StreamReader, high: Sums, spread: _Outputs, *, last: bool) -> Observer:
     def add(x: Tensor, y: Tensor) -> None:
         x, y = (value.movedim(-1, 1) if last else value for value in (x, y))
         spread.add(y)

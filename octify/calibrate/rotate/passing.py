@@ -42,11 +42,11 @@ def passed(traced: Traced, node: fx.Node, source: fx.Node, channels: Channels) -
         module = traced.submodule(node)
         return channels if module is not None and _passes_module(traced, node, module, channels) else None
     rule = _RULES.get(node.target)
-    return None if rule is None else rule(_Call(traced, node, source, channels))
+    return None if rule is None else rule(_Operation(traced, node, source, channels))
 
 
 @dataclass(frozen=True)
-class _Call:
+class _Operation:
     """A function or method, and what is known of its first operand."""
 
     traced: Traced
@@ -102,7 +102,7 @@ def _batched(module: nn.Module, rank: int) -> bool:
     return not digits or rank == digits[0] + 2
 
 
-def _spatial(call: _Call) -> Channels | None:
+def _spatial(call: _Operation) -> Channels | None:
     """A function of each channel's positions."""
     axes = [int(c) for c in str(getattr(call.node.target, "__name__", "")) if c.isdigit()]
     if axes and len(call.before) != axes[0] + 2:
@@ -110,11 +110,11 @@ def _spatial(call: _Call) -> Channels | None:
     return call.channels if call.behind and len(call.before) == len(call.after) >= 3 else None
 
 
-def _anywhere(call: _Call) -> Channels | None:
+def _anywhere(call: _Operation) -> Channels | None:
     return call.channels if call.node.all_input_nodes == [call.source] else None
 
 
-def _number(call: _Call) -> Channels | None:
+def _number(call: _Operation) -> Channels | None:
     """A product with, or a quotient by, what is one number for all channels."""
     others = [a for a in (*call.node.args, *call.node.kwargs.values()) if a is not call.source]
     dividing = call.node.target in _QUOTIENTS and call.node.args[:1] != (call.source,)
@@ -130,7 +130,7 @@ def _number(call: _Call) -> Channels | None:
     return call.channels if place < 0 or (shape[place] == 1) else None
 
 
-def _padded(call: _Call) -> Channels | None:
+def _padded(call: _Operation) -> Channels | None:
     widths, mode, value = (operand(call.node, i, n) for i, n in ((1, "pad"), (2, "mode"), (3, "value")))
     spatial = isinstance(widths, (tuple, list)) and len(widths) <= 2 * (len(call.before) - 2)
     if not spatial or (mode not in (None, "constant", "reflect", "replicate", "circular")):
@@ -138,7 +138,7 @@ def _padded(call: _Call) -> Channels | None:
     return _spatial(call) if value in (None, 0) or mode not in (None, "constant") else None
 
 
-def _dropped(call: _Call) -> Channels | None:
+def _dropped(call: _Operation) -> Channels | None:
     """Dropout as a function: the identity, where it is told that this is no training."""
     place = 3 if call.node.target == torch.dropout else 2
     names = ("train", "training")
@@ -148,7 +148,7 @@ def _dropped(call: _Call) -> Channels | None:
     return call.channels if training is False else None
 
 
-def _mean(call: _Call) -> Channels | None:
+def _mean(call: _Operation) -> Channels | None:
     """A mean over positions behind the channels."""
     dims = call.node.kwargs.get("dim", call.node.kwargs.get("axis", operand(call.node, 1, "dim")))
     rank = len(call.before)
@@ -158,7 +158,7 @@ def _mean(call: _Call) -> Channels | None:
     return call.channels
 
 
-def _flattened(call: _Call) -> Channels | None:
+def _flattened(call: _Operation) -> Channels | None:
     before, after = call.before, call.after
     if not call.behind or after[:1] != before[:1]:
         return None
@@ -169,14 +169,14 @@ def _flattened(call: _Call) -> Channels | None:
     return call.channels if after == (*before[:2], math.prod(before[2:])) else None
 
 
-def _unit(call: _Call) -> Channels | None:
+def _unit(call: _Operation) -> Channels | None:
     """Dimensions of size 1 behind the channels taken away or added."""
     dim = operand(call.node, 1, "dim")
     rank = max(len(call.before), len(call.after))
     return call.channels if call.behind and isinstance(dim, int) and dim % rank >= 2 else None
 
 
-def _permuted(call: _Call) -> Channels | None:
+def _permuted(call: _Operation) -> Channels | None:
     argument = operand(call.node, 1, "dims")
     dims = argument if isinstance(argument, (tuple, list)) else call.node.args[1:]
     rank = len(call.before)
@@ -186,7 +186,7 @@ def _permuted(call: _Call) -> Channels | None:
     return Channels(places.index(call.channels.dim)) if places[0] == 0 else None
 
 
-def _transposed(call: _Call) -> Channels | None:
+def _transposed(call: _Operation) -> Channels | None:
     axes = [operand(call.node, 1, "dim0"), operand(call.node, 2, "dim1")]
     rank = len(call.before)
     if call.channels.flat or not all(isinstance(d, int) for d in axes):
@@ -195,7 +195,7 @@ def _transposed(call: _Call) -> Channels | None:
     return Channels({a: b, b: a}.get(call.channels.dim, call.channels.dim)) if a and b else None
 
 
-_Rule = Callable[[_Call], Channels | None]
+_Rule = Callable[[_Operation], Channels | None]
 _QUOTIENTS = (operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_", "true_divide")
 _RULES: dict[Any, _Rule] = {
     **dict.fromkeys((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.interpolate, F.upsample), _spatial),

@@ -34,6 +34,14 @@ from octify.cli.options.calibration import (
     require_error,
     with_data,
 )
+from octify.cli.options.metric import (
+    MaxDropOption,
+    MetricLowerOption,
+    MetricOption,
+    MetricSettings,
+    TargetDropOption,
+    judged,
+)
 from octify.cli.options.onnx import BatchOption, OnnxSettings, TargetOption
 from octify.cli.options.shared import (
     AlphaOption,
@@ -123,8 +131,9 @@ ThreadsOption = Annotated[
     ),
 ]
 
+_TARGETS = ("target_macs", "target_error", "target_drop")
 _TIMING = ("latency", "latency_runtime", "latency_threads")
-_POLICY = ("alpha", "target_macs", "target_error", "rules", "kernels", "exclude", *_TIMING)
+_POLICY = ("alpha", *_TARGETS, "rules", "kernels", "exclude", *_TIMING)
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,7 @@ def convert(
     alpha: AlphaOption = 0.5,
     target_macs: TargetMacsOption = None,
     target_error: TargetErrorOption = None,
+    target_drop: TargetDropOption = None,
     out: OutOption = None,
     onnx: OnnxOption = None,
     target: TargetOption = ExportTarget.onnxruntime,
@@ -156,6 +166,9 @@ def convert(
     crop: CropOption = None,
     bgr: BgrOption = False,
     max_error: MaxErrorOption = None,
+    metric: MetricOption = None,
+    metric_lower: MetricLowerOption = False,
+    max_drop: MaxDropOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     plan: PlanOption = None,
@@ -184,6 +197,7 @@ def convert(
       octify convert timm:resnet26d --alpha 0.25 --exclude 'layer4.*' --dry-run
       octify convert model.py --weights model.safetensors --calib images/ -o out
       octify convert model.py --target-macs 0.6 --calib images/ -o out --html out/report.html
+      octify convert model.py --metric evaluate.py:accuracy --target-drop 0.005 --calib images/ -o out
       octify convert model.py --rules everywhere --latency -o out --onnx out/model.onnx
       octify convert model.py --latency --latency-runtime openvino -o out
     """
@@ -200,23 +214,27 @@ def convert(
             max_error,
             target_macs,
             target_error,
+            target_drop,
             device,
             bgr,
         )
+        judge = MetricSettings(metric, metric_lower, max_drop, target_drop)
+        judge.check()
         calibration.check()
         if plan is not None:
             _refuse(
                 context, _POLICY, "--plan", "a plan says which channels of which layers become low, and how"
             )
-        if target_macs is not None or target_error is not None:
-            aim = "--target-macs" if target_error is None else "--target-error"
-            _refuse(context, ("alpha",), aim, "a target decides the alpha of every layer")
-            _refuse(context, _TIMING, aim, "a target chooses by MACs and errors, not by time")
+        for name in _TARGETS:
+            if context.params[name] is not None:
+                aim = f"--{name.replace('_', '-')}"
+                _refuse(context, ("alpha",), aim, "a target decides the alpha of every layer")
+                _refuse(context, _TIMING, aim, "a target chooses by MACs and errors, not by time")
         if not latency:
             _refuse(context, _TIMING[1:], _BY_MACS, "only --latency times anything")
         check_model(model, weights, input)
         check_policy(alpha, None if plan else rules)
-        reads = used(model, weights, calib, () if plan else (rules,), plan)
+        reads = used(model, weights, calib, () if plan else (rules,), plan, judge.file)
         file = OnnxSettings(onnx, target, batch)
         file.check()
         outputs = _outputs(model, out, file, html, reads, dry_run=dry_run, force=force)
@@ -225,6 +243,7 @@ def convert(
 
         from octify import api
 
+        baseline = judge.baseline(run, source.model)
         data = calibration.open(run, source)
         result = calibration.on_device(
             source,
@@ -242,18 +261,24 @@ def convert(
                 seed=seed,
                 target_macs=target_macs,
                 target_error=target_error,
+                target_drop=target_drop,
+                metric=baseline if target_drop is not None else None,
                 latency=latency_threads if latency else None,
                 latency_runtime=latency_runtime.value,
                 progress=run.progress,
             ),
         )
-        result = with_data(result, data)
+        result, failure = judged(run, with_data(result, data), baseline)
         run.show(result.report)
         run.warn(*result.report.warnings)
         run.partial = result.report.to_dict() | {"source": describe(source)}
         require_converted(result.report)
         require_error(result.report, max_error)
-        run.answer(run.partial | _write(run, result, source, outputs, weights, input))
+        run.partial = run.partial | _write(run, result, source, outputs, weights, input)
+        if failure is not None:
+            raise failure
+        judge.require(result.report.metric)
+        run.answer(run.partial)
 
 
 _BY_MACS = "a plan by MACs"

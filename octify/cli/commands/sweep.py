@@ -32,6 +32,13 @@ from octify.cli.options.calibration import (
     warnings_of,
     with_data,
 )
+from octify.cli.options.metric import (
+    MetricLowerOption,
+    MetricOption,
+    MetricSettings,
+    SweepDropOption,
+    judged,
+)
 from octify.cli.options.shared import (
     DebugOption,
     ExcludeOption,
@@ -48,7 +55,7 @@ from octify.cli.options.shared import (
 from octify.cli.outcome import require_converted
 from octify.cli.outputs import Used, check_files, check_folder, refuse_read, used
 from octify.cli.session import Session, session
-from octify.errors import OctifyError
+from octify.errors import CheckFailed, OctifyError
 from octify.files import check_directory, write_text
 from octify.source import parse_target
 from octify.storage.digests import digest_of_file
@@ -57,6 +64,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from octify.conversion import Result
+    from octify.metric.measure import Baseline
     from octify.report.rows import Point
     from octify.source import Source
     from octify.sweeps.run import PointMaker
@@ -91,7 +99,11 @@ BenchOption = Annotated[
 
 @dataclass(frozen=True)
 class _Sweep:
-    """Request and destinations of one run; ``data`` is a digest of the calibration inputs."""
+    """Request and destinations of one run; ``data`` is a digest of the calibration inputs.
+
+    baseline:
+        The metric and its values of the original; None without a metric.
+    """
 
     source: Source
     calibration: CalibrationSettings
@@ -101,16 +113,18 @@ class _Sweep:
     weights: Path | None
     inputs: list[str] | None
     data: str
+    baseline: Baseline | None = None
 
     def key(self, rules: str, alpha: float) -> str:
         """Key by which a later run recognises a finished point."""
         from octify import __version__
-        from octify.sweeps.content import rules_content
+        from octify.sweeps.content import metric_content, rules_content
         from octify.sweeps.run import fingerprint
 
         calibration = asdict(self.calibration)
         # A point is the same wherever it is calibrated, and wherever its data lies.
-        del calibration["device"], calibration["data"]
+        for name in ("device", "data", "target_drop"):
+            del calibration[name]
         request = {
             "version": __version__,
             "rules": rules_content(rules),
@@ -122,6 +136,7 @@ class _Sweep:
             "data": self.data,
             "model": repr(self.source.model),
             "code": digest_of_file(self.source.file),
+            **metric_content(self.baseline),
         }
         return fingerprint(request, self.source.model.state_dict())
 
@@ -143,6 +158,9 @@ def sweep(
     resize: ResizeOption = None,
     crop: CropOption = None,
     bgr: BgrOption = False,
+    metric: MetricOption = None,
+    metric_lower: MetricLowerOption = False,
+    max_drop: SweepDropOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     kernels: KernelsOption = Kernels.paper,
@@ -163,6 +181,7 @@ def sweep(
     \b
     Examples:
       octify sweep model.py --alpha 0.125,0.25,0.5,0.75
+      octify sweep model.py --calib images/ --metric evaluate.py:accuracy --max-drop 0.01
       octify sweep model.py --rules default,paper --calib images/ --bench --plot sweep.png
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
@@ -172,12 +191,14 @@ def sweep(
             calib, effort, order, mean, std, resize, crop, seed, device=device, bgr=bgr
         )
         settings.check()
+        judge = MetricSettings(metric, metric_lower, max_drop)
+        judge.check()
         requests = [(name, share) for name in _names(rules) for share in _shares(alpha)]
         check_model(model, weights, input)
         for name, share in requests:
             check_policy(share, name)
         folder = out or Path(f"{parse_target(model).short_name}-sweep")
-        reads = used(model, weights, calib, _names(rules))
+        reads = used(model, weights, calib, _names(rules), metric=judge.file)
         from octify.sweeps.run import place_of
 
         places = [place_of(*each) for each in requests]
@@ -187,15 +208,44 @@ def sweep(
         from octify.sweeps.content import data_digest
         from octify.sweeps.run import convert_point
 
-        digest = data_digest(calib)
+        baseline = judge.baseline(run, source.model)
         request = _Sweep(
-            source, settings, kernels.value, tuple(exclude or ()), folder, weights, input, digest
+            source,
+            settings,
+            kernels.value,
+            tuple(exclude or ()),
+            folder,
+            weights,
+            input,
+            data_digest(calib),
+            baseline,
         )
         maker = _maker(run, request)
         points = [convert_point(maker, name, share, run.progress)[0] for name, share in requests]
         if bench:
             points = _timed(run, request, points, threads)
         _finish(run, request, points, drawn, html)
+        _require_drop(run, points, max_drop)
+        run.answer(run.partial)
+
+
+def _require_drop(run: Session, points: Sequence[Point], most: float | None) -> None:
+    """Name the cheapest point within ``--max-drop``. Raises CheckFailed when there is none."""
+    if most is None:
+        return
+    rows = [(point, point.metric) for point in points if point.metric is not None]
+    within = [point for point, row in rows if row.keeps(most)]
+    if within:
+        run.show(f"cheapest within --max-drop {most:g}: {min(within, key=lambda point: point.macs).name}")
+        return
+    from octify.report.metric import number
+
+    best, row = min(rows, key=lambda each: each[1].drop)
+    raise CheckFailed(
+        f"no conversion keeps the metric within --max-drop {most:g}",
+        why=f"{best.name} comes nearest: {row.worst.name} drops by {number(row.drop)}",
+        hint="smaller alphas, --calib data, or octify convert --target-drop to search",
+    )
 
 
 def _names(text: str) -> list[str]:
@@ -274,7 +324,10 @@ def _maker(run: Session, request: _Sweep) -> PointMaker:
         if data is not None and result.report.calibration is None:
             run.warn(*result.report.warnings)
         require_converted(result.report)
-        return with_data(result, data)
+        result, failure = judged(run, with_data(result, data), request.baseline)
+        if failure is not None:
+            raise failure
+        return result
 
     def origin(staged: Path, place: Path) -> None:
         artefact.write_origin(staged, place, request.source.target, request.weights, request.inputs)
@@ -319,4 +372,4 @@ def _finish(
     if html is not None:
         write_page(run, html, sweep_page(points, request.source.target, document))
     written = {"directory": str(request.folder), "plot": plot and str(plot), "html": html and str(html)}
-    run.answer(document | {"written": written})
+    run.partial = document | {"written": written}

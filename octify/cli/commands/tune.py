@@ -12,6 +12,7 @@ from octify.artefact import origin as artefact
 from octify.cli.converted import check_origin, find_origin
 from octify.cli.loading import describe, load
 from octify.cli.options.calibration import BgrOption, CropOption, MeanOption, ResizeOption, StdOption
+from octify.cli.options.metric import MaxDropOption, MetricLowerOption, MetricOption, MetricSettings
 from octify.cli.options.shared import DebugOption, JsonOption, OverwriteOption, QuietOption, VerboseOption
 from octify.cli.options.tuning import (
     Augment,
@@ -44,6 +45,9 @@ from octify.files import check_file, staged_directory
 from octify.tune.options import Options
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from octify.metric.measure import Baseline
     from octify.report.tuning import TuningRow
     from octify.source import Source
     from octify.tune.data import Samples
@@ -69,6 +73,9 @@ def tune(
     resize: ResizeOption = None,
     crop: CropOption = None,
     bgr: BgrOption = False,
+    metric: MetricOption = None,
+    metric_lower: MetricLowerOption = False,
+    max_drop: MaxDropOption = None,
     seed: SeedOption = 0,
     checkpoint_every: EveryOption = Options.checkpoint_every,
     resume: ResumeOption = False,
@@ -109,17 +116,19 @@ def tune(
             checkpoint_every=checkpoint_every,
         )
         options.check()
+        judge = MetricSettings(metric, metric_lower, max_drop)
+        judge.check()
         again = f"octify tune {folder} ... --model MODEL --weights FILE"
         origin = find_origin(folder, model, weights, again)
         check_origin(origin, None if model or weights else f"{again}, as they are now")
         _check_data(data)
-        reads = used(origin.target, origin.weights, data)
+        reads = used(origin.target, origin.weights, data, metric=judge.file)
         places = _places(folder, out, reads, resume=resume, force=force)
         pixels = _Pixels(_numbers(mean, "--mean"), _numbers(std, "--std"), resize, crop, bgr)
         _require_accelerate()
         _mute_others(run)
         source = load(run, origin.target, origin.weights, origin.inputs)
-        _tune(run, folder, places, origin, source, pixels, data, options, resume=resume)
+        _tune(run, folder, places, origin, source, pixels, data, options, judge, resume=resume)
 
 
 @dataclass(frozen=True)
@@ -180,8 +189,24 @@ def _require_accelerate() -> None:
 
 def _mute_others(run: Session) -> None:
     """Silence all processes but the first; every process still reports its own errors."""
-    if os.environ.get("RANK", "0") != "0":
+    if not _writes():
         run.quiet, run.verbose, run.json = True, False, False
+
+
+def _writes() -> bool:
+    """Return whether this is the process that writes, and measures the metric."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _judged(
+    run: Session, row: TuningRow, baseline: Baseline, student: nn.Module
+) -> tuple[TuningRow, OctifyError | None]:
+    """``row`` with the metric of the trained model, or as it was and the metric's error."""
+    run.progress(f"measuring {baseline.metric.name} of the trained model")
+    try:
+        return replace(row, metric_after=baseline.compare(student, "the trained model")), None
+    except OctifyError as error:
+        return row, error
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
@@ -202,6 +227,7 @@ def _tune(
     pixels: _Pixels,
     data: str,
     options: Options,
+    judge: MetricSettings,
     *,
     resume: bool,
 ) -> None:
@@ -220,11 +246,13 @@ def _tune(
     if resume:
         done = finished_row(read_report(places.folder), words, samples.digest, options, places.checkpoint)
         if done is not None:
-            _say_finished(run, places, source, done)
+            _say_finished(run, places, source, done, judge)
             return
         if not places.checkpoint.is_file():
             run.warn(f"there is no checkpoint {places.checkpoint}: the run starts from its beginning")
             resume = False
+    baseline = judge.baseline(run, source.model) if _writes() else None
+    metric_before = None if baseline is None else baseline.compare(student, "the model before training")
     tuned = tune(
         student,
         source.model,
@@ -240,7 +268,11 @@ def _tune(
         tuning_row(tuned, options),
         run=run_digest(words, samples.digest, options),
         began_with=words["weights"],
+        metric_before=metric_before,
     )
+    failure = None
+    if baseline is not None:
+        row, failure = _judged(run, row, baseline, student)
     if tuned.main_process:
         run.progress(f"writing {places.folder}")
         with staged_directory(places.folder) as staged:
@@ -248,32 +280,53 @@ def _tune(
             artefact.write_origin(staged, places.folder, origin.target, origin.weights, origin.inputs)
         places.checkpoint.unlink(missing_ok=True)
         _warn_of_exports(run, places.folder)
-    _answer(run, places, source, row, tuned.warnings)
-    leave_together()
+    try:
+        _answer(run, places, source, row, tuned.warnings, judge=judge, failure=failure)
+    finally:  # the others wait, whatever came of the metric
+        leave_together()
 
 
-def _say_finished(run: Session, places: _Places, source: Source, row: TuningRow) -> None:
+def _say_finished(
+    run: Session, places: _Places, source: Source, row: TuningRow, judge: MetricSettings
+) -> None:
     """Finish a run that stopped after its result was written: remove its checkpoint."""
-    if os.environ.get("RANK", "0") == "0":
+    if _writes():
         places.checkpoint.unlink(missing_ok=True)
     message = f"{places.folder} holds the result of this run already; leave --resume out to train further"
     run.warn(message)
-    _answer(run, places, source, row, (message,))
+    baseline, failure = judge.baseline(run, source.model) if _writes() else None, None
+    if baseline is not None:  # not the stored values: what the function reads may have changed
+        from octify import api
+
+        row, failure = _judged(run, row, baseline, api.load(places.folder, source.model))
+    _answer(run, places, source, row, (message,), judge=judge, failure=failure)
 
 
-def _answer(run: Session, places: _Places, source: Source, row: TuningRow, warnings: Sequence[str]) -> None:
+def _answer(
+    run: Session,
+    places: _Places,
+    source: Source,
+    row: TuningRow,
+    warnings: Sequence[str],
+    *,
+    judge: MetricSettings,
+    failure: OctifyError | None = None,
+) -> None:
+    """Show the result; then raise the metric's failure, or CheckFailed for a drop above ``--max-drop``."""
     from octify.report.tuning import render_tuning
 
     run.show(*render_tuning(row))
     run.show(f"wrote {places.folder}: plan.json, weights.safetensors, report.json, source.json")
-    run.answer(
-        {
-            "source": describe(source),
-            "tuning": row.to_dict(),
-            "warnings": list(warnings),
-            "written": {"directory": str(places.folder)},
-        }
-    )
+    run.partial = {
+        "source": describe(source),
+        "tuning": row.to_dict(),
+        "warnings": list(warnings),
+        "written": {"directory": str(places.folder)},
+    }
+    if failure is not None:
+        raise failure
+    judge.require(row.metric_after)
+    run.answer(run.partial)
 
 
 def _samples(source: Source, pixels: _Pixels, data: str) -> Samples:

@@ -150,6 +150,7 @@ class CalibrationSettings:
     max_error: float | None = None
     target_macs: float | None = None
     target_error: float | None = None
+    target_drop: float | None = None
     device: str | None = None
     bgr: bool = False
 
@@ -158,7 +159,7 @@ class CalibrationSettings:
         from octify.calibrate.options import Target
         from octify.data import check_data
 
-        target = Target.of(self.target_macs, self.target_error)
+        target = Target.of(self.target_macs, self.target_error, self.target_drop)
         if self.data is not None:
             check_data(self.data)
         elif target is not None:

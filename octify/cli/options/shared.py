@@ -23,7 +23,9 @@ ModelArgument = Annotated[
     typer.Argument(
         metavar="MODEL",
         show_default=False,
-        help=f"file.py, file.py:name, pkg.mod:name, timm:name or torchvision:name. {RUNS_CODE}",
+        help="file.py, file.py:name, pkg.mod:name, timm:name, torchvision:name, hf:name or FOLDER,"
+        " ultralytics:name.yaml or FILE.pt, smp:name, diffusers:FOLDER:decoder or onnx:FILE; a name may have"
+        f" arguments, 'smp:Unet(classes=2)'. {RUNS_CODE}",
     ),
 ]
 WeightsOption = Annotated[

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from octify.report.allocation import AllocationRow
+from octify.report.allocation import UNITS, AllocationRow, alpha_of
 from octify.report.calibration import CalibrationRow
 from octify.report.html.numbers import fixed, percent
 from octify.report.html.tables import Cell, Column, TableRow, plain_table, table
 from octify.report.html.tags import Child, tag
+from octify.report.metric import number
 from octify.report.model import ReportData
 from octify.report.tuning import TuningRow
 
@@ -53,8 +54,7 @@ def _calibration(row: CalibrationRow) -> Iterator[Child]:
 
 
 def _allocation(row: AllocationRow) -> Iterator[Child]:
-    units = {"macs": "of the original's MACs", "error": "relative output error"}
-    yield tag("h3", f"Target: at most {row.target_value:g} {units.get(row.target, row.target)}")
+    yield tag("h3", f"Target: at most {row.target_value:g} {UNITS.get(row.target, row.target)}")
     yield tag("p", f"{row.why[:1].upper()}{row.why[1:]}.".replace("..", "."))
     ways = [("an alpha for every coupled set", "per set", row.per_set)]
     ways.append((f"alpha {row.uniform_alpha:.3g} everywhere", "uniform", row.uniform))
@@ -66,6 +66,9 @@ def _allocation(row: AllocationRow) -> Iterator[Child]:
     yield plain_table(
         "ways", "Ways to meet the target", ["", "MACs ratio", "relative output error", ""], rows
     )
+    if row.points:
+        yield tag("p", "Every model that the search calibrated and measured:")
+        yield _trials(row)
     columns = [Column("written_by", "layers that write the channels"), Column("alpha", "alpha", True)]
     sets = [
         TableRow(
@@ -78,6 +81,25 @@ def _allocation(row: AllocationRow) -> Iterator[Child]:
     ]
     yield tag("p", "Channels that meet in one addition or depthwise convolution form a coupled set.")
     yield table("sets", "Alpha of every coupled set", columns, sets)
+
+
+def _trials(row: AllocationRow) -> Child:
+    columns = [Column("alpha", "alpha"), Column("macs_ratio", "MACs ratio", True)]
+    columns += [Column("error", "relative output error", True), Column("drop", "drop of the metric", True)]
+    columns += [Column("keeps", "keeps the target")]
+    rows = [
+        TableRow(
+            [
+                Cell(alpha_of(each), each.alpha),
+                Cell(fixed(each.macs_ratio, 3), each.macs_ratio),
+                Cell(fixed(each.relative_error, 4), each.relative_error),
+                Cell(number(each.drop), each.drop),
+                Cell("yes" if each.keeps else "no", int(each.keeps)),
+            ]
+        )
+        for each in row.points
+    ]
+    return table("trials", "Models tried", columns, rows)
 
 
 def _tuning(row: TuningRow, number: int) -> Iterator[Child]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from octify.latency.rows import LatencyRows
-from octify.report.html import accuracy, costs, frequencies, latency
+from octify.report.html import accuracy, costs, frequencies, latency, metric
 from octify.report.html.drawing import network
 from octify.report.html.layers import layer_table
 from octify.report.html.numbers import sizes
@@ -40,6 +40,7 @@ def _parts(report: ReportData, measured: LatencyRows | None) -> Iterator[Fragmen
         yield Fragment("layers", "Layers", layer_table(report))
         return
     yield Fragment("accuracy", "Error against the original", accuracy.outputs(report))
+    yield Fragment("metric", "Metric", metric.section(report))
     yield Fragment("macs", "Where the MACs went", costs.stages(report.layers))
     yield Fragment("network", "The network", _network(report))
     yield Fragment("layers", "Layers", layer_table(report))

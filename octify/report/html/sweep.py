@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from octify.report.html.charts import Axes, Curve, curves
-from octify.report.html.numbers import fixed, percent
+from octify.report.html.numbers import UNKNOWN, fixed, percent
 from octify.report.html.page import Fragment, page
 from octify.report.html.tables import Cell, Column, TableRow, table
 from octify.report.html.tags import Child, tag
+from octify.report.metric import number
 from octify.report.rows import Point
+from octify.report.sweep import metric_names, metric_of
 
 _COLUMNS = (
     Column("name", "conversion"),
@@ -38,6 +40,7 @@ def sweep_page(points: Sequence[Point], target: str, document: Mapping[str, Any]
         Fragment("points", "Conversions", _table(points)),
         Fragment("cost", "Cost against alpha", _costs(points)),
         Fragment("error", "Error against alpha", _errors(points)),
+        Fragment("metric", "Metric against MACs", _metric(points)),
         Fragment("latency", "Latency against alpha", _latencies(points)),
     ]
     lead = tag(
@@ -52,11 +55,21 @@ def sweep_page(points: Sequence[Point], target: str, document: Mapping[str, Any]
 def _table(points: Sequence[Point]) -> Child:
     calibrated = any(point.error is not None for point in points)
     timed = any(point.milliseconds is not None for point in points)
+    names = metric_names(points)
+    judged = [*(Column(f"metric-{name}", name, True) for name in names), Column("drop", "drop", True)]
     columns = [*_COLUMNS, *(_ERRORS if calibrated else ()), *(_TIMES if timed else ())]
-    return table("points-table", "Conversions", columns, [_row(point, calibrated, timed) for point in points])
+    columns += judged if names else []
+    rows = [TableRow([*_cells(point, calibrated, timed), *_judged(point, names)]) for point in points]
+    return table("points-table", "Conversions", columns, rows)
 
 
-def _row(point: Point, calibrated: bool, timed: bool) -> TableRow:
+def _judged(point: Point, names: Sequence[str]) -> list[Cell]:
+    values = [metric_of(point, name) for name in names]
+    values += [None if point.metric is None else point.metric.drop] if names else []
+    return [Cell(UNKNOWN if value is None else number(value), value) for value in values]
+
+
+def _cells(point: Point, calibrated: bool, timed: bool) -> list[Cell]:
     cells = [
         Cell(point.name, point.name),
         Cell(point.rules, point.rules),
@@ -80,7 +93,7 @@ def _row(point: Point, calibrated: bool, timed: bool) -> TableRow:
             Cell(fixed(point.milliseconds, 2), point.milliseconds),
             Cell(fixed(point.speedup, 2), point.speedup),
         ]
-    return TableRow(cells)
+    return cells
 
 
 def _costs(points: Sequence[Point]) -> Child:
@@ -108,6 +121,36 @@ def _errors(points: Sequence[Point]) -> Child:
         "Relative output error against alpha", "alpha, share of low channels", "relative output error"
     )
     return curves(axes, rows)
+
+
+def _metric(points: Sequence[Point]) -> Child:
+    rows = [point.metric for point in points if point.metric is not None]
+    if not rows:
+        return tag(
+            "p",
+            "Not measured: octify sweep MODEL --metric FILE.py:FUNCTION runs a function of yours on every "
+            "conversion.",
+        )
+    drawn = [
+        Curve(f"{name} ({each})", curve, style % 6, dash % 3)
+        for dash, each in enumerate(dict.fromkeys(point.rules for point in points))
+        for style, name in enumerate(metric_names(points))
+        if (curve := _against_macs(points, each, name))
+    ]
+    originals = {value.name: value.original for value in rows[0].values}
+    listed = ", ".join(f"{name} {number(value)}" for name, value in originals.items())
+    better = "smaller is better" if rows[0].lower else "larger is better"
+    axes = Axes("Metric against MACs", "MACs, share of the original", "metric", x_from_zero=False)
+    return [tag("p", f"{rows[0].function}, {better}. The original, at 1: {listed}."), curves(axes, drawn)]
+
+
+def _against_macs(points: Sequence[Point], rules: str, name: str) -> list[tuple[float, float]]:
+    """Value ``name`` of the conversions under ``rules`` by their share of MACs, and the original's at 1."""
+    own = [point for point in points if point.rules == rules]
+    pairs = [(point.macs_ratio, y) for point in own if (y := metric_of(point, name)) is not None]
+    values = (value for point in own if point.metric is not None for value in point.metric.values)
+    original = next((value.original for value in values if value.name == name), None)
+    return sorted(pairs) + ([(1.0, original)] if original is not None else [])
 
 
 def _latencies(points: Sequence[Point]) -> Child:

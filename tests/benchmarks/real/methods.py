@@ -77,12 +77,32 @@ def _calibrated(effort: str) -> Method:
     return lambda case: _converted(case, calibration=[case.calibration], effort=effort)
 
 
+def _allocated(effort: str) -> Method:
+    """The MACs of the conversion at one alpha, with alpha chosen for each coupled set."""
+
+    def method(case: Case) -> tuple[nn.Module, float]:
+        result = octify.convert(
+            case.model,
+            case.example,
+            target_macs=case.macs_share,
+            calibration=[case.calibration],
+            effort=effort,  # type: ignore[arg-type]
+            seed=case.seed,
+        )
+        totals = result.report.totals
+        return result.model, totals.macs_after / totals.macs_before
+
+    return method
+
+
 METHODS: dict[str, Method] = {
     "uncalibrated": lambda case: _converted(case),
     "norm": _calibrated("norm"),
     "fast": _calibrated("fast"),
     "standard": _calibrated("standard"),
     "thorough": _calibrated("thorough"),
+    "fast, target": _allocated("fast"),
+    "standard, target": _allocated("standard"),
     "synthetic": lambda case: _converted(case, calibration="synthetic", effort="standard"),
 }
 
