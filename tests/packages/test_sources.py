@@ -344,17 +344,30 @@ def test_diffusers_decoder_is_calibrated_from_latents(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     from safetensors.torch import save_file
 
-    save_file({"latents": torch.randn(24, 4, 16, 16)}, tmp_path / "latents.safetensors")
-    noise = f"{SAMPLES / 'latents.py'}:noise"
-    for number, data in enumerate((str(tmp_path / "latents.safetensors"), noise)):
-        out = tmp_path / f"out{number}"
-        arguments = ["convert", f"diffusers:AutoencoderKL:decoder{SMALL_VAE}", "--input", "1x4x16x16"]
-        arguments += ["--calib", data, "--calib-effort", "fast", "--alpha", "0.25", "-o", str(out)]
-        assert main([*arguments, "--onnx", str(out / "decoder.onnx"), "-q"]) == 0
-        calibration = json.loads((out / "report.json").read_text())["calibration"]
-        after, before = (calibration[when]["relative_error"] for when in ("after", "before"))
-        assert after < before
-        assert (out / "decoder.onnx").is_file()
+    save_file({"latents": torch.randn(16, 4, 8, 8)}, tmp_path / "latents.safetensors")
+    out = tmp_path / "out"
+    arguments = ["convert", f"diffusers:AutoencoderKL:decoder{SMALL_VAE}", "--input", "1x4x8x8"]
+    arguments += [
+        "--calib",
+        str(tmp_path / "latents.safetensors"),
+        "--calib-effort",
+        "fast",
+        "--alpha",
+        "0.25",
+    ]
+    assert main([*arguments, "-o", str(out), "--onnx", str(out / "decoder.onnx"), "-q"]) == 0
+    calibration = json.loads((out / "report.json").read_text())["calibration"]
+    after, before = (calibration[when]["relative_error"] for when in ("after", "before"))
+    assert after < before
+    assert (out / "decoder.onnx").is_file()
+
+
+def test_the_sample_of_latents_is_data() -> None:
+    from octify.data import open_data
+
+    data = open_data(f"{SAMPLES / 'latents.py'}:noise", nn.Conv2d(4, 8, 1), (1, 4, 16, 16), None)
+    first = next(iter(data.inputs))
+    assert tuple(first.shape[-3:]) == (4, 16, 16)
 
 
 @pytest.mark.parametrize(
