@@ -26,8 +26,8 @@ from octify.checks.door import check_model
 from octify.errors import OctifyError
 from octify.files import staged_directory
 from octify.kernels.taps import Scheme
+from octify.latency.verdict import PlanTiming, TimingSettings
 from octify.metric.measure import Baseline, baseline_of
-from octify.latency.verdict import PlanTiming, Timing
 from octify.passes.consistent import leaves_of
 from octify.passes.resolve import Planned
 from octify.passes.rewrite import Rewritten, as_model, rewrite
@@ -119,7 +119,7 @@ def convert(
             why="a target chooses alphas by MACs and errors; a plan has chosen already",
             hint="leave one of them out",
         )
-    timing = None if latency is None else Timing(latency_runtime, latency)
+    timing = None if latency is None else TimingSettings(latency_runtime, latency)
     if timing is not None:
         _require_runtime(timing)
     options = (
@@ -180,7 +180,7 @@ def with_metric(result: Result, baseline: Baseline | None, tell: Tell) -> Result
     return replace(result, report=replace(result.report, metric=baseline.compare(result.model)))
 
 
-def _require_runtime(timing: Timing) -> None:
+def _require_runtime(timing: TimingSettings) -> None:
     from octify.latency.bench import require_runtimes  # with onnxruntime, which takes a while to import
 
     timing.check()
@@ -192,7 +192,7 @@ def _fast_plan(
     model: nn.Module,
     inputs: Sequence[Tensor],
     by: Callable[..., Planned],
-    timing: Timing,
+    timing: TimingSettings,
     tell: Tell,
 ) -> tuple[Planned, PlanTiming | None]:
     """The plan that is fastest, and its time beside that of ``model``."""

@@ -12,7 +12,7 @@ RUNTIMES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
 
 
 @dataclass(frozen=True)
-class Timing:
+class TimingSettings:
     """Settings of the timing.
 
     runtime:

@@ -29,7 +29,7 @@ ORIGINAL, RESULT = "the original", "the converted model"
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricRun:
     """Values of a metric by name, and the seconds that the function took."""
 
     values: Mapping[str, float]
@@ -45,7 +45,7 @@ class Baseline:
     """
 
     metric: Metric
-    original: Measured
+    original: MetricRun
     device: torch.device | None
 
     @classmethod
@@ -82,7 +82,7 @@ def baseline_of(
 
 def measure(
     metric: Metric, model: nn.Module, what: str = RESULT, device: torch.device | None = None
-) -> Measured:
+) -> MetricRun:
     """Run ``metric`` on a copy of ``model`` in eval mode, on ``device``, without gradients.
 
     ``what`` is the model's name in errors. Raises OctifyError, with the line in the user's code, when the
@@ -95,7 +95,7 @@ def measure(
     with _undone(devices), running(metric.module, f"the metric {metric.name}, on {what},"):
         value = metric.function(copied)
     seconds = time.perf_counter() - start
-    return Measured(_values(metric, value, what), seconds)
+    return MetricRun(_values(metric, value, what), seconds)
 
 
 @contextlib.contextmanager

@@ -43,10 +43,10 @@ def needs_no_low_to_high(layer: nn.Module, low_in: Sequence[int], low_out: Seque
     It must be a 1x1 convolution, or a linear layer, between octave values. In every group high outputs still
     have high inputs then, and low inputs are still read by low outputs.
     """
-    found = pointwise_sizes(layer)
-    if found is None or not low_in or not low_out:
+    sizes = pointwise_sizes(layer)
+    if sizes is None or not low_in or not low_out:
         return False
-    groups, inputs, outputs = found
+    groups, inputs, outputs = sizes
     (high_in, low), (high_out, low_to) = split_indices(inputs, low_in), split_indices(outputs, low_out)
     high_runs = Grouped.between(high_in, inputs, high_out, outputs, groups).runs
     low_runs = Grouped.between(low, inputs, low_to, outputs, groups).runs

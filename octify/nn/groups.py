@@ -122,10 +122,10 @@ def needs_no_exchange(layer: nn.Module, low_in: Sequence[int], low_out: Sequence
     group, high ones for high outputs and low ones for low outputs. Where one side is dense the paths between
     the resolutions are what splits and merges.
     """
-    found = pointwise_sizes(layer)
-    if found is None:
+    pointwise = pointwise_sizes(layer)
+    if pointwise is None:
         return False
-    groups, *sizes = found
+    groups, *sizes = pointwise
     sides = zip(_branches(sizes[0], low_in), _branches(sizes[1], low_out), strict=True)
     runs = [Grouped.between(into, sizes[0], out, sizes[1], groups).runs for into, out in sides]
     return all(own and all(run.leads for run in own) for own in runs)

@@ -15,7 +15,7 @@ _EXAMPLE = "numbers, strings, True, False, None, and lists, tuples and dicts of 
 
 
 @dataclass(frozen=True)
-class Arguments:
+class CallArguments:
     """Arguments of a factory: ``text`` as typed, with its parentheses; empty where there are none."""
 
     text: str = ""
@@ -26,10 +26,10 @@ class Arguments:
         return bool(self.text)
 
 
-NONE = Arguments()
+NONE = CallArguments()
 
 
-def split_arguments(text: str) -> tuple[str, Arguments]:
+def split_arguments(text: str) -> tuple[str, CallArguments]:
     """Split ``name(literals)`` into the name and its arguments; text without them stays whole.
 
     Raises SourceError where the parentheses hold anything but literals.
@@ -47,10 +47,10 @@ def split_arguments(text: str) -> tuple[str, Arguments]:
     start, call = calls[0]
     positional = tuple(_literal(node, None) for node in call.args)
     keywords = {_name(keyword): _literal(keyword.value, keyword.arg) for keyword in call.keywords}
-    return text[:start], Arguments(text[start:], positional, keywords)
+    return text[:start], CallArguments(text[start:], positional, keywords)
 
 
-def keywords_only(arguments: Arguments, example: str) -> dict[str, Any]:
+def keywords_only(arguments: CallArguments, example: str) -> dict[str, Any]:
     """The keyword arguments. Raises SourceError where one has no name; ``example`` is the hint."""
     if arguments.positional:
         raise SourceError(

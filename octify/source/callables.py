@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 
 from octify.errors import SourceError
-from octify.source.arguments import Arguments
+from octify.source.arguments import CallArguments
 
 # Functions of these read files and programs of any kind, or install them: none makes a model from literals.
 _REFUSED = {"torch", "numpy", "pip", "setuptools", "joblib", "pickle", "runpy"} | set(sys.stdlib_module_names)
 
 
-def check_call(function: Callable[..., Any], arguments: Arguments, where: str) -> None:
+def check_call(function: Callable[..., Any], arguments: CallArguments, where: str) -> None:
     """Raise SourceError unless ``function`` is a module's class or a package's function, and takes these.
 
     The arguments come from a command line or a run file: they must not reach ``os.system`` or ``torch.load``.

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from octify.errors import SourceError
-from octify.source.arguments import NONE, Arguments
+from octify.source.arguments import NONE, CallArguments
 from octify.source.callables import check_call
 from octify.source.execute import running
 
@@ -56,7 +56,7 @@ def default_candidate(module: ModuleType, place: str) -> NamedModel:
     raise _no_model(module, place, factories)
 
 
-def make_model(candidate: NamedModel, module: ModuleType, arguments: Arguments = NONE) -> nn.Module:
+def make_model(candidate: NamedModel, module: ModuleType, arguments: CallArguments = NONE) -> nn.Module:
     """Return the candidate, or the result of calling it. Raises SourceError if that is not an nn.Module."""
     value = candidate.value
     if isinstance(value, nn.Module) and not arguments:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from octify.errors import SourceError
-from octify.source.arguments import NONE, Arguments, split_arguments
+from octify.source.arguments import NONE, CallArguments, split_arguments
 
 Kind = Literal["file", "module", "timm", "torchvision", "hf", "ultralytics", "smp", "diffusers", "onnx"]
 # Prefixes of a MODEL, each with an example.
@@ -43,7 +43,7 @@ class ModelSpec:
     kind: Kind
     place: str
     name: str | None
-    arguments: Arguments = NONE
+    arguments: CallArguments = NONE
 
     @property
     def file(self) -> Path | None:
@@ -137,7 +137,7 @@ def _prefixed(prefix: str, rest: str) -> ModelSpec:
     return ModelSpec(kind, prefix, name, arguments)
 
 
-def _file_target(place: str, name: str | None, arguments: Arguments) -> ModelSpec:
+def _file_target(place: str, name: str | None, arguments: CallArguments) -> ModelSpec:
     path = Path(place)
     if not path.exists():
         raise SourceError(

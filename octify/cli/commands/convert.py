@@ -121,7 +121,7 @@ LatencyRuntimeOption = Annotated[
     LatencyRuntime,
     typer.Option(
         "--latency-runtime",
-        help="What --latency times in; openvino needs pip install 'octify[openvino]'.",
+        help="Runtime that --latency times in; openvino needs pip install 'octify[openvino]'.",
     ),
 ]
 ThreadsOption = Annotated[

@@ -25,7 +25,7 @@ from octify.cli.session import Session, session
 from octify.files import write_text
 
 if TYPE_CHECKING:
-    from octify.cli.runfile.steps import Run, Step
+    from octify.cli.runfile.steps import RunStep, RunSteps
 
 NAME = "octify.toml"
 FileArgument = Annotated[
@@ -87,7 +87,7 @@ def run(
         talk.answer({"steps": documents})
 
 
-def _listed(plan: Run) -> list[str]:
+def _listed(plan: RunSteps) -> list[str]:
     lines = []
     for step in plan.steps:
         name, *words = step.arguments
@@ -98,7 +98,7 @@ def _listed(plan: Run) -> list[str]:
     return lines
 
 
-def _run_steps(plan: Run, extra: list[str], options: dict[str, bool], *, again: bool) -> list[Any]:
+def _run_steps(plan: RunSteps, extra: list[str], options: dict[str, bool], *, again: bool) -> list[Any]:
     """Run the steps that are not done; return what each printed as JSON, where that was asked for."""
     from octify.cli.runfile.content import key_of
     from octify.cli.runfile.record import read_record
@@ -132,7 +132,7 @@ def _run_steps(plan: Run, extra: list[str], options: dict[str, bool], *, again: 
     return documents
 
 
-def _call(step: Step, extra: list[str], *, as_json: bool) -> tuple[int, Any]:
+def _call(step: RunStep, extra: list[str], *, as_json: bool) -> tuple[int, Any]:
     """Run a step as its command line would; return its exit code and, under ``as_json``, what it printed."""
     from octify.cli.runfile.schema import COMMANDS
 
@@ -148,7 +148,7 @@ def _call(step: Step, extra: list[str], *, as_json: bool) -> tuple[int, Any]:
     return (code if isinstance(code, int) else 0), (json_module.loads(text) if text.strip() else {})
 
 
-def _finish(talk: Session, step: Step, document: Any, plan: Run) -> None:
+def _finish(talk: Session, step: RunStep, document: Any, plan: RunSteps) -> None:
     """Write what a step printed to the file that keeps it, and show it."""
     if step.captured is None:
         return

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from octify.artefact import origin as artefact
-from octify.cli.runfile.steps import Step
+from octify.cli.runfile.steps import RunStep
 from octify.errors import OctifyError, SourceError
 from octify.source import parse_target
 from octify.storage.digests import add_file, digest_of_text
@@ -33,7 +33,7 @@ _MOST = 5000  # Python files of a project
 _SKIPPED = {"__pycache__", "site-packages", "node_modules"}
 
 
-def key_of(step: Step) -> str:
+def key_of(step: RunStep) -> str:
     """Digest of everything that the outputs of ``step`` follow from."""
     from octify import __version__
 
@@ -57,7 +57,7 @@ def _data(data: str | None) -> str:
         return "unreadable"
 
 
-def output_digests(step: Step) -> dict[str, str] | None:
+def output_digests(step: RunStep) -> dict[str, str] | None:
     """Digests of the files that ``step`` writes; None where one is missing."""
     paths = [path for each in step.writes for path in (each, each.with_name(each.name + ".data"))]
     required = set(step.writes)

@@ -19,7 +19,7 @@ from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 SESSION = frozenset({"json", "quiet", "verbose", "debug", "force", "dry_run"})
 
 
-class Table(BaseModel):
+class OptionTable(BaseModel):
     """A table of the run file: TOML has types, so that the string "yes" is not a boolean."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=False)
@@ -78,10 +78,10 @@ def options_of(command: Callable[..., Any]) -> dict[str, Option]:
     return {option.key: option for option in options}
 
 
-def table(name: str, doc: str, options: Collection[Option], **more: Any) -> type[Table]:
+def table(name: str, doc: str, options: Collection[Option], **more: Any) -> type[OptionTable]:
     """Build a model with a field for each of ``options``; ``more`` are pydantic's fields beside them."""
     fields: dict[str, Any] = {option.name: _field(option) for option in options}
-    return create_model(name, __base__=Table, __doc__=doc, **fields, **more)
+    return create_model(name, __base__=OptionTable, __doc__=doc, **fields, **more)
 
 
 def _option(name: str, hint: Any, default: Any) -> Option:

@@ -11,7 +11,7 @@ from typing import Any
 from octify.artefact.origin import is_artefact
 from octify.checks.documents import parse_json, read_text
 from octify.cli.runfile.content import output_digests
-from octify.cli.runfile.steps import Step
+from octify.cli.runfile.steps import RunStep
 from octify.files import write_text
 
 RECORD = "run.json"
@@ -24,14 +24,14 @@ class Record:
     folder: Path
     steps: Mapping[str, Any]
 
-    def is_current(self, step: Step, key: str) -> bool:
+    def is_current(self, step: RunStep, key: str) -> bool:
         """Return whether ``step`` was done with the same key, and what it wrote is whole."""
         entry = self.steps.get(step.name)
         if not step.writes or not isinstance(entry, dict) or entry.get("key") != key:
             return False
         return output_digests(step) == entry.get("outputs")
 
-    def with_step(self, step: Step, key: str) -> Record:
+    def with_step(self, step: RunStep, key: str) -> Record:
         """Write the record with ``step``, which has just ended, and return it.
 
         ``key`` is the step's as it began: inputs that changed meanwhile make the next run do it again.

@@ -17,7 +17,7 @@ from octify.cli.commands.bench import bench
 from octify.cli.commands.convert import convert
 from octify.cli.commands.export import export
 from octify.cli.commands.report import report
-from octify.cli.runfile.options import Option, Table, options_of, table
+from octify.cli.runfile.options import Option, OptionTable, options_of, table
 
 SCHEMA = Path(__file__).with_name("octify.schema.json")
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -59,7 +59,7 @@ def top_options() -> dict[str, Option]:
 
 
 @cache
-def run_file() -> type[Table]:
+def run_file() -> type[OptionTable]:
     """The model of a whole run file."""
     options = top_options()
     step: dict[str, Any] = {}

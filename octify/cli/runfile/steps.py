@@ -21,7 +21,7 @@ _ELSEWHERE = ("device",)
 
 
 @dataclass(frozen=True)
-class Step:
+class RunStep:
     """A step of a run.
 
     arguments:
@@ -48,14 +48,14 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSteps:
     """All steps of a run file, and the folder of the converted model, which keeps the record."""
 
     folder: Path
-    steps: tuple[Step, ...]
+    steps: tuple[RunStep, ...]
 
 
-def plan_run(values: Mapping[str, Any]) -> Run:
+def plan_run(values: Mapping[str, Any]) -> RunSteps:
     """Plan the steps of a run file that was read. Raises OctifyError for names that clash."""
     model = values["model"]
     convert = dict(values.get("convert", {}))
@@ -76,16 +76,16 @@ def plan_run(values: Mapping[str, Any]) -> Run:
                 raise OctifyError(
                     f"{other} and {step.name} write the same file {path}", hint="give another name"
                 )
-    return Run(folder, tuple(steps))
+    return RunSteps(folder, tuple(steps))
 
 
-def _convert(values: Mapping[str, Any], model: str, folder: Path, table: Mapping[str, Any]) -> Step:
+def _convert(values: Mapping[str, Any], model: str, folder: Path, table: Mapping[str, Any]) -> RunStep:
     options = step_options("convert")
     weights, inputs = values.get("weights"), values.get("input", ())
     arguments = ["convert", *([f"--weights={weights}"] if weights else [])]
     arguments += [f"--input={shape}" for shape in inputs]
     arguments += [*_words(options, table), f"--out={folder}", "--", model]
-    return Step(
+    return RunStep(
         "convert",
         tuple(arguments),
         (*(folder / name for name in artefact.FILES), *_written(table)),
@@ -98,7 +98,7 @@ def _convert(values: Mapping[str, Any], model: str, folder: Path, table: Mapping
     )
 
 
-def _export(model: str, folder: Path, data: Mapping[str, Any], table: Mapping[str, Any]) -> Step:
+def _export(model: str, folder: Path, data: Mapping[str, Any], table: Mapping[str, Any]) -> RunStep:
     options = step_options("export")
     table = {**data, **table} if table.get("int8") else dict(table)
     if "file" not in table:
@@ -106,7 +106,7 @@ def _export(model: str, folder: Path, data: Mapping[str, Any], table: Mapping[st
     what = str(table.get("what", folder))
     rest = {key: value for key, value in table.items() if key not in ("what", "file")}
     arguments = ("export", *_words(options, rest), "--", what, table["file"])
-    return Step(
+    return RunStep(
         f"export {table['file']}",
         arguments,
         _written(table),
@@ -117,12 +117,12 @@ def _export(model: str, folder: Path, data: Mapping[str, Any], table: Mapping[st
     )
 
 
-def _bench(model: str, folder: Path, table: Mapping[str, Any]) -> Step:
+def _bench(model: str, folder: Path, table: Mapping[str, Any]) -> RunStep:
     options = step_options("bench")
     what = [str(each) for each in table.get("what") or [folder]]
     rest = {key: value for key, value in table.items() if key != "what"}
     arguments = ("bench", *_words(options, rest), "--", *what)
-    return Step(
+    return RunStep(
         "bench",
         arguments,
         (folder / BENCH,),
@@ -135,10 +135,10 @@ def _bench(model: str, folder: Path, table: Mapping[str, Any]) -> Step:
     )
 
 
-def _report(folder: Path, table: Mapping[str, Any]) -> Step:
+def _report(folder: Path, table: Mapping[str, Any]) -> RunStep:
     arguments = ("report", *_words(step_options("report"), table), "--", str(folder))
     reads = (str(folder), str(folder / BENCH))
-    return Step("report", arguments, _written(table), reads, identity=arguments)
+    return RunStep("report", arguments, _written(table), reads, identity=arguments)
 
 
 def _words(options: Mapping[str, Option], table: Mapping[str, Any]) -> list[str]:

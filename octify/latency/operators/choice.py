@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from octify.latency.bench import bench
 from octify.latency.operators.costs import NOISE, OnnxruntimeCosts
 from octify.latency.operators.table import OperatorTable
-from octify.latency.verdict import PlanTiming, Timing
+from octify.latency.verdict import PlanTiming, TimingSettings
 from octify.passes.resolve import Planned
 from octify.plan import Plan
 from octify.planning.costs import Costs
@@ -29,7 +29,7 @@ def fastest(
     inputs: Sequence[Tensor],
     plan_by: Callable[[Costs], Planned],
     build: Callable[[Planned], nn.Module],
-    timing: Timing,
+    timing: TimingSettings,
     tell: Tell,
 ) -> tuple[Planned, PlanTiming | None]:
     """The fastest of the plans that ``plan_by`` makes, or one that leaves everything dense.
@@ -77,12 +77,12 @@ def fastest(
 
 def _different(plans: Sequence[Planned]) -> Mapping[str, Planned]:
     """Plans that convert something, each once: those that differ in their low channels."""
-    found: dict[tuple[object, ...], Planned] = {}
+    by_shape: dict[tuple[object, ...], Planned] = {}
     for planned in plans:
         shape = tuple((c.path, c.low_in, c.low_out, c.exchange) for c in planned.plan.convs if c.converted)
         if shape:
-            found.setdefault(shape, planned)
-    return {f"plan {i + 1}": planned for i, planned in enumerate(found.values())}
+            by_shape.setdefault(shape, planned)
+    return {f"plan {i + 1}": planned for i, planned in enumerate(by_shape.values())}
 
 
 def all_dense(plan: Plan, reason: str) -> Plan:
