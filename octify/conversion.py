@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from octify.allocate.drop import convert_within
 from octify.allocate.plans import Plans
 from octify.allocate.search import convert_to
-from octify.allocate.timed import Clock, convert_in_time
+from octify.allocate.timed import Stopwatch, convert_in_time
 from octify.artefact.files import PLAN, REPORT, WEIGHTS, weights_of
 from octify.calibrate.inputs.synthetic import NO_IMAGES, can_be_made
 from octify.calibrate.options import Calibration, Target
@@ -240,7 +240,7 @@ def _to_target(
     if options.target is not None and options.target.kind == "drop" and baseline is not None:
         selected, allocation = convert_within(plans, images, options, baseline, progress=progress)
     elif timing is not None:
-        clock = Clock(plans, inputs, timing, tell)
+        clock = Stopwatch(plans, inputs, timing, tell)
         selected, allocation = convert_in_time(plans, images, options, clock, progress=progress)
     else:
         selected, allocation = convert_to(plans, images, options, progress=progress)

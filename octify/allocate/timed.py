@@ -29,7 +29,7 @@ from octify.report.allocation import AllocationRow
 _SLACK = 1.02  # a result that is slower than the target by more is told
 
 
-class Clock:
+class Stopwatch:
     """Median times of whole models, each in rounds interleaved with the original's.
 
     ``dense`` is the original's latest time in milliseconds; ``count`` the number of models that were timed.
@@ -73,7 +73,7 @@ def convert_in_time(
     plans: Plans,
     images: Images,
     options: Calibration,
-    clock: Clock,
+    clock: Stopwatch,
     *,
     progress: Progress = lambda what, done, of: None,
 ) -> tuple[Calibrated, AllocationRow]:
@@ -112,7 +112,7 @@ def convert_in_time(
     return result, replace(row, why=why)
 
 
-def _first_within(clock: Clock, plans: Sequence[Plan], milliseconds: float) -> Plan | None:
+def _first_within(clock: Stopwatch, plans: Sequence[Plan], milliseconds: float) -> Plan | None:
     """The first of ``plans``, in order of falling cost, that takes at most ``milliseconds``."""
     if not plans:
         return None
@@ -120,7 +120,7 @@ def _first_within(clock: Clock, plans: Sequence[Plan], milliseconds: float) -> P
     return None if count is None else plans[count]
 
 
-def _failure(clock: Clock, plans: Plans, milliseconds: float) -> CheckFailed:
+def _failure(clock: Stopwatch, plans: Plans, milliseconds: float) -> CheckFailed:
     if not clock.count:
         return CheckFailed(
             "nothing in this model can be converted under these rules",

@@ -23,7 +23,7 @@ _SHOWN = 4
 
 @contextmanager
 def regions_noted(*, effective: bool = True) -> Iterator[list[Line]]:
-    """Meanwhile lines that enter a region of autocast are noted; not ``effective``, the regions change nothing."""
+    """Meanwhile note lines that enter a region of autocast; not ``effective``, the regions change nothing."""
     lines: list[Line] = []
     enter: Any = torch.autocast.__enter__
 

@@ -40,7 +40,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Ten milliseconds for the original; others take as much of them as of its MACs."""
     times: list[float] = []
 
-    def of_model(self: timed.Clock, model: nn.Module) -> float:
+    def of_model(self: timed.Stopwatch, model: nn.Module) -> float:
         from octify.trace import trace
 
         macs = sum(facts.macs for facts in trace(model, self.inputs).facts.values())
@@ -48,7 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         times.append(10.0 * macs / self.plans.dense_macs)
         return times[-1]
 
-    monkeypatch.setattr(timed.Clock, "of_model", of_model)
+    monkeypatch.setattr(timed.Stopwatch, "of_model", of_model)
     return times
 
 
@@ -107,7 +107,7 @@ def test_models_are_timed_in_the_runtime() -> None:
 
     x = torch.zeros(1, 3, 16, 16)
     plans = Plans(trace(Net().eval(), x), load_rules("everywhere"), "paper", ())
-    clock = timed.Clock(plans, (x,), TimingSettings("onnxruntime", 1), lambda what: None)
+    clock = timed.Stopwatch(plans, (x,), TimingSettings("onnxruntime", 1), lambda what: None)
     plan = plans.uniform(0.5)
     assert 0 < clock.of_plan(plan) == clock.of_plan(plans.uniform(0.5))
     assert clock.count == 1 and clock.dense > 0
