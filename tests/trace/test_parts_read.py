@@ -89,6 +89,34 @@ def test_a_convlstm_is_one_graph() -> None:
             torch.testing.assert_close(result.model(x), reference(x), rtol=0, atol=1e-12)
 
 
+class Like(Lstm):
+    """States of zeros like the first map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.cell = Cell(8, 8)
+
+    def forward(self, x: Tensor, states: Any = None) -> Tensor:
+        h = c = None
+        for frame in x.unbind(1):
+            y = torch.relu(self.stem(frame))
+            h = torch.zeros_like(y) if h is None else h
+            c = torch.zeros_like(y) if c is None else c
+            h, c = self.cell(y, (h, c))
+        return self.out(h)
+
+
+def test_a_cell_whose_first_state_is_like_a_map_becomes_octave() -> None:
+    model = made(Like)
+    result = octify.convert(model, FRAMES, alpha=0.5, rules="everywhere", kernels="exact")
+    octave = {conv.path for conv in result.plan.convs if conv.low_in and conv.low_out}
+    assert "cell.conv" in octave
+    reference = octify.reference(model, result.plan, FRAMES)
+    with torch.no_grad():
+        torch.testing.assert_close(result.model(FRAMES), reference(FRAMES), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 def test_a_part_whose_weights_are_read_from_outside_stays(alpha: float) -> None:
     model, x = made(Asks), FRAMES[:, 0]
