@@ -23,7 +23,7 @@ _ORDER_OF: Mapping[str, ChannelOrder] = {
 
 @dataclass(frozen=True)
 class _Bound:
-    """What a target of one kind bounds.
+    """Bound that targets of one kind set.
 
     name:
         The bounded quantity in messages.

@@ -99,8 +99,7 @@ def _not_compared(error: Exception) -> str:
     place = f" ({line})" if line else ""
     return (
         "what the converted model does in training was not compared with the model, which in train mode "
-        "stops "
-        f"on the example: {type(error).__name__}: {first_line(error)}{place}"
+        f"stops on the example: {type(error).__name__}: {first_line(error)}{place}"
     )
 
 
