@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from octify.checks.printable import Printable
 from octify.errors import OctifyError
 from octify.report.metric import number
 
@@ -127,7 +128,7 @@ class Sensitivity:
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
-        console.print(self)
+        console.print(Printable(self))
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
 
