@@ -185,7 +185,7 @@ def _table(row: Sensitivity) -> Table:
         errors = [error_at(each, alpha) for alpha in alphas]
         cells = ["-" if error is None else f"{error:.4f}" for error in errors]
         point = each.middle
-        cells += [f"{point.macs_saved:.2%}", f"{point.price:.4f}" if point.macs_saved > 0 else "saves none"]
+        cells += [f"{point.macs_saved:.2%}", f"{point.price:.3g}" if point.macs_saved > 0 else "saves none"]
         if row.milliseconds is not None:
             cells.append("-" if point.milliseconds_saved is None else f"{point.milliseconds_saved:.3f}")
         if row.metric is not None:
