@@ -125,7 +125,7 @@ class _Search:
     def cheaper_uniform(self) -> None:
         """Search the uniform alphas that cost no more than the best so far, if the first keeps the target."""
         bound = 1.0 if self.best is None else self.trials.plans.ratio(self.best.plan)
-        plans = _uniform_stops(self.trials.plans, bound)
+        plans = uniform_stops(self.trials.plans, bound)
         if plans and self.keeps(plans[0], plans[0].alpha):
             self.bisect(plans, uniform=True, low=0)
 
@@ -147,7 +147,7 @@ class _Search:
         )
 
 
-def _uniform_stops(plans: Plans, bound: float) -> list[Plan]:
+def uniform_stops(plans: Plans, bound: float) -> list[Plan]:
     """Uniform plans of falling cost, about a percent of the MACs apart, from ``bound`` down."""
     chosen: list[Plan] = []
     limit = min(bound, 1 - _STOP / 2)

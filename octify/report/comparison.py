@@ -61,7 +61,7 @@ class LayerPair:
 
     @property
     def differs(self) -> bool:
-        """Whether the two sides convert it in different ways."""
+        """Return whether the two sides convert it in different ways."""
         return self.alpha_a != self.alpha_b or self.macs_a != self.macs_b
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from octify.errors import SourceError
 from octify.source.offline import failed, import_extra, offline
+from octify.source.shape import parse_shape
 from octify.source.target import ModelSpec
 
 _OPEN = 224  # samples of a height or width that the file leaves open
+_OLDER = (18, 17, 16)  # opsets to try where onnx2torch does not know the file's own
+_SAME = 1e-3
 
 
 def build(target: ModelSpec) -> tuple[nn.Module, list[str]]:
@@ -40,16 +46,76 @@ def build(target: ModelSpec) -> tuple[nn.Module, list[str]]:
             why=f"it has {', '.join(quantized)}",
             hint="give the float file, and quantize what octify exports",
         )
+    shapes = _shapes(file.graph)
     with offline("onnx2torch"):
+        model = _converted(onnx2torch, file, path)
+        _require_equal(model, path, shapes)
+    return model, shapes
+
+
+def _converted(onnx2torch: Any, file: Any, path: Path) -> nn.Module:
+    """The module of a file, in an older opset where onnx2torch does not know the file's own operators."""
+    from onnx import version_converter
+
+    refusal: Exception | None = None
+    own = max((each.version for each in file.opset_import if not each.domain), default=0)
+    for opset in (None, *(each for each in _OLDER if each < own)):
         try:
-            model: nn.Module = onnx2torch.convert(file)
-        except NotImplementedError as error:
-            raise failed(
-                f"onnx:{path}", error, "onnx2torch does not know it; give the PyTorch model"
-            ) from error
-        except Exception as error:
-            raise failed(f"onnx:{path}", error) from error
-    return model, _shapes(file.graph)
+            version = file if opset is None else version_converter.convert_version(file, opset)
+            model: nn.Module = onnx2torch.convert(_without_allowzero(version))
+            return model
+        except Exception as error:  # the converters of both packages raise whatever they meet
+            refusal = refusal or error
+    assert refusal is not None
+    hint = "onnx2torch does not know it; give the PyTorch model"
+    raise failed(
+        f"onnx:{path}", refusal, hint if isinstance(refusal, NotImplementedError) else None
+    ) from refusal
+
+
+def _without_allowzero(file: Any) -> Any:
+    """``file`` without the attribute ``allowzero``, which onnx2torch refuses, where no shape has a zero."""
+    from onnx import numpy_helper
+
+    shapes = {
+        each.name: numpy_helper.to_array(each) for each in file.graph.initializer if each.data_type == 7
+    }
+    for node in file.graph.node:
+        if node.op_type == "Reshape" and node.input[1] in shapes and (shapes[node.input[1]] != 0).all():
+            for attribute in [each for each in node.attribute if each.name == "allowzero"]:
+                node.attribute.remove(attribute)
+    return file
+
+
+@torch.no_grad()
+def _require_equal(model: nn.Module, path: Path, shapes: Sequence[str]) -> None:
+    """Compare ``model`` with onnxruntime on random inputs. Raises SourceError where it computes otherwise.
+
+    The bound of a thousandth of the largest value tells meanings apart, not rounding. A file that onnxruntime
+    cannot run at its own or at the default sizes is refused: nothing shows that it was understood.
+    """
+    from octify.source.inputs import random_inputs
+
+    if not shapes:
+        return
+    inputs = random_inputs([parse_shape(text) for text in shapes], seed=0)
+    try:
+        runtime: Any = importlib.import_module("onnxruntime")
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [each.name for each in session.get_inputs()]
+        theirs = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+        ours = model.eval()(*inputs)
+    except Exception as error:
+        raise failed(f"onnx:{path}", error, "give the PyTorch model") from error
+    outputs = list(ours) if isinstance(ours, (tuple, list)) else [ours]
+    for number, (a, b) in enumerate(zip(outputs, map(torch.as_tensor, theirs), strict=True)):
+        error_size = float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
+        if not error_size <= _SAME * max(float(b.double().abs().max()), 1e-6):
+            raise SourceError(
+                f"onnx2torch misunderstands {path}",
+                why=f"output {number} differs from onnxruntime's by {error_size:.3g}",
+                hint="give the PyTorch model",
+            )
 
 
 def _shapes(graph: Any) -> list[str]:

@@ -344,17 +344,30 @@ def test_diffusers_decoder_is_calibrated_from_latents(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     from safetensors.torch import save_file
 
-    save_file({"latents": torch.randn(24, 4, 16, 16)}, tmp_path / "latents.safetensors")
-    noise = f"{SAMPLES / 'latents.py'}:noise"
-    for number, data in enumerate((str(tmp_path / "latents.safetensors"), noise)):
-        out = tmp_path / f"out{number}"
-        arguments = ["convert", f"diffusers:AutoencoderKL:decoder{SMALL_VAE}", "--input", "1x4x16x16"]
-        arguments += ["--calib", data, "--calib-effort", "fast", "--alpha", "0.25", "-o", str(out)]
-        assert main([*arguments, "--onnx", str(out / "decoder.onnx"), "-q"]) == 0
-        calibration = json.loads((out / "report.json").read_text())["calibration"]
-        after, before = (calibration[when]["relative_error"] for when in ("after", "before"))
-        assert after < before
-        assert (out / "decoder.onnx").is_file()
+    save_file({"latents": torch.randn(16, 4, 8, 8)}, tmp_path / "latents.safetensors")
+    out = tmp_path / "out"
+    arguments = ["convert", f"diffusers:AutoencoderKL:decoder{SMALL_VAE}", "--input", "1x4x8x8"]
+    arguments += [
+        "--calib",
+        str(tmp_path / "latents.safetensors"),
+        "--calib-effort",
+        "fast",
+        "--alpha",
+        "0.25",
+    ]
+    assert main([*arguments, "-o", str(out), "--onnx", str(out / "decoder.onnx"), "-q"]) == 0
+    calibration = json.loads((out / "report.json").read_text())["calibration"]
+    after, before = (calibration[when]["relative_error"] for when in ("after", "before"))
+    assert after < before
+    assert (out / "decoder.onnx").is_file()
+
+
+def test_the_sample_of_latents_is_data() -> None:
+    from octify.data import open_data
+
+    data = open_data(f"{SAMPLES / 'latents.py'}:noise", nn.Conv2d(4, 8, 1), (1, 4, 16, 16), None)
+    first = next(iter(data.inputs))
+    assert tuple(first.shape[-3:]) == (4, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -406,6 +419,43 @@ def test_onnx_file(tmp_path: Path) -> None:
     assert main(["convert", f"onnx:{path}", "--rules", "everywhere", "-o", str(out), "-q"]) == 0
     origin = read_origin(out)
     assert origin is not None and Path(origin.target.removeprefix("onnx:")).samefile(path)
+
+
+def test_onnx_file_with_shapes_and_resizes_of_a_new_opset(tmp_path: Path) -> None:
+    needs("onnx2torch")
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = nn.functional.interpolate(self.a(x).relu(), scale_factor=2.0, mode="nearest")
+            return self.b(nn.functional.adaptive_avg_pool2d(y, 1).reshape(x.shape[0], 16))
+
+    torch.manual_seed(0)
+    model, x = Net().eval(), torch.randn(1, 3, 32, 32)
+    octify.export_onnx(model, x, tmp_path / "net.onnx", dynamic_batch=False)
+    source = load_source(f"onnx:{tmp_path / 'net.onnx'}")
+    assert torch.allclose(outputs(source.model, x)[0], outputs(model, x)[0], atol=1e-6)
+
+
+def test_onnx_file_that_is_misunderstood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("onnx2torch")
+    import onnx2torch
+
+    _, path = exported(tmp_path)
+    right = onnx2torch.convert
+
+    def wrong(file: Any) -> nn.Module:
+        module = right(file)
+        with torch.no_grad():
+            next(p for p in module.parameters() if p.ndim == 4).mul_(1.1)
+        return module
+
+    monkeypatch.setattr(onnx2torch, "convert", wrong)
+    with pytest.raises(SourceError, match="misunderstands"):
+        load_source(f"onnx:{path}")
 
 
 def test_onnx_file_with_an_operator_that_is_unknown(tmp_path: Path) -> None:

@@ -109,14 +109,14 @@ def _code(target: str) -> str:
 def _package(name: str) -> str:
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found_spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
-        found_spec = None
+        spec = None
     finally:
         sys.path.remove(str(Path.cwd()))
-    if found_spec is None or found_spec.origin is None:
-        return name
-    file = Path(found_spec.origin)
+    if spec is None or not spec.has_location or spec.origin is None or not Path(spec.origin).is_file():
+        return name  # built in, frozen into the interpreter, or nowhere
+    file = Path(spec.origin)
     if "site-packages" in file.parts:
         names = metadata.packages_distributions().get(name, [name])
         return " ".join(_version(each) for each in sorted(names))
