@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from octify.plan import ConvPlan, Plan
     from octify.report import Report
     from octify.sweeps.run import SweepResult, sweep
+    from octify.sweeps.sensitivity import SensitivityResult, sensitivity
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ _HOME = {
     "ProgramResult": "octify.export",
     "Report": "octify.report",
     "Result": "octify.api",
+    "SensitivityResult": "octify.sweeps.sensitivity",
     "SweepResult": "octify.sweeps.run",
     "bench": "octify.latency.bench",
     "convert": "octify.api",
@@ -46,6 +48,7 @@ _HOME = {
     "load": "octify.api",
     "profile": "octify.api",
     "reference": "octify.api",
+    "sensitivity": "octify.sweeps.sensitivity",
     "sweep": "octify.sweeps.run",
 }
 
@@ -59,6 +62,7 @@ __all__ = [
     "ProgramResult",
     "Report",
     "Result",
+    "SensitivityResult",
     "SweepResult",
     "bench",
     "convert",
@@ -69,6 +73,7 @@ __all__ = [
     "load",
     "profile",
     "reference",
+    "sensitivity",
     "sweep",
 ]
 

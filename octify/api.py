@@ -55,6 +55,7 @@ def convert(
     target_macs: float | None = None,
     target_error: float | None = None,
     target_drop: float | None = None,
+    target_latency: float | None = None,
     latency: int | None = None,
     metric: Callable[[nn.Module], Any] | Baseline | None = None,
     metric_lower: bool = False,
@@ -97,6 +98,10 @@ def convert(
     target_drop:
         Target in place of ``alpha``: the largest drop of ``metric``, in its own unit, for which the cheapest
         model is searched. Requires ``calibration``; every model tried is calibrated with ``effort``.
+    target_latency:
+        Target in place of ``alpha``: the most milliseconds per call in ``latency_runtime``, for which the
+        model of least error is searched. Whole models are timed at the example inputs, with ``latency``
+        threads (default 1). Requires ``calibration``.
     latency:
         Number of the runtime's threads at which octave layers must be faster; others stay dense. Times come
         from a table (``octify.latency.operators.table``), whose missing entries are measured first. Then
@@ -142,6 +147,7 @@ def convert(
         target_macs=target_macs,
         target_error=target_error,
         target_drop=target_drop,
+        target_latency=target_latency,
         latency=latency,
         metric=metric,
         metric_lower=metric_lower,

@@ -56,6 +56,7 @@ __all__ = [
     "tree_map",
     "tree_map_only",
     "tree_unflatten",
+    "unscripted",
 ]
 
 # Families of layers, for isinstance.
@@ -362,3 +363,8 @@ except ImportError:
 def is_exported_operation(target: Any) -> bool:
     """Return whether a node's target is an operator overload, as the graphs of ``torch.export`` have them."""
     return type(target).__name__ == "OpOverload"
+
+
+def unscripted(function: Any) -> Any:
+    """The Python function that a function of ``torch.jit.script`` was made of; None if that is not kept."""
+    return getattr(function, "_torchdynamo_inline", None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from octify.allocate.drop import convert_within
 from octify.allocate.plans import Plans
 from octify.allocate.search import convert_to
+from octify.allocate.timed import Stopwatch, convert_in_time
 from octify.artefact.files import PLAN, REPORT, WEIGHTS, weights_of
 from octify.calibrate.inputs.synthetic import NO_IMAGES, can_be_made
 from octify.calibrate.options import Calibration, Target
@@ -35,7 +35,7 @@ from octify.plan import Plan
 from octify.plan.rotation import Rotation
 from octify.planning.planner import planned
 from octify.planning.ruleset import load_rules
-from octify.progress import Progress, Tell
+from octify.progress import Tell, counting
 from octify.report import Report
 from octify.report.build import UNCALIBRATED, build_report
 from octify.report.calibration import CalibrationRow, RotationRow
@@ -90,6 +90,7 @@ def convert(
     target_macs: float | None = None,
     target_error: float | None = None,
     target_drop: float | None = None,
+    target_latency: float | None = None,
     latency: int | None = None,
     metric: Callable[[nn.Module], Any] | Baseline | None = None,
     metric_lower: bool = False,
@@ -104,7 +105,7 @@ def convert(
     check_model(model)
     example_inputs = examples_of(model, example_inputs)
     alpha = check_alpha(alpha) if plan is None else alpha
-    target = Target.of(target_macs, target_error, target_drop)
+    target = Target.of(target_macs, target_error, target_drop, target_latency)
     if target is not None and (calibration is None or plan is not None):
         raise OctifyError(
             f"a target for the {target.name} needs calibration and no plan",
@@ -113,13 +114,14 @@ def convert(
         )
     if target is not None and target.kind == "drop" and metric is None:
         raise OctifyError("a target for the drop needs a metric", hint="give metric, a function of the model")
-    if latency is not None and (target is not None or plan is not None):
+    timed_target = target is not None and target.kind == "latency"
+    if latency is not None and not timed_target and (target is not None or plan is not None):
         raise OctifyError(
             "latency cannot be combined with a target or a plan",
             why="a target chooses alphas by MACs and errors; a plan has chosen already",
             hint="leave one of them out",
         )
-    timing = None if latency is None else TimingSettings(latency_runtime, latency)
+    timing = TimingSettings(latency_runtime, latency or 1) if latency is not None or timed_target else None
     if timing is not None:
         _require_runtime(timing)
     options = (
@@ -147,7 +149,11 @@ def convert(
     tell("planning")
     if target is not None and policy is not None and options is not None:
         return with_metric(
-            _to_target(Plans(traced, policy, kernels, exclude), options, baseline, tell), baseline, tell
+            _to_target(
+                Plans(traced, policy, kernels, exclude), options, baseline, timing, example_inputs, tell
+            ),
+            baseline,
+            tell,
         )
     blind = policy is not None and options is not None and options.synthetic and not can_be_made(traced)
     kernels = "exact" if blind else kernels
@@ -168,7 +174,7 @@ def convert(
     elif options is None:
         result = _apply(traced, chosen, tell)
     else:
-        result = _calibrated(traced, calibrate(traced, chosen, options, progress=_counting(tell)), tell)
+        result = _calibrated(traced, calibrate(traced, chosen, options, progress=counting(tell)), tell)
     return with_metric(_timed(result, verdict), baseline, tell)
 
 
@@ -221,11 +227,21 @@ def _calibrated(traced: Traced, calibrated: Calibrated, tell: Tell) -> Result:
     return Result(calibrated.rewritten.module, calibrated.plan, with_calibration(report, calibrated))
 
 
-def _to_target(plans: Plans, options: Calibration, baseline: Baseline | None, tell: Tell) -> Result:
-    progress = _counting(tell)
+def _to_target(
+    plans: Plans,
+    options: Calibration,
+    baseline: Baseline | None,
+    timing: TimingSettings | None,
+    inputs: Sequence[Tensor],
+    tell: Tell,
+) -> Result:
+    progress = counting(tell)
     images = images_of(plans.traced, options, progress=progress)
     if options.target is not None and options.target.kind == "drop" and baseline is not None:
         selected, allocation = convert_within(plans, images, options, baseline, progress=progress)
+    elif timing is not None:
+        clock = Stopwatch(plans, inputs, timing, tell)
+        selected, allocation = convert_in_time(plans, images, options, clock, progress=progress)
     else:
         selected, allocation = convert_to(plans, images, options, progress=progress)
     based, layout = in_basis(plans.traced, selected.plan), selected.rewritten.resolved
@@ -234,21 +250,6 @@ def _to_target(plans: Plans, options: Calibration, baseline: Baseline | None, te
     before = uncalibrated(plans.traced, Planned(selected.origin), images)
     result = _calibrated(plans.traced, replace(selected, before=before, spectrum=spectrum), tell)
     return replace(result, report=replace(result.report, allocation=allocation))
-
-
-def _counting(tell: Tell) -> Progress:
-    """Progress with the finished share of a stage's work, and an estimate of the remaining time."""
-    start = 0.0
-
-    def count(what: str, done: int, of: int) -> None:
-        nonlocal start
-        now = time.perf_counter()
-        if not done:  # a stage begins
-            start = now
-        left = f", about {(now - start) / done * (of - done):.0f} s left" if done else ""
-        tell(f"calibrating: {what} ({100 * done // of} %{left})")
-
-    return count
 
 
 def _silent(phase: str) -> None:

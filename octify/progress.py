@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 Tell = Callable[[str], None]
@@ -20,3 +21,18 @@ class Steps:
         """Report that step ``what`` of size ``work`` begins."""
         self._progress(what, self._done, self._total)
         self._done += work
+
+
+def counting(tell: Tell, name: str = "calibrating") -> Progress:
+    """Progress with the finished share of a stage's work, and an estimate of the remaining time."""
+    start = 0.0
+
+    def count(what: str, done: int, of: int) -> None:
+        nonlocal start
+        now = time.perf_counter()
+        if not done:  # a stage begins
+            start = now
+        left = f", about {(now - start) / done * (of - done):.0f} s left" if done else ""
+        tell(f"{name}: {what} ({100 * done // of} %{left})")
+
+    return count

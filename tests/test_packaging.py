@@ -48,7 +48,9 @@ def test_wheel_carries_the_rules_and_only_the_package(wheel):
         shipped = {n: archive.read(n) for n in names if n.startswith("octify/rules/")}
     here = {f"octify/rules/{file.name}": file.read_bytes() for file in (ROOT / "rules").glob("*.toml")}
     assert shipped == here
-    assert {f"octify/rules/{name}.toml" for name in ("default", "paper", "everywhere", "fast")} <= names
+    assert {
+        f"octify/rules/{name}.toml" for name in ("default", "paper", "everywhere", "fast", "int8")
+    } <= names
     assert {n.partition("/")[0] for n in names} == {"octify", "octify-0.1.0.dist-info"}
     assert "octify/py.typed" in names
     assert {f"octify/report/html/{name}" for name in ("style.css", "page.js")} <= names

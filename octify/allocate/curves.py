@@ -120,7 +120,18 @@ def _trials(traced: Traced, sets: int, images: Images) -> tuple[Images, Sequence
     afford = _MACS // max(1, sets * _PASSES * macs)  # images for each set
     shares = _SHARES[min(len(_SHARES), max(1, afford // _FEWEST_IMAGES)) - 1]
     count = min(images.count // 2, _MOST_IMAGES, max(_FEWEST_IMAGES, afford // len(shares)))
-    return Images(_part(images.chunks, 0, count), _part(images.chunks, count, 2 * count), ()), shares
+    return _halves(images, count), shares
+
+
+def trial_images(traced: Traced, trials: int, images: Images) -> Images:
+    """Images to fit on and others to measure on, as many as the MACs of so many trials allow."""
+    macs = sum(facts.macs for facts in traced.facts.values()) // batch_of(traced)
+    afford = _MACS // max(1, trials * _PASSES * macs)
+    return _halves(images, min(images.count // 2, _MOST_IMAGES, max(_FEWEST_IMAGES, afford)))
+
+
+def _halves(images: Images, count: int) -> Images:
+    return Images(_part(images.chunks, 0, count), _part(images.chunks, count, 2 * count), ())
 
 
 def _part(chunks: Chunks, start: int, stop: int) -> tuple[tuple[Tensor, ...], ...]:

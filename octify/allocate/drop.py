@@ -62,7 +62,8 @@ def convert_within(
     best = search.best
     if best is None:
         raise search.failure()
-    return _with_alpha(plans, best), _allocation(search, best)
+    result = _with_alpha(plans, best)
+    return result, _allocation(search, best, result)
 
 
 class _Search:
@@ -74,9 +75,16 @@ class _Search:
         self.best: _Trial | None = None
         self.mildest: _Trial | None = None
         self.ways: dict[bool, _Trial] = {}  # the latest that keeps the target, by whether it is uniform
+        self.answers: dict[tuple[tuple[int, int], ...], bool] = {}  # by numbers of low channels
 
     def keeps(self, plan: Plan, alpha: float | None = None) -> bool:
         """Calibrate and measure ``plan``; ``alpha`` is that of a uniform one."""
+        counts = tuple((len(conv.low_in), len(conv.low_out)) for conv in plan.convs)
+        if counts not in self.answers:  # two stops of a path, or a uniform alpha, can round to the same
+            self.answers[counts] = self._measured(plan, alpha)
+        return self.answers[counts]
+
+    def _measured(self, plan: Plan, alpha: float | None) -> bool:
         ratio = self.trials.plans.ratio(plan)
         name = f"trial {len(self.tried) + 1}, {ratio:.2f} of the MACs"
         result = self.trials.calibrated(plan, self.trials.effort, name)
@@ -117,7 +125,7 @@ class _Search:
     def cheaper_uniform(self) -> None:
         """Search the uniform alphas that cost no more than the best so far, if the first keeps the target."""
         bound = 1.0 if self.best is None else self.trials.plans.ratio(self.best.plan)
-        plans = _uniform_stops(self.trials.plans, bound)
+        plans = uniform_stops(self.trials.plans, bound)
         if plans and self.keeps(plans[0], plans[0].alpha):
             self.bisect(plans, uniform=True, low=0)
 
@@ -139,7 +147,7 @@ class _Search:
         )
 
 
-def _uniform_stops(plans: Plans, bound: float) -> list[Plan]:
+def uniform_stops(plans: Plans, bound: float) -> list[Plan]:
     """Uniform plans of falling cost, about a percent of the MACs apart, from ``bound`` down."""
     chosen: list[Plan] = []
     limit = min(bound, 1 - _STOP / 2)
@@ -158,7 +166,7 @@ def _with_alpha(plans: Plans, best: _Trial) -> Calibrated:
     return result if uniform is None else replace(result, plan=replace(result.plan, alpha=uniform.alpha))
 
 
-def _allocation(search: _Search, best: _Trial) -> AllocationRow:
+def _allocation(search: _Search, best: _Trial, result: Calibrated) -> AllocationRow:
     target, tried = search.target, search.tried
     uniform = next((row for row in reversed(tried) if row.alpha is not None), None)
     chosen = best.row.alpha is not None
@@ -174,10 +182,10 @@ def _allocation(search: _Search, best: _Trial) -> AllocationRow:
         best.row.macs_ratio,
         "uniform" if chosen else "per set",
         why,
-        sets_of(search.trials.plans, best.result.plan),
+        sets_of(search.trials.plans, result.plan),
         None if own is None else RivalRow(own.row.macs_ratio, own.row.relative_error),
         RivalRow(rival.macs_ratio, rival.relative_error),
-        rival.alpha or best.plan.alpha,
+        rival.alpha or result.plan.alpha,
         search.trials.effort,
         len(tried),
         tuple(tried),

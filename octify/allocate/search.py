@@ -57,17 +57,17 @@ def _to_macs(target: Target, trials: Trials) -> tuple[Calibrated, AllocationRow]
         )
     if not trials.images.held_out:
         few = f"{trials.images.count} inputs are too few to keep some aside to judge an allocation on"
-        return _uniform(target, trials, uniform, few)
+        return uniform_only(target, trials, uniform, few)
     way = path_of(trials)
     per_set = way.below(target.value, uniform.alpha)
     if per_set is None:
-        return _uniform(target, trials, uniform, "only sets that are octave together reach the target")
+        return uniform_only(target, trials, uniform, "only sets that are octave together reach the target")
     ours = trials.calibrated(per_set, trials.comparing, "alpha per set")
     lower = _lower(target, plans, ours)
     again = None if lower is None else way.below(plans.ratio(lower), lower.alpha)
     if lower is not None and again is not None:
         uniform, ours = lower, trials.calibrated(again, trials.comparing, "alpha per set")
-    return _better(target, trials, uniform, ours)
+    return better(target, trials, uniform, ours)
 
 
 def _lower(target: Target, plans: Plans, result: Calibrated) -> Plan | None:
@@ -75,6 +75,8 @@ def _lower(target: Target, plans: Plans, result: Calibrated) -> Plan | None:
 
     Counts of plans are exact but for convolutions that no plan names (``octify.allocate.macs``).
     """
+    if target.kind != "macs":
+        return None
     excess = plans.true_ratio(result.rewritten) - target.value
     return plans.uniform_below(target.value - excess) if excess > 0 else None
 
@@ -83,7 +85,7 @@ def _rounded_up(ratio: float) -> str:
     return f"{min(0.99, int(ratio * 100) / 100 + 0.01):.2f}"
 
 
-def _uniform(target: Target, trials: Trials, uniform: Plan, why: str) -> tuple[Calibrated, AllocationRow]:
+def uniform_only(target: Target, trials: Trials, uniform: Plan, why: str) -> tuple[Calibrated, AllocationRow]:
     """Result of the uniform plan, without a rival."""
     result = trials.calibrated(uniform, trials.effort, "uniform alpha")
     lower = _lower(target, trials.plans, result)
@@ -107,7 +109,7 @@ def _uniform(target: Target, trials: Trials, uniform: Plan, why: str) -> tuple[C
     return result, row
 
 
-def _better(
+def better(
     target: Target, trials: Trials, uniform: Plan, ours: Calibrated, tried: int = 0
 ) -> tuple[Calibrated, AllocationRow]:
     """Result with alpha per set, or with a uniform alpha if its error is smaller."""
@@ -183,7 +185,7 @@ def _to_error(target: Target, trials: Trials) -> tuple[Calibrated, AllocationRow
     uniform = trials.plans.uniform_below(trials.plans.ratio(stops.best.plan))
     assert uniform is not None
     nearest = replace(stops.best, plan=replace(stops.best.plan, alpha=uniform.alpha))
-    return _better(target, trials, uniform, nearest, len(stops.errors))
+    return better(target, trials, uniform, nearest, len(stops.errors))
 
 
 class _Stops:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,51 +22,99 @@ _ORDER_OF: Mapping[str, ChannelOrder] = {
 
 
 @dataclass(frozen=True)
-class Target:
-    """Upper bound on the share of the original's MACs, the relative output error, or a metric's drop."""
+class _Bound:
+    """Bound that targets of one kind set.
 
-    kind: Literal["macs", "error", "drop"]
+    name:
+        The bounded quantity in messages.
+    article:
+        The same with an article.
+    holds:
+        Whether a value is possible; ``why`` says which are, and ``hint`` what to type.
+    """
+
+    name: str
+    article: str
+    holds: Callable[[float], bool]
+    why: str
+    hint: str
+
+
+_BOUNDS: Mapping[str, _Bound] = {
+    "macs": _Bound(
+        "MACs",
+        "the MACs",
+        lambda value: 0 < value < 1,
+        "it is a share of the original's MACs, between 0 and 1",
+        "--target-macs 0.6",
+    ),
+    "error": _Bound(
+        "error",
+        "the error",
+        lambda value: value > 0 and math.isfinite(value),
+        "it is a relative output error above 0",
+        "--target-error 0.1",
+    ),
+    "drop": _Bound(
+        "drop",
+        "the metric's drop",
+        lambda value: value >= 0 and math.isfinite(value),
+        "it is how much worse than the original's the metric may be: 0 or more, in its own unit",
+        "--target-drop 0.01",
+    ),
+    "latency": _Bound(
+        "latency",
+        "the latency",
+        lambda value: value > 0 and math.isfinite(value),
+        "it is a number of milliseconds per call above 0",
+        "--target-latency 5",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Upper bound that a search keeps.
+
+    It is one on the share of the original's MACs, the relative output error, the drop of a metric, or the
+    milliseconds per call.
+    """
+
+    kind: Literal["macs", "error", "drop", "latency"]
     value: float
 
     @property
     def name(self) -> str:
         """Name of the bounded quantity in messages."""
-        return {"macs": "MACs", "error": "error", "drop": "drop"}[self.kind]
+        return _BOUNDS[self.kind].name
 
     @classmethod
-    def of(cls, macs: float | None, error: float | None, drop: float | None = None) -> Target | None:
-        """Target of the three options; None when all are None. Raises OctifyError."""
-        if sum(each is not None for each in (macs, error, drop)) > 1:
+    def of(
+        cls,
+        macs: float | None,
+        error: float | None,
+        drop: float | None = None,
+        latency: float | None = None,
+    ) -> Target | None:
+        """Target of the four options; None when all are None. Raises OctifyError."""
+        values = {"macs": macs, "error": error, "drop": drop, "latency": latency}
+        targets = [cls(kind, value) for kind, value in values.items() if value is not None]  # type: ignore[arg-type]
+        if not targets:
+            return None
+        first, *others = targets
+        if others:
+            rest = " or ".join(_BOUNDS[each.kind].article for each in others)
             raise OctifyError(
-                "a target for the MACs excludes one for the error or for the metric's drop"
-                if macs is not None
-                else "a target for the error excludes one for the metric's drop",
-                why="the cheapest model of an error or a drop, or the best of some MACs: one decides",
+                f"a target for {_BOUNDS[first.kind].article} excludes one for {rest}",
+                why="the cheapest model of an error or a drop, or the best of some MACs or time: one decides",
                 hint="with one target, --max-error and --max-drop check the rest",
             )
-        if drop is not None and not (drop >= 0 and math.isfinite(drop)):
+        bound = _BOUNDS[first.kind]
+        if not bound.holds(first.value):
             raise OctifyError(
-                f"the target for the metric's drop is {drop:g}",
-                why="it is how much worse than the original's the metric may be: 0 or more, in its own unit",
-                hint="--target-drop 0.01",
+                f"the target for {bound.article} is {first.value:g}", why=bound.why, hint=bound.hint
             )
-        if macs is not None and not 0 < macs < 1:
-            raise OctifyError(
-                f"the target for the MACs is {macs:g}",
-                why="it is a share of the original's MACs, between 0 and 1",
-                hint="--target-macs 0.6",
-            )
-        if error is not None and not (error > 0 and math.isfinite(error)):
-            raise OctifyError(
-                f"the target for the error is {error:g}",
-                why="it is a relative output error above 0",
-                hint="--target-error 0.1",
-            )
-        if macs is not None:
-            return cls("macs", macs)
-        if drop is not None:
-            return cls("drop", drop)
-        return None if error is None else cls("error", error)
+        return first
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from octify.cli.commands.inspect import inspect
 from octify.cli.commands.report import report
 from octify.cli.commands.rules import rules
 from octify.cli.commands.run import run
+from octify.cli.commands.sensitivity import sensitivity
 from octify.cli.commands.sweep import sweep
 from octify.cli.commands.tune import tune
 from octify.cli.commands.verify import verify
@@ -85,6 +86,7 @@ app.command(short_help="Train a converted folder further.")(tune)
 app.command(short_help="Compare a conversion with its definition.")(verify)
 app.command(short_help="Time models and ONNX files against each other.")(bench)
 app.command(short_help="Convert at several alphas; a table and a plot.")(sweep)
+app.command(short_help="Measure every coupled set: error against MACs.")(sensitivity)
 app.command(short_help="Show a report again, on the terminal or as an HTML page.")(report)
 app.command(short_help="Write a run file with comments.")(init)
 app.command(short_help="Convert, export, bench and report as a run file says.")(run)

@@ -49,9 +49,9 @@ def bench(
         A tensor (N, C, H, W), or a sequence of tensors.
     runtimes:
         Any of ``"onnxruntime"``, ``"onnxruntime-int8"``, ``"onnxruntime-cuda"``, ``"openvino"``,
-        ``"openvino-int8"``, ``"eager"``, ``"channels-last"``, ``"compile"``. Modules are exported for the
-        runtime at each batch size, BatchNorm folded, and checked; for int8 they are quantized with ranges of
-        the example inputs, good for timing only. By default onnxruntime alone.
+        ``"openvino-int8"``, ``"ncnn"`` (batch 1), ``"eager"``, ``"channels-last"``, ``"compile"``. Modules
+        are exported for the runtime at each batch size, BatchNorm folded, and checked; for int8 they are
+        quantized with ranges of the example inputs, good for timing only. By default onnxruntime alone.
     threads:
         Number of threads of one operator.
     batches:

@@ -16,7 +16,7 @@ _SETS = (
     *("sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"),
     *("amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve"),
 )
-_RUNTIMES = ("torch", "onnxruntime", "openvino")
+_RUNTIMES = ("torch", "onnxruntime", "openvino", "ncnn")
 
 
 def processor() -> str:

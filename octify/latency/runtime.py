@@ -25,7 +25,7 @@ from octify.export.fold import fold_batchnorm
 from octify.export.merge import merge_low_paths
 from octify.export.program import captured
 from octify.export.targets import ExportTarget
-from octify.latency import openvino
+from octify.latency import ncnn, openvino
 
 Run = Callable[[], object]
 Model = nn.Module | Path
@@ -120,6 +120,11 @@ def feed_of(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor]) -> 
 def _openvino(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
     assert isinstance(model, Path)
     return openvino.prepared(model, inputs, setting.threads)
+
+
+def _ncnn(model: Model, inputs: Sequence[Tensor], setting: Setting) -> Run:
+    assert isinstance(model, Path)
+    return ncnn.prepared(model, inputs, setting.threads)
 
 
 def _eager(memory_format: torch.memory_format) -> Callable[[Model, Sequence[Tensor], Setting], Run]:
@@ -218,6 +223,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     "openvino-int8": Runtime(
         "onnx", _openvino, openvino.missing, target=ExportTarget.openvino_int8, int8=True
     ),
+    "ncnn": Runtime("onnx", _ncnn, ncnn.missing, target=ExportTarget.ncnn),
     "eager": Runtime("module", _eager(torch.contiguous_format)),
     "channels-last": Runtime("module", _eager(torch.channels_last)),
     "compile": Runtime("module", _compiled, _without_compiler),

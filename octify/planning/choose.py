@@ -54,8 +54,29 @@ def choose(traced: Traced, layout: Layout, alphas: Mapping[int, float], settings
     for ids in _values_of_uncertain_size(traced, layout):
         if bool((ids != DENSE).all() and low[ids].all()):  # some of the channels of a larger value
             low[ids[0]] = False
+    thin = _thin(divided, low, alphas, settings.least_channels)
+    for s in thin:
+        low[np.concatenate(divided[s])] = False
     none = [s for s, parts in enumerate(divided) if parts and not any(low[cell].any() for cell in parts)]
-    return Choice(low, {s: _why_none(divided[s], alphas.get(s)) for s in none})
+    return Choice(low, {s: thin.get(s) or _why_none(divided[s], alphas.get(s)) for s in none})
+
+
+def _thin(
+    divided: Sequence[Sequence[Ids]], low: Mask, alphas: Mapping[int, float], least: int
+) -> dict[int, str]:
+    """Reasons of the sets that would have fewer than ``least`` channels on one side, but some."""
+    reasons = {}
+    for s, parts in enumerate(divided):
+        count = sum(int(low[cell].sum()) for cell in parts)
+        total = sum(len(cell) for cell in parts)
+        fewest = min(n for n in (count, total - count) if n) if total else least
+        if count and fewest < least:
+            side = "low" if fewest == count else "high"
+            reasons[s] = (
+                f"alpha {alphas.get(s, 0.0):g} of {total} channels leaves {fewest} {side} ones, "
+                f"and under {least} gain no time"
+            )
+    return reasons
 
 
 def _why_none(parts: Sequence[Ids], alpha: float | None) -> str:

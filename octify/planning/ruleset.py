@@ -60,6 +60,11 @@ class ConvFacts:
     feeds_kernel: int
     residual: bool
 
+    @property
+    def widening(self) -> bool:
+        """Return whether it writes more channels than it reads."""
+        return self.out_channels > self.in_channels
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(
@@ -83,6 +88,7 @@ class Match(_Table):
     feeds_depthwise: bool | None = None
     feeds_kernel: int | str | None = None
     residual: bool | None = None
+    widening: bool | None = None
 
     @field_validator("kernel", "groups", "in_channels", "out_channels", "size", "reduction", "feeds_kernel")
     @classmethod
@@ -154,6 +160,9 @@ class Settings(_Table):
         Where alpha gives the groups of a grouped convolution no whole number of low channels, some
         groups take one more than others (each run of equal groups becomes a convolution of its
         own). Else all take equally many, maybe none.
+    least_channels:
+        A coupled set is dense where it would have fewer low channels than this, or fewer high ones (but none
+        at all). Narrow convolutions run at a fraction of the speed of wide ones.
     boundary_macs_per_element:
         Cost of a split or merge layer, in MACs per element of the value it passes on, when
         it is weighed against the MACs that an octave value saves.
@@ -164,6 +173,7 @@ class Settings(_Table):
     round_to: int = Field(default=1, ge=1)
     round_narrow_to: int = Field(default=1, ge=1)
     uneven_groups: bool = False
+    least_channels: int = Field(default=1, ge=1)
     boundary_macs_per_element: float = Field(default=0, ge=0, allow_inf_nan=False)
     exchange: Exchange = "full"
 

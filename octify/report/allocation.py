@@ -17,6 +17,7 @@ UNITS = {
     "macs": "of the original's MACs",
     "error": "relative output error",
     "drop": "drop of the metric",
+    "latency": "milliseconds per call",
 }
 
 
@@ -58,8 +59,8 @@ class AllocationRow:
     """A target, the result, and the comparison of alpha per coupled set with a uniform alpha.
 
     target, target_value:
-        ``"macs"`` (over the original's), ``"error"`` (relative output error) or ``"drop"`` (of the metric),
-        and its upper bound.
+        ``"macs"`` (over the original's), ``"error"`` (relative output error), ``"drop"`` (of the metric) or
+        ``"latency"`` (milliseconds), and its upper bound.
     macs_ratio:
         MACs of the chosen model over the original's.
     chosen, why:

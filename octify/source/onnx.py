@@ -54,7 +54,7 @@ def build(target: ModelSpec) -> tuple[nn.Module, list[str]]:
 
 
 def _converted(onnx2torch: Any, file: Any, path: Path) -> nn.Module:
-    """The module of a file, of an older opset where onnx2torch does not know the operators of its own."""
+    """The module of a file, in an older opset where onnx2torch does not know the file's own operators."""
     from onnx import version_converter
 
     refusal: Exception | None = None

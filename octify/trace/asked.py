@@ -17,7 +17,12 @@ from torch import Tensor, fx
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
-_FOR_OTHERS = ("is_tensor", "is_storage")  # functions of torch's that ask in the name of their callers
+_FOR_OTHERS = (
+    "is_tensor",
+    "is_storage",
+    "isinstance",
+    "_isinstance",
+)  # functions of torch's that ask in the name of their callers
 
 # Attributes and methods of a tensor that depend neither on its values nor on its sizes.
 _ATTRIBUTES = frozenset(

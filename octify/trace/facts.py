@@ -99,7 +99,7 @@ class _Measure(fx.Interpreter):
 
 def _storages(value: Any) -> dict[int, Tensor]:
     """The tensors in ``value``, one for each storage: views and in-place results share their source's."""
-    tensors = (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+    tensors = (x for x in tree_leaves(value) if isinstance(x, Tensor) and x.layout is torch.strided)
     return {storage_key(t): t for t in tensors}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from octify.nn.assign import assigned
 from octify.trace.aliases import aliases
 from octify.trace.asked import by_the_model
+from octify.trace.instances import read_by_python
 
 OUT_OF_PLACE: dict[Any, Any] = {  # by the operator that changes its left operand
     operator.iadd: operator.add,
@@ -44,9 +45,11 @@ _VIEWS = frozenset(
         *("broadcast_tensors", "broadcast_to", "atleast_1d", "atleast_2d", "atleast_3d", "T", "mT", "conj"),
         *("adjoint", "as_strided", "unfold", "view_as_real", "view_as_complex", "swapdims", "unsafe_chunk"),
         *("unsafe_split", "split_with_sizes", "unsafe_split_with_sizes"),
-        *("alias", "as_subclass", "resolve_conj", "resolve_neg", "rot90"),
+        *("alias", "as_subclass", "resolve_conj", "resolve_neg", "rot90", "pos", "as_tensor", "asarray"),
     }
 )
+# They change how a tensor is used, not what it holds.
+_OF_NO_VALUES = ("requires_grad_", "share_memory_", "rename_", "retain_grad_")
 _IN_PARTS = (
     *("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "unsafe_chunk"),
     *("unsafe_split", "split_with_sizes", "unsafe_split_with_sizes"),
@@ -61,12 +64,18 @@ class InPlaceProxy(fx.Proxy):
 
     @property
     def __class__(self) -> type:
-        self._note()
+        if read_by_python():
+            self._note()
         return type(self)
 
     @__class__.setter
     def __class__(self, kind: type) -> None:
         raise TypeError("a proxy's class cannot be changed")
+
+    def python_value(self) -> Any:
+        """Value for Python's ``isinstance`` to look at; the question is noted."""
+        self._note()
+        return None
 
     def __getattr__(self, name: str) -> Any:
         if not hasattr(Tensor, name):
@@ -111,10 +120,20 @@ class InPlaceProxy(fx.Proxy):
         return self._record(operator.ior, other)
 
 
-def make_visible(module: nn.Module, graph: fx.Graph) -> None:
+def make_visible(
+    module: nn.Module, graph: fx.Graph, are_one: Callable[[fx.Node, fx.Node], bool] | None = None
+) -> None:
     """Let later readers of what an operation changes in place read the operation's result.
 
-    Raises ValueError where a view of the same memory is read later: data flow cannot say that.
+    Parameters
+    ----------
+    are_one:
+        Whether a view and its base are the same entries in the same order, where that is known.
+
+    Raises
+    ------
+    ValueError
+        A view of the same memory is read later: data flow cannot say that.
     """
     place = {node: index for index, node in enumerate(graph.nodes)}
 
@@ -126,9 +145,10 @@ def make_visible(module: nn.Module, graph: fx.Graph) -> None:
         if changed is None:
             continue
         same = aliases(module, changed)
+        if are_one is not None:
+            same |= {each for each in _relatives(same) if are_one(each, changed)}
         # A view that is made later is one of the result.
-        earlier = [view for alias in same for view in _views(alias) if place[view] < place[node]]
-        relatives = {*earlier, *(base for alias in same for base in _bases(alias))} - same
+        relatives = {each for each in _relatives(same) - same if place[each] < place[node]}
         readers = {user for r in relatives for user in later(r, node)} - {node, *relatives}
         back = min((place[user] for user in readers if _puts_back(user, node, changed)), default=len(place))
         if any(place[user] < back for user in readers):
@@ -178,7 +198,7 @@ def _in_place(module: nn.Module, node: fx.Node) -> bool:
 
 def _says_so(name: str) -> bool:
     """PyTorch's convention: a trailing underscore."""
-    return name.endswith("_") and not name.endswith("__")
+    return name.endswith("_") and not name.endswith("__") and name not in _OF_NO_VALUES
 
 
 def _flagged(node: fx.Node, target: Any) -> bool:
@@ -214,6 +234,11 @@ def _name(node: fx.Node) -> str:
 
 def _is_view(node: fx.Node) -> bool:
     return node.op in ("call_method", "call_function") and _name(node) in _VIEWS and not is_number(node)
+
+
+def _relatives(nodes: set[fx.Node]) -> set[fx.Node]:
+    """Values that ``nodes`` are views of, and views of ``nodes``."""
+    return {each for node in nodes for each in (*_views(node), *_bases(node))}
 
 
 def _bases(node: fx.Node) -> Iterator[fx.Node]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.errors import InputSizeError, TraceError
+from octify.trace.autocast import regions_noted, sentence_on
 from octify.trace.blame import blamed
 from octify.trace.duplicate import sharing_tensors
 from octify.trace.exits import no_exit
@@ -23,7 +24,7 @@ from octify.trace.inner import leaves_of, place
 from octify.trace.model import Opaque, Traced
 from octify.trace.noise import Nearness, same
 from octify.trace.parts import assemble
-from octify.trace.sameness import difference
+from octify.trace.sameness import difference, tensors_of
 from octify.trace.trace import trace
 from octify.trace.tracer import NO_LEAVES, first_line, forward_line
 from octify.trace.training import causes, in_training
@@ -118,10 +119,12 @@ class _Comparison:
         self._examples = [x.detach().to(self._device) for x in inputs]
         self._original: nn.Module = sharing_tensors(model, buffers=False).eval()
         self._graph: nn.Module = runnable(traced).eval()
+        self._has_regions = True
 
     def verdict(self) -> Verdict:
         """The comparisons, one after another, until one shows a difference."""
-        inputs, expected = self._first()
+        with regions_noted() as regions:
+            inputs, expected = self._first()
         if expected.error is not None:
             why = f"{type(expected.error).__name__}: {first_line(expected.error)}"
             remark = (
@@ -129,18 +132,21 @@ class _Comparison:
             )
             return Verdict(None, inputs, (remark,))
         first_difference = self._compare(inputs, expected)
+        if first_difference is not None and regions and self._is_of_regions(inputs, expected):
+            first_difference = None
         if first_difference is not None and self._is_itself_unsteady(inputs):
             remark = (
                 "the traced graph was not compared with the model, which computes something else in every run"
             )
             return Verdict(None, inputs, (remark,))
         for other in self._others(inputs) if first_difference is None else ():
-            expected = run(self._original, other)
+            expected = self._run(other)
             if expected.error is None:
                 first_difference = self._compare(other, expected, elsewhere=True)
             if first_difference is not None:
                 return Verdict(f"at an input of {_sizes(other)}, {first_difference}", other)
-        return Verdict(first_difference or self._buffers(), inputs)
+        remarks = (sentence_on(regions),) if regions else ()
+        return Verdict(first_difference or self._buffers(), inputs, remarks)
 
     def _first(self) -> tuple[Sequence[Tensor], Trial]:
         """Random inputs, or the examples themselves where the model does not take random ones."""
@@ -161,8 +167,25 @@ class _Comparison:
             return None  # it says that it was made for another size: no wrong answer
         if actual.error is not None:
             return f"it stops with {type(actual.error).__name__}: {first_line(actual.error)}"
-        near = Nearness(self._model, inputs, expected.result)
-        return difference(expected.result, actual.result, near)
+        with regions_noted(effective=self._has_regions):
+            near = Nearness(self._model, inputs, expected.result)
+            return difference(expected.result, actual.result, near)
+
+    def _run(self, inputs: Sequence[Tensor]) -> Trial:
+        """The model itself; without its regions of autocast where they are the only difference."""
+        with regions_noted(effective=self._has_regions):
+            return run(self._original, inputs)
+
+    def _is_of_regions(self, inputs: Sequence[Tensor], expected: Trial) -> bool:
+        """Return whether autocast in the model's code is all that makes the graph differ."""
+        self._original = sharing_tensors(self._model, buffers=False).eval()
+        self._graph = runnable(self._traced).eval()
+        self._has_regions = False
+        plain = self._run(inputs)
+        dtypes = [[t.dtype for t in tensors_of(trial.result)] for trial in (expected, plain)]
+        alike = plain.error is None and dtypes[0] == dtypes[1] and self._compare(inputs, plain) is None
+        self._has_regions = not alike
+        return alike
 
     def _is_itself_unsteady(self, inputs: Sequence[Tensor]) -> bool:
         """Return whether the model gives another result with the same random numbers and the same buffers."""

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
-from octify.compat import tree_leaves
+from octify.compat import storage_key, tree_leaves
 from octify.nn.assign import assigned
 from octify.nn.guard import holds
 from octify.trace.asked import is_of_types, lacks
 from octify.trace.inplace import InPlaceProxy, is_number
+from octify.trace.instances import instance_of, read_by_python
 from octify.trace.twins import Question, Twins, asking_line
 from octify.trace.unlogged import unlogged
 
@@ -66,15 +67,19 @@ class SizedProxy(InPlaceProxy):
 
     @property
     def __class__(self) -> type:
-        """``isinstance(x, Tensor)`` is true of a tensor's proxy, ``isinstance(h, int)`` of a size's."""
-        value = self._fake_value()
-        if isinstance(value, Tensor):
-            return Tensor
-        return type(value) if type(value) in (int, float, bool) else fx.Proxy
+        """``x.__class__`` is that of the value, to Python code; to compiled code it is the proxy's own."""
+        return type(self.python_value()) if read_by_python() else type(self)
 
     @__class__.setter
     def __class__(self, kind: type) -> None:
         raise TypeError("a proxy's class cannot be changed")
+
+    def python_value(self) -> Any:
+        """``isinstance(x, Tensor)`` is true of a tensor's proxy, ``isinstance(h, int)`` of a size's."""
+        value = self._fake_value()
+        if isinstance(value, Tensor):
+            return instance_of(value.dtype)
+        return value if type(value) in (int, float, bool) else self
 
     def __getattr__(self, name: str) -> Any:
         if lacks(self._fake_value(), name):
@@ -202,6 +207,18 @@ def _ends(leaf: Any) -> Sequence[Any]:
     return (leaf.start, leaf.stop, leaf.step) if isinstance(leaf, slice) else (leaf,)
 
 
+def _are_one(a: Any, b: Any) -> bool:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.layout is not torch.strided:
+        return False
+    return storage_key(a) == storage_key(b) and _place(a) == _place(b)
+
+
+def _place(x: Tensor) -> tuple[Any, ...]:
+    """Shape, strides (where they matter) and start of a tensor in its memory."""
+    strides = tuple(s for n, s in zip(x.shape, x.stride(), strict=True) if n != 1)
+    return tuple(x.shape), strides, x.storage_offset()
+
+
 def _is_open(leaf: Any) -> bool:
     return type(leaf) in (Sizes, SizedProxy, InPlaceProxy, fx.proxy.Attribute)
 
@@ -292,6 +309,12 @@ class SizedTracer(fx.Tracer):
         elif self.twins.is_channels(proxy.node, dim):
             self._channels.add(size_proxy.node)
         return size_proxy
+
+    def are_one(self, a: fx.Node, b: fx.Node) -> bool:
+        """Return whether two nodes are the same entries of the same memory, whatever the inputs' sizes."""
+        return _are_one(self._values.get(a), self._values.get(b)) and all(
+            _are_one(one, other) for one, other in self.twins.pairs(a, b)
+        )
 
     def decide(self, proxy: fx.Proxy, answer: Any) -> None:
         """Record that the model's code went on with ``answer``, unless no size can change it."""

@@ -6,19 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import getitem
 
+import torch
 from torch import Tensor, fx, nn
 
 from octify.compat import module_stack
 from octify.errors import TraceError
 from octify.nn.settled import settle
+from octify.trace.arguments import Arguments
 from octify.trace.duplicate import duplicate
 from octify.trace.exits import no_exit
-from octify.trace.facts import MeasureError, measure
+from octify.trace.facts import Facts, MeasureError, measure
 from octify.trace.inner import with_inner
 from octify.trace.model import Opaque, Traced
 from octify.trace.modes import modes_of
 from octify.trace.parts import in_parts, share_in_parts
-from octify.trace.tracer import NO_LEAVES, arguments_of, first_line, symbolic_trace
+from octify.trace.tracer import NO_LEAVES, Symbolic, arguments_of, first_line, forward_line, symbolic_trace
+from octify.trace.trial import run
 
 _ENOUGH = 0.9  # of the MACs: parts that reach so much are preferred to a graph for one size
 
@@ -58,16 +61,18 @@ def trace(
     arguments = arguments_of(model, inputs)
     own = duplicate(model).eval()
     settle(own)
-    symbolic, failure = None, None
+    symbolic, facts, failure = None, None, None
     try:
         if "" in leaves:
             raise _distrusted(leaves[""])
-        symbolic = symbolic_trace(own, arguments, leaves=leaves)
+        symbolic, facts = _measured(own, arguments, inputs, leaves)
         fixed = next((each for each in symbolic.fixed_sizes if each.fixes), None)
         if fixed is not None:
             failure = TraceError(
                 "it fixes a size", where=fixed.where, why=f"it decides by a size: {fixed.reason}"
             )
+    except _RejectedError:
+        raise
     except TraceError as error:
         failure = error
     if failure is not None:
@@ -79,11 +84,7 @@ def trace(
             return with_inner(own, inputs, parts) if inside else replace(parts, inside=False)
         if symbolic is None:
             raise failure
-    assert symbolic is not None
-    try:
-        facts = measure(symbolic.module, inputs)
-    except MeasureError as error:
-        raise _rejected(symbolic.module, inputs, error) from error
+    assert symbolic is not None and facts is not None
     traced = Traced(
         symbolic.module,
         arguments.inputs,
@@ -97,6 +98,36 @@ def trace(
         leaves=tuple(leaves.values()),
     )
     return with_inner(own, inputs, traced) if inside else replace(traced, inside=False)
+
+
+def _measured(
+    own: nn.Module, arguments: Arguments, inputs: Sequence[Tensor], leaves: Mapping[str, Opaque]
+) -> tuple[Symbolic, Mapping[str, Facts]]:
+    """The graph of ``own`` and its facts; with values known where a graph without them cannot be run."""
+    symbolic = symbolic_trace(own, arguments, leaves=leaves)
+    try:
+        return symbolic, measure(symbolic.module, inputs)
+    except MeasureError as error:
+        rejected = error
+    if any(t.is_meta for t in (*inputs, *own.parameters())) or not _runs(own, inputs):
+        raise _rejected(symbolic.module, inputs, rejected) from rejected
+    # The model's code asks what no proxy without a value can answer, and has gone another way.
+    symbolic = symbolic_trace(own, arguments, leaves=leaves, sizes="known")
+    try:
+        return symbolic, measure(symbolic.module, inputs)
+    except MeasureError as error:
+        raise TraceError(
+            f"{type(own).__name__} cannot be traced",
+            where=forward_line(own),
+            why=f"traced, it stops with {type(error.cause).__name__}: {first_line(error.cause)}",
+            hint="convert the part of the model that is a plain CNN (its backbone)",
+        ) from error
+
+
+def _runs(own: nn.Module, inputs: Sequence[Tensor]) -> bool:
+    """Return whether the model itself takes ``inputs``."""
+    device = next((p.device for p in own.parameters()), torch.device("cpu"))
+    return run(duplicate(own), [t.to(device) for t in inputs]).error is None
 
 
 def _distrusted(root: Opaque) -> TraceError:
@@ -113,6 +144,10 @@ def _are_better(parts: Traced) -> bool:
     return share_in_parts(parts) >= _ENOUGH and not any(each.fixes for each in parts.fixed_sizes)
 
 
+class _RejectedError(TraceError):
+    """The model itself does not take the inputs."""
+
+
 def _rejected(module: fx.GraphModule, inputs: Sequence[Tensor], error: MeasureError) -> TraceError:
     """The error for inputs that the model does not take, at the node that failed."""
     node = error.node
@@ -124,13 +159,13 @@ def _rejected(module: fx.GraphModule, inputs: Sequence[Tensor], error: MeasureEr
         kind = type(module.get_submodule(path)).__name__ if node.op == "call_module" else str(node.target)
         place = f"{path or 'the model itself'} ({kind})"
         if node.target is getitem and isinstance(node.args[1], str):
-            raise TraceError(
+            raise _RejectedError(
                 f"the model's forward takes a mapping: it asks for {node.args[1]!r}",
                 where=place,
                 why=f"the example input is a tensor of {shapes}",
                 hint="wrap the model in a module whose forward takes tensors",
             ) from error
-    return TraceError(
+    return _RejectedError(
         f"the model rejects an input of {shapes}",
         where=place,
         why=first_line(error.cause),

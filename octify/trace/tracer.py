@@ -13,6 +13,7 @@ import inspect
 import os
 import textwrap
 import traceback
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,14 @@ from octify.trace.arguments import Arguments
 from octify.trace.duplicate import sharing_tensors
 from octify.trace.factories import sizes_as_tuples
 from octify.trace.inplace import make_visible
+from octify.trace.instances import instances_answered
 from octify.trace.keywords import with_any_names
 from octify.trace.leaked import without_proxies
 from octify.trace.leaves import is_kept_whole
 from octify.trace.model import Opaque, Traced
 from octify.trace.numbers import numbers_recorded
 from octify.trace.out_of_place import put_apart
+from octify.trace.scripted import scripted_opened
 from octify.trace.sizes import RecordBatch, SizedTracer
 from octify.trace.state import buffers_kept
 from octify.trace.twins import Question
@@ -42,7 +45,7 @@ from octify.trace.unbound import unbound_recorded
 
 __all__ = ["Opaque", "Symbolic", "Traced", "first_line", "symbolic_trace", "user_line"]
 
-Sizing = Literal["anywhere", "nowhere"]
+Sizing = Literal["anywhere", "nowhere", "known"]
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, which begins like it
 _OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
@@ -206,7 +209,7 @@ def why_untraceable(error: BaseException) -> str:
 
 def forward_line(model: nn.Module) -> str | None:
     """``file:line`` of the model's ``forward``."""
-    code = getattr(type(model).forward, "__code__", None)
+    code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else None
 
 
@@ -268,7 +271,7 @@ def symbolic_trace(
         Modules that are run as they are, whether or not they can be traced.
     sizes:
         Places where the arguments' sizes may decide control flow: ``"anywhere"``, or ``"nowhere"`` (they
-        are not real ones).
+        are not real ones). ``"known"`` is anywhere, with no try without them.
 
     Raises
     ------
@@ -276,9 +279,10 @@ def symbolic_trace(
         ``forward`` itself cannot be traced, whatever becomes of its submodules.
     """
     try:
-        plain, asks = _attempt(model, arguments, _Treatment(dict(leaves)), None, flat=flat)
-        if sizes == "nowhere" or not asks:
-            return plain
+        if sizes != "known":
+            plain, asks = _attempt(model, arguments, _Treatment(dict(leaves)), None, flat=flat)
+            if sizes == "nowhere" or not asks:
+                return plain
     except Exception:  # it is told by what fails below, with values known
         pass
     treatment = _Treatment(dict(leaves))
@@ -311,13 +315,17 @@ def _attempt(
     clean = with_same_tensors(model)
     recorded = contextlib.nullcontext() if mode is None else RecordBatch(tracer)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # those of the model's own code are told when it is really used
         for context in (without_proxies(clean), buffers_kept(clean), sizes_as_tuples(), recorded):
             stack.enter_context(context)
         stack.enter_context(numbers_recorded(clean))
         stack.enter_context(unbound_recorded(clean))
+        stack.enter_context(instances_answered())
+        stack.enter_context(scripted_opened())
         graph = with_any_names(tracer.trace(clean))
     _drop_assertions(graph)
-    make_visible(clean, graph)
+    make_visible(clean, graph, None if mode is None else tracer.are_one)
     put_apart(clean, graph)
     module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
     module.graph.eliminate_dead_code()

@@ -21,11 +21,14 @@ from torch import Tensor, nn
 
 from octify.errors import InputSizeError
 from octify.trace.asked import is_the_models
+from octify.trace.draws import SameDraws
 from octify.trace.duplicate import duplicate
+from octify.trace.gradients import changed_gradients, written_by_hand
 from octify.trace.noise import Nearness, same
 from octify.trace.parted import Line, changed_in_eval_alone
 from octify.trace.reached import reached, traced_back
 from octify.trace.sameness import difference
+from octify.trace.tracer import first_line, user_line
 from octify.trace.trial import Trial, of_batch, run
 
 _CONTEXTS = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)
@@ -40,7 +43,7 @@ def in_training(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]) ->
     with noted() as lines:
         batch, original, expected = _trained(model, inputs)
     if expected.error is not None:
-        return remarks
+        return (*remarks, _not_compared(expected.error))
     own = _in_modes_of(original, graph)
     actual = traced_back(own, batch)
     if isinstance(actual.error, InputSizeError):  # it was made for one batch, and says so
@@ -48,7 +51,11 @@ def in_training(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]) ->
         own = _in_modes_of(original, graph)
         actual = traced_back(own, inputs)
     differences = _differences(original, expected, own, actual)
-    if not differences or expected.error is not None or _is_unsteady(model, batch, original, expected):
+    if not differences:
+        return (*remarks, *_backward(model, graph, batch, expected))
+    if expected.error is not None or _is_unsteady(model, batch, original, expected):
+        return remarks
+    if not _differ_with_the_same_draws(model, graph, batch):
         return remarks
     reasons = _reasons(lines, changed_in_eval_alone(model, batch))
     return (
@@ -85,6 +92,24 @@ def _differences(original: nn.Module, expected: Trial, own: nn.Module, actual: T
         *_gradients(original, expected, own, actual),
         *_buffers(original, own),
     ]
+
+
+def _not_compared(error: Exception) -> str:
+    line = user_line(error)
+    place = f" ({line})" if line else ""
+    return (
+        "what the converted model does in training was not compared with the model, which in train mode "
+        f"stops on the example: {type(error).__name__}: {first_line(error)}{place}"
+    )
+
+
+def _differ_with_the_same_draws(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]) -> bool:
+    """Return whether they differ where no operation depends on the random numbers that others have drawn."""
+    with SameDraws():  # type: ignore[no-untyped-call]
+        _, original, expected = _once(model, inputs)
+        own = _in_modes_of(original, graph)
+        actual = traced_back(own, inputs)
+    return expected.error is not None or bool(_differences(original, expected, own, actual))
 
 
 def _is_unsteady(model: nn.Module, inputs: Sequence[Tensor], original: nn.Module, expected: Trial) -> bool:
@@ -154,6 +179,24 @@ def _gradients(original: nn.Module, expected: Trial, own: nn.Module, actual: Tri
     more, less = sorted((here - there) & both), sorted((there - here) & both)
     remarks = [f"it gives gradients to parameters that get none in the model ({_some(more)})"] if more else []
     return remarks + ([f"it gives no gradients to {_some(less)}"] if less else [])
+
+
+def _backward(
+    model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor], expected: Trial
+) -> tuple[str, ...]:
+    """A backward pass of the model's own that the graph does without, and what it computes otherwise."""
+    names = written_by_hand(expected.result)
+    if not names:
+        return ()
+    original: nn.Module = duplicate(model).train()
+    changed = changed_gradients(original, _in_modes_of(original, graph), inputs)
+    if not changed:
+        return ()
+    return (
+        "in training the converted model does otherwise than the model: it has autograd's backward of "
+        f"{', '.join(names)}, not the one that the model's code defines (torch.autograd.Function), and so "
+        f"other gradients of {_some(changed)}",
+    )
 
 
 def _buffers(original: nn.Module, own: nn.Module) -> list[str]:

@@ -104,6 +104,12 @@ class Twins:
         other = _size(self._values[0].get(node), dim)
         return node in self._dependent and (dim == 0 or (other is not None and other != size))
 
+    def pairs(self, a: fx.Node, b: fx.Node) -> list[tuple[Any, Any]]:
+        """The values of two nodes, of those twins that have both."""
+        for node in (a, b):
+            self._advance(node)
+        return [(values[a], values[b]) for values in self._values if a in values and b in values]
+
     def lengths(self, node: fx.Node) -> tuple[int | None, int | None]:
         """Lengths of a sequence at another batch and at another size; None where they are unknown."""
         self._advance(node)

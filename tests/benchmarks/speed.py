@@ -5,7 +5,8 @@
     python -m tests.benchmarks.speed --table docs/deploy.json docs/speed.md
 
 Torchvision models with random weights, or a model file, alpha 0.5, under several rules: ``default``,
-``fast``, and ``spatial`` (default with ``exchange = "spatial"``). Each is timed beside the dense original in
+``fast``, and ``spatial`` (default with ``exchange = "spatial"``); ``--rules pruned`` is Torch-Pruning at
+the MACs of the first rules. Each is timed beside the dense original in
 interleaved rounds; a speed-up is the median of the ratios of the rounds. Efficiency is the speed-up over
 what the MACs promise: speed-up / (1 / MACs ratio). Beside every figure stands the load of the machine when
 its rounds began: on a busy one, times are noise and ratios less so. Files are exported at a fixed batch.
@@ -41,10 +42,12 @@ from octify.planning.ruleset import rules_path
 from octify.source import load_source
 from tests.benchmarks.phases import install_quirk
 from tests.benchmarks.speed_page import DEPLOYED, write_page
+from tests.benchmarks.speed_peers import pruned
 
 ALPHA, SIDE = 0.5, 224
 MODELS = ("resnet50", "vgg16", "mobilenet_v2")
 RULES = ("default", "fast", "spatial")
+PRUNED = "pruned"  # by Torch-Pruning, in place of rules
 COLUMNS = (
     *("model", "rules", "runtime", "batch", "threads", "MACs ratio", "dense ms", "octave ms", "quartiles ms"),
     *("speed-up", "efficiency", "dense MiB", "octave MiB", "load"),
@@ -117,13 +120,21 @@ def rule_file(name: str, folder: Path) -> str | Path:
 
 
 def contestants(name: str, rules: Sequence[str], x: Tensor, folder: Path) -> Iterator[Contestant]:
-    """The dense network first, then its conversions."""
+    """The dense network first, then its conversions; a pruned one has the MACs of the first of these."""
     dense = network(name)
-    yield Contestant("dense", dense, octify.profile(dense, x).totals.macs_before)
+    whole = octify.profile(dense, x).totals.macs_before
+    yield Contestant("dense", dense, whole)
+    wanted: float | None = None
     for kind in rules:
+        if kind == PRUNED:
+            tell(f"{name}: pruning")
+            model = pruned(dense, x, ALPHA if wanted is None else wanted)
+            yield Contestant(kind, model, octify.profile(model, x).totals.macs_before)
+            continue
         tell(f"{name}: converting, {kind}")
         result = octify.convert(dense, x, ALPHA, rule_file(kind, folder))
         yield Contestant(kind, result.model, result.report.totals.macs_after)
+        wanted = result.report.totals.macs_after / whole if wanted is None else wanted
 
 
 def network(name: str) -> nn.Module:
@@ -198,7 +209,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.speed", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="of torchvision")
-    parser.add_argument("--rules", nargs="+", default=list(RULES), help="default, fast, spatial, or a file")
+    parser.add_argument(
+        "--rules", nargs="+", default=list(RULES), help="of octify, spatial, a file, or pruned"
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], metavar="N", help="batch sizes")
     parser.add_argument("--threads", type=int, default=1, help="threads of an operator")
     parser.add_argument("--rounds", type=int, default=20, help="interleaved rounds")

@@ -23,7 +23,7 @@ def filled(text: str, document: Mapping[str, Any]) -> str:
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """One row for each model and rules; in a cell the ratio of medians, its 95 % interval, both medians."""
+    """One row for each model and rules; a cell is the ratio of medians, its interval, efficiency, medians."""
     facts, figures = document["facts"], document["figures"]
     versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
     sets = ", ".join(facts["instruction_sets"])
@@ -54,7 +54,9 @@ def _cell(figure: Mapping[str, Any] | None) -> str:
         return "-"
     low, high = figure["interval"]
     dense, octave = figure["dense_ms"], figure["octave_ms"]
-    return f"{dense / octave:.2f} ({low:.2f}-{high:.2f}); {dense:.1f} to {octave:.1f} ms"
+    ratio = dense / octave
+    efficiency = f"{ratio * figure['macs_ratio']:.2f}"
+    return f"{ratio:.2f} ({low:.2f}-{high:.2f}), {efficiency}; {dense:.1f} to {octave:.1f} ms"
 
 
 def _span(loads: Sequence[float]) -> str:

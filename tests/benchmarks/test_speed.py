@@ -88,3 +88,20 @@ def test_without_a_compiler_it_is_said(
     assert RUNTIMES["compile"].available()
     assert "compile" not in speed.runtimes(speed.parse(["--compile"]))
     assert "C++ compiler" in capsys.readouterr().err
+
+
+def test_the_pruned_peer_has_the_macs_of_the_first_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whole blocks of channels, so that it runs as fast as it can."""
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(128, 128, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 7)),
+    ).eval()
+    monkeypatch.setattr(speed, "network", lambda name: net)
+    x = torch.zeros(1, 3, 16, 16)
+    dense, default, pruned = speed.contestants("net", ["default", "pruned"], x, tmp_path)
+    assert pruned.macs / dense.macs == pytest.approx(default.macs / dense.macs, abs=0.13)
+    widths = [m.out_channels for m in pruned.model.modules() if isinstance(m, nn.Conv2d)]
+    assert all(width % 16 == 0 for width in widths)
+    assert pruned.model(x).shape == net(x).shape == (1, 7)

@@ -28,6 +28,7 @@ COMMANDS = [
     "tune",
     "bench",
     "sweep",
+    "sensitivity",
     "verify",
     "report",
     "init",
@@ -49,7 +50,7 @@ def test_every_command_has_an_example_in_its_help(octify: Any, command: str) -> 
 
 
 def test_help_warns_that_a_model_file_is_run(octify: Any) -> None:
-    commands = ("convert", "inspect", "export", "tune", "bench", "sweep", "run")
+    commands = ("convert", "inspect", "export", "tune", "bench", "sweep", "sensitivity", "run")
     for arguments in (["--help"], *([name, "--help"] for name in commands)):
         assert "runs its code" in " ".join(octify(*arguments).out.split())
 

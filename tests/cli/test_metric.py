@@ -44,7 +44,7 @@ def wrong(model):
 @pytest.fixture
 def judge(net: Path, tmp_path: Path) -> Path:
     (tmp_path / "judge.py").write_text(JUDGE)
-    torch.save(torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0)), tmp_path / "data.pt")
+    torch.save(torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)), tmp_path / "data.pt")
     return net
 
 
@@ -106,7 +106,7 @@ def test_a_metric_that_fails_on_the_original_ends_before_any_work(
 def test_target_drop_reports_the_models_tried(convert: Convert) -> None:
     outcome = convert(
         *("--metric", "judge.py:spread", "--target-drop", "100", "--calib", "data.pt"),
-        *("--calib-effort", "fast", "--json"),
+        *("--calib-effort", "norm", "--json"),
     )
     assert outcome.code == 0, outcome.err
     row = outcome.json["allocation"]

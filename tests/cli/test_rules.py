@@ -18,7 +18,7 @@ def test_list_names_the_built_in_rule_sets(octify: Any) -> None:
 
 
 def test_what_show_prints_is_a_valid_rule_file(octify: Any, net: Path) -> None:
-    for name in ("default", "paper", "everywhere", "fast"):
+    for name in ("default", "paper", "everywhere", "fast", "int8"):
         outcome = octify("rules", "show", name)
         assert outcome.code == 0
         Path("mine.toml").write_text(outcome.out)

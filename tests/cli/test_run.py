@@ -168,7 +168,7 @@ def test_steps_are_command_lines(octify: Any, net: Path, write: Any) -> None:
     assert outcome.code == 0, outcome.err
     convert, export, int8, bench, report = (shlex.split(line) for line in outcome.out.splitlines())
     assert convert[:2] == ["octify", "convert"] and convert[-2:] == ["--", "net.py"]
-    for word in ("--input=1x3x16x16", "--calib=images", "--mean=0.5,-0.25,1.0", "--bgr", "--exclude=b c"):
+    for word in ("--input=1x3x16x16", "--calib=images", "--mean=0.5,-0.25,1", "--bgr", "--exclude=b c"):
         assert word in convert
     assert "--out=-odd" in convert and "--alpha=0.25" in convert
     assert export == ["octify", "export", "--batch=1", "--", "-odd", "f.onnx"]

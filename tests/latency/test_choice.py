@@ -134,3 +134,18 @@ def test_the_verdict_says_what_was_measured() -> None:
         "Timed whole in openvino, 2 threads, batch 1, 20 rounds, the fastest of 3 plans: "
         "12.34 ms dense, 9.00 ms octave: 1.37 times as fast (95 %: 1.30 to 1.45)."
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_models_are_timed_as_copies_in_float32(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """In eval mode, whatever mode and type the user's model has; that one is left as it was."""
+    machine = Machine(monkeypatch, [(5.0, 1.9, 2.1)])
+    model = net().to(dtype).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = octify.convert(model, X.to(dtype), 0.5, "everywhere", latency=1)
+    assert result.model.training and model.training
+    assert all(not each.training for each in machine.models.values())
+    parameters = [p for each in machine.models.values() for p in each.parameters()]
+    assert {p.dtype for p in parameters} == {torch.float32}
+    assert {p.dtype for p in result.model.parameters()} == {dtype}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

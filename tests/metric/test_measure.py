@@ -30,9 +30,9 @@ from tests.nets import Residual
 FINITE = st.floats(-1e6, 1e6)
 
 
-def net() -> nn.Module:
+def net(width: int = 32) -> nn.Module:
     torch.manual_seed(0)
-    return Residual().eval()
+    return Residual(width).eval()
 
 
 def baseline(function: Callable[[nn.Module], Any], **options: Any) -> Baseline:
@@ -274,7 +274,7 @@ def test_sweep_measures_the_original_once(tmp_path: Path) -> None:
 @pytest.fixture
 def data() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(16, 3, 16, 16, generator=generator) for _ in range(4)]
+    return [torch.randn(16, 3, 8, 8, generator=generator) for _ in range(3)]
 
 
 def cost(model: nn.Module) -> float:
@@ -282,24 +282,23 @@ def cost(model: nn.Module) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, 16, 16))
+        model(torch.zeros(1, 3, 8, 8))
     return float(counter.get_total_flops())
 
 
 @pytest.mark.usefixtures("short_calibration")
-@pytest.mark.parametrize("most", [0.1, 0.3])
-@pytest.mark.parametrize("count", [4, 1])  # 16 inputs are too few to keep some aside
+@pytest.mark.parametrize(("count", "most"), [(3, 0.2), (1, 0.3)])  # 16 inputs are too few to keep some aside
 def test_the_cheapest_model_within_a_drop(data: list[torch.Tensor], most: float, count: int) -> None:
-    whole = cost(net())
+    whole = cost(net(16))
 
     def share(model: nn.Module) -> float:
         return cost(model) / whole
 
     result = octify.convert(
-        *(net(), data[0][:1]),
+        *(net(16), data[0][:1]),
         rules="everywhere",
         calibration=data[:count],
-        effort="fast",
+        effort="norm",
         metric=share,
         target_drop=most,
     )
@@ -308,7 +307,7 @@ def test_the_cheapest_model_within_a_drop(data: list[torch.Tensor], most: float,
     assert metric.keeps(most)
     assert metric.values[0].result == share(result.model.eval()), "the result itself was measured"
     # The drop is the saving: what is left of the bound is less than a step of the search.
-    assert row.macs_ratio <= 1 - most + 0.08
+    assert row.macs_ratio <= 1 - most + 0.1
     assert (row.target, row.target_value, row.trials) == ("drop", most, len(row.points))
     assert row.macs_ratio == min(point.macs_ratio for point in row.points if point.keeps)
     assert any(not point.keeps for point in row.points)
@@ -323,10 +322,10 @@ def test_a_drop_that_no_model_keeps(data: list[torch.Tensor]) -> None:
     values = iter([1.0, *[0.0] * 99])
     with pytest.raises(CheckFailed, match="cannot be kept within") as caught:
         octify.convert(
-            *(net(), data[0][:1]),
+            *(net(16), data[0][:1]),
             rules="everywhere",
-            calibration=data,
-            effort="fast",
+            calibration=data[:1],
+            effort="norm",
             metric=lambda model: next(values),
             target_drop=0.5,
         )

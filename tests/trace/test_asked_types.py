@@ -26,6 +26,7 @@ QUESTIONS: dict[str, Callable[[Any], Any]] = {
     "isinstance of several": lambda y: isinstance(y, (list, Tensor)),
     "isinstance of others": lambda y: isinstance(y, (list, tuple, dict, int, nn.Parameter)),
     "is_tensor": lambda y: torch.is_tensor(y),
+    "torch.jit.isinstance": lambda y: torch.jit.isinstance(y, Tensor),
     "type is": lambda y: type(y) is Tensor,
     "type ==": lambda y: type(y) == Tensor,  # noqa: E721
     "type in": lambda y: type(y) in (list, Tensor),
@@ -111,3 +112,31 @@ def test_code_that_goes_by_types_is_traced(kind: Any) -> None:
         expected, actual = model(x), made.model(x)
     pairs = zip(expected, actual, strict=True) if isinstance(expected, list) else [(expected, actual)]
     assert all(same(a, b) for a, b in pairs)
+
+
+class Secret(nn.Module):
+    """It asks in a way that no proxy sees, and takes other channels by the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if getattr(y, "__class__").__name__ == "Tensor":  # noqa: B009
+            y = torch.cat([y, y], 1)
+        return self.head(y)
+
+
+def test_a_graph_that_stops_does_not_mean_that_the_model_does() -> None:
+    model, x = Secret().eval(), torch.randn(1, 3, 16, 16)
+    result = octify.convert(model, x, alpha=0.0)
+    with torch.no_grad():
+        assert same(model(x), result.model(x))
+    assert (
+        octify.convert(model, x, alpha=0.5, rules="everywhere").report.totals.macs_after
+        < result.report.totals.macs_after
+    )
+    with pytest.raises(octify.OctifyError, match="rejects an input of 1x3x2x2x2"):
+        octify.convert(model, torch.randn(1, 3, 2, 2, 2), alpha=0.5)

@@ -181,13 +181,6 @@ def test_a_norm_that_the_models_own_train_freezes_is_named() -> None:
     assert "bn" in sentence
 
 
-class Autocast(Base):
-    def forward(self, x: Tensor) -> Any:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            y = self.b(self.a(x))
-        return self.h(y.float().mean((2, 3)))
-
-
 class Counts(Base):
     def forward(self, x: Tensor) -> Any:
         self.centre += 1
@@ -196,7 +189,7 @@ class Counts(Base):
 
 @pytest.mark.parametrize(
     ("kind", "cause"),
-    [(Autocast, "torch.autocast"), (Counts, "buffers centre"), (AsksForGradients, "is_grad_enabled")],
+    [(Counts, "buffers centre"), (AsksForGradients, "is_grad_enabled")],
 )
 def test_a_refusal_names_the_cause(kind: Any, cause: str) -> None:
     with pytest.raises(octify.OctifyError, match=cause):
@@ -217,3 +210,76 @@ def test_hooks_that_only_keep_are_spoken_of() -> None:
 def test_no_hooks_no_sentence() -> None:
     warnings = octify.convert(Layers().eval(), X, rules="everywhere").report.warnings
     assert not any("hooks" in each for each in warnings)
+
+
+class UnreadDropout(Base):
+    """It draws random numbers for nothing."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x)
+        F.dropout(y, 0.5, self.training)
+        self.drop(y)
+        return self.h(self.drop(self.b(y)).mean((2, 3)))
+
+
+class DropoutNotReached(Base):
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x)
+        if x.shape[1] == 4:
+            y = self.drop(y)
+        rate = 0.0
+        if rate > 0 and self.training:
+            y = F.dropout(y, rate)
+        return self.h(self.b(y).mean((2, 3)))
+
+
+class DropoutOfNothing(Base):
+    """Dropout of rate 0 returns its input itself in training, too."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x)
+        z = F.dropout(y, 0.0, self.training)
+        z += 1
+        return self.h(self.b(y + z).mean((2, 3)))
+
+
+class Noise(Base):
+    """A random number more in training, which is read."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x)
+        if self.training:
+            y = y + torch.randn_like(y)
+        return self.h(self.drop(self.b(y)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [UnreadDropout, DropoutNotReached, DropoutOfNothing])
+def test_dropout_that_does_nothing_is_not_spoken_of(kind: Any) -> None:
+    assert told(kind, training=False) == []
+
+
+def test_noise_of_training_is_told() -> None:
+    assert len(told(Noise, training=False)) == 1
+
+
+class NeedsTargets(Base):
+    def forward(self, x: Tensor, targets: Any = None) -> Any:
+        y = self.h(self.b(self.a(x)).mean((2, 3)))
+        if self.training and targets is None:
+            raise ValueError("targets, please")  # here
+        return y
+
+
+class EvalOnly(Base):
+    def forward(self, x: Tensor) -> Any:
+        assert not self.training  # here
+        return self.h(self.b(self.a(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", [NeedsTargets, EvalOnly])
+def test_a_model_that_stops_in_training_is_told(kind: Any, training: bool) -> None:
+    (sentence,) = told(kind, training=training)
+    lines, start = inspect.getsourcelines(kind)
+    place = next(start + n for n, line in enumerate(lines) if line.rstrip().endswith("here"))
+    assert "was not compared" in sentence and "Error" in sentence and f"({__file__}:{place})" in sentence

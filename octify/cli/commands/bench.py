@@ -40,6 +40,7 @@ class RuntimeName(str, enum.Enum):
     onnxruntime_cuda = "onnxruntime-cuda"
     openvino = "openvino"
     openvino_int8 = "openvino-int8"
+    ncnn = "ncnn"
     eager = "eager"
     channels_last = "channels-last"
     compile = "compile"

@@ -29,6 +29,7 @@ from octify.cli.options.calibration import (
     SeedOption,
     StdOption,
     TargetErrorOption,
+    TargetLatencyOption,
     TargetMacsOption,
     inputs_of,
     require_error,
@@ -131,7 +132,7 @@ ThreadsOption = Annotated[
     ),
 ]
 
-_TARGETS = ("target_macs", "target_error", "target_drop")
+_TARGETS = ("target_macs", "target_error", "target_drop", "target_latency")
 _TIMING = ("latency", "latency_runtime", "latency_threads")
 _POLICY = ("alpha", *_TARGETS, "rules", "kernels", "exclude", *_TIMING)
 
@@ -152,6 +153,7 @@ def convert(
     target_macs: TargetMacsOption = None,
     target_error: TargetErrorOption = None,
     target_drop: TargetDropOption = None,
+    target_latency: TargetLatencyOption = None,
     out: OutOption = None,
     onnx: OnnxOption = None,
     target: TargetOption = ExportTarget.onnxruntime,
@@ -200,6 +202,7 @@ def convert(
       octify convert model.py --metric evaluate.py:accuracy --target-drop 0.005 --calib images/ -o out
       octify convert model.py --rules everywhere --latency -o out --onnx out/model.onnx
       octify convert model.py --latency --latency-runtime openvino -o out
+      octify convert model.py --target-latency 5 --calib images/ -o out
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         calibration = CalibrationSettings(
@@ -215,6 +218,7 @@ def convert(
             target_macs,
             target_error,
             target_drop,
+            target_latency,
             device,
             bgr,
         )
@@ -229,9 +233,10 @@ def convert(
             if context.params[name] is not None:
                 aim = f"--{name.replace('_', '-')}"
                 _refuse(context, ("alpha",), aim, "a target decides the alpha of every layer")
-                _refuse(context, _TIMING, aim, "a target chooses by MACs and errors, not by time")
-        if not latency:
-            _refuse(context, _TIMING[1:], _BY_MACS, "only --latency times anything")
+                timing = _TIMING[:1] if name == "target_latency" else _TIMING
+                _refuse(context, timing, aim, "a target has a search of its own")
+        if not latency and target_latency is None:
+            _refuse(context, _TIMING[1:], _BY_MACS, "only --latency and --target-latency time anything")
         check_model(model, weights, input)
         check_policy(alpha, None if plan else rules)
         reads = used(model, weights, calib, () if plan else (rules,), plan, judge.file)
@@ -262,8 +267,9 @@ def convert(
                 target_macs=target_macs,
                 target_error=target_error,
                 target_drop=target_drop,
+                target_latency=target_latency,
                 metric=baseline if target_drop is not None else None,
-                latency=latency_threads if latency else None,
+                latency=latency_threads if latency or target_latency is not None else None,
                 latency_runtime=latency_runtime.value,
                 progress=run.progress,
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,17 +12,19 @@ from octify.artefact import origin as artefact
 from octify.cli.options.shared import DebugOption, JsonOption, OverwriteOption, QuietOption, VerboseOption
 from octify.cli.outputs import check_files
 from octify.cli.session import Session, session
+from octify.errors import OctifyError
 from octify.files import write_text
 
 if TYPE_CHECKING:
     from octify.artefact.stored import StoredConversion, StoredSweep
 
 FolderArgument = Annotated[
-    Path,
+    list[Path],
     typer.Argument(
-        metavar="DIR",
+        metavar="DIR [OTHER]",
         show_default=False,
-        help="A folder that octify convert, octify tune or octify sweep wrote. No model code is run.",
+        help="A folder that octify convert, octify tune or octify sweep wrote, or two to compare. No model"
+        " code is run.",
     ),
 ]
 HtmlOption = Annotated[
@@ -43,29 +46,75 @@ def report(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show the report of a conversion or a sweep again: on the terminal, or as an HTML page.
+    """Show the report of a conversion or a sweep again, or compare two: on the terminal, or as an HTML page.
 
     The page has totals, every layer, the network as a graph, errors, frequencies and, from DIR/bench.json
-    (what octify bench --json prints), latencies.
+    (what octify bench --json prints), latencies. Two conversions are compared in cost, accuracy, latency
+    and layer by layer; two sweeps point by point.
 
     \b
     Examples:
       octify report out
       octify report out --html out/report.html
+      octify report out other --html comparison.html
       octify bench out --json > out/bench.json
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
         from octify.artefact.stored import read_stored
 
-        run.progress(f"reading {folder}")
-        stored = read_stored(folder)
+        if len(folder) > 2:
+            raise OctifyError(
+                f"{len(folder)} folders cannot be compared",
+                why="two results stand side by side",
+                hint=f"octify report {folder[0]} {folder[1]}",
+            )
+        results = []
+        for each in folder:
+            run.progress(f"reading {each}")
+            results.append(read_stored(each))
+        if html is not None:
+            check_files({"--html": html}, {}, force=force)
+        if len(results) == 1:
+            (stored,) = results
+            shown, document = _renderables(stored), dict(stored.document)
+            page = _page(folder[0], stored) if html is not None else ""
+        else:
+            shown, page, document = _compared(folder, results)
         if html is None:
-            run.show(*_renderables(stored))
-            run.answer(dict(stored.document))
+            run.show(*shown)
+            run.answer(document)
             return
-        check_files({"--html": html}, {}, force=force)
-        write_page(run, html, _page(folder, stored))
-        run.answer(dict(stored.document) | {"written": {"html": str(html)}})
+        write_page(run, html, page)
+        run.answer(document | {"written": {"html": str(html)}})
+
+
+def _compared(
+    folders: Sequence[Path], results: Sequence[StoredConversion | StoredSweep]
+) -> tuple[list[Any], str, dict[str, Any]]:
+    """Tables, page and JSON document of two results. Raises OctifyError for a conversion and a sweep."""
+    from octify.artefact.stored import StoredConversion, StoredSweep
+    from octify.report import comparison
+    from octify.report.html.comparison import comparison_page, sweeps_page
+
+    a, b = results
+    names = (str(folders[0]), str(folders[1]))
+    if isinstance(a, StoredConversion) and isinstance(b, StoredConversion):
+        sides = [
+            comparison.Side(name, each.report, each.latency) for name, each in zip(names, (a, b), strict=True)
+        ]
+        row = comparison.compare(*sides)
+        return list(comparison.render_comparison(row)), comparison_page(row), row.to_dict()
+    if isinstance(a, StoredSweep) and isinstance(b, StoredSweep):
+        pairs = comparison.pair_points(a.points, b.points)
+        document = {"names": list(names), "points": [pair.to_dict() for pair in pairs]}
+        return [comparison.render_pairs(names, pairs)], sweeps_page(names, pairs, document), document
+    sweep = names[0] if isinstance(a, StoredSweep) else names[1]
+    other = names[1] if isinstance(a, StoredSweep) else names[0]
+    raise OctifyError(
+        f"{sweep} is a sweep, and {other} is one conversion",
+        why="results of one kind are compared",
+        hint=f"octify report {sweep}/POINT {other}, where POINT is a folder in the sweep's",
+    )
 
 
 def write_page(run: Session, path: Path, page: str) -> None:

@@ -193,7 +193,7 @@ def sweep(
         settings.check()
         judge = MetricSettings(metric, metric_lower, max_drop)
         judge.check()
-        requests = [(name, share) for name in _names(rules) for share in _shares(alpha)]
+        requests = [(name, share) for name in _names(rules) for share in shares_of(alpha)]
         check_model(model, weights, input)
         for name, share in requests:
             check_policy(share, name)
@@ -255,7 +255,8 @@ def _names(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _shares(text: str) -> list[float]:
+def shares_of(text: str) -> list[float]:
+    """Numbers of ``--alpha``, each once. Raises OctifyError for what is none."""
     try:
         shares = [float(part) for part in text.split(",")]
     except ValueError as error:

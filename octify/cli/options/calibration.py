@@ -133,6 +133,16 @@ TargetErrorOption = Annotated[
         " cheapest such model and calibrates a dozen of them.",
     ),
 ]
+TargetLatencyOption = Annotated[
+    float | None,
+    typer.Option(
+        "--target-latency",
+        metavar="MS",
+        help="Most milliseconds per call, in place of --alpha: searches for the conversion of least error"
+        " that is as fast in --latency-runtime, with --latency-threads, at the batch of --input. Whole models"
+        " are timed.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,7 @@ class CalibrationSettings:
     target_macs: float | None = None
     target_error: float | None = None
     target_drop: float | None = None
+    target_latency: float | None = None
     device: str | None = None
     bgr: bool = False
 
@@ -159,7 +170,7 @@ class CalibrationSettings:
         from octify.calibrate.options import Target
         from octify.data import check_data
 
-        target = Target.of(self.target_macs, self.target_error, self.target_drop)
+        target = Target.of(self.target_macs, self.target_error, self.target_drop, self.target_latency)
         if self.data is not None:
             check_data(self.data)
         elif target is not None:

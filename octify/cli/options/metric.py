@@ -125,7 +125,7 @@ class MetricSettings:
         raise CheckFailed(
             f"{worst.name} drops by {number(worst.drop)}, more than --max-drop {self.max_drop:g}",
             why=f"{row.function} is {number(worst.original)} of the original and {number(worst.result)} of"
-            " the result, which was written",
+            " the result",
             hint="a smaller --alpha, more --calib data, octify tune, or --target-drop to search",
         )
 

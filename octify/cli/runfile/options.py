@@ -54,7 +54,7 @@ class Option:
             chosen = self.flag if value else self.off
             return [chosen] if chosen else []
         if self.is_numbers and isinstance(value, (list, tuple)):
-            value = ",".join(f"{number!r}" for number in value)
+            value = ",".join(repr(int(n)) if float(n).is_integer() else repr(n) for n in value)
         values = value if isinstance(value, (list, tuple)) else [value]
         if self.flag is None:
             return [str(each) for each in values]

@@ -7,11 +7,13 @@ timed whole, beside the original, in the runtime asked for. The fastest is taken
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
 
+from octify.export.calls import as_inputs
 from octify.latency.bench import bench
 from octify.latency.operators.costs import NOISE, OnnxruntimeCosts
 from octify.latency.operators.table import OperatorTable
@@ -44,6 +46,11 @@ def fastest(
     Returns
     -------
     The plan, and the times of whole models; None where the prices alone leave everything dense.
+
+    Raises
+    ------
+    ExportError
+        The model cannot be written as the ONNX file that would be timed.
     """
     table = OperatorTable(timing.threads, progress=tell, runtime=timing.library)
     plans = [plan_by(OnnxruntimeCosts(table, timing.kernels, saving)) for saving in SAVINGS]
@@ -53,7 +60,12 @@ def fastest(
         return plans[0], None
     models = {"dense": original} | {name: build(plan) for name, plan in rivals.items()}
     measured = bench(
-        models, inputs, runtimes=[timing.runtime], threads=timing.threads, memory=False, progress=tell
+        {name: copy.deepcopy(model).cpu().float().eval() for name, model in models.items()},
+        as_inputs(inputs),
+        runtimes=[timing.runtime],
+        threads=timing.threads,
+        memory=False,
+        progress=tell,
     )
     dense, *rows = measured.rows
     best = min(rows, key=lambda row: row.timing.median)

@@ -8,6 +8,7 @@
 | fast               | channels by energy, least squares                                                 |
 | standard           | channels by the error after refitting, hinge refits, 300 steps of distillation    |
 | spatial            | standard, with exchange in spatial convolutions only (spatial.toml)               |
+| one-way            | standard, with exchange high to low alone in 1x1 convolutions (one_way.toml)      |
 | synthetic          | standard, on images made from the network's BatchNorm statistics                  |
 | thorough           | the same with 900 steps                                                           |
 | pruned             | Torch-Pruning, group magnitude, at the MACs of `standard`; BatchNorm re-estimation |
@@ -39,6 +40,7 @@ from tests.benchmarks.accuracy import data, nets, peers
 
 RULES = Path(__file__).with_name("rules.toml")
 SPATIAL = Path(__file__).with_name("spatial.toml")
+ONE_WAY = Path(__file__).with_name("one_way.toml")
 EXAMPLE = (1, 3, data.SIDE, data.SIDE)
 
 
@@ -154,6 +156,7 @@ METHODS: dict[str, Callable[[Case], tuple[nn.Module, float]]] = {
     "fast": _calibrated("fast"),
     "standard": _calibrated("standard"),
     "spatial": _calibrated("standard", rules=SPATIAL),
+    "one-way": _calibrated("standard", rules=ONE_WAY),
     "synthetic": _calibrated("standard", synthetic=True),
     "pruned": _pruned(distilled=False),
     "thorough": _calibrated("thorough"),

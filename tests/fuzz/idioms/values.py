@@ -31,6 +31,22 @@ $y = $x * self.$m[:, 0].view(1, -1, $ones)
 top: def doubled(x): return x * 2
 $y = doubled($x)
 """,
+    "call/function with a backward": """\
+top: class Swish(torch.autograd.Function):
+top:     @staticmethod
+top:     def forward(ctx, x): ctx.save_for_backward(x); return x * torch.sigmoid(x)
+top:     @staticmethod
+top:     def backward(ctx, g): s = torch.sigmoid(ctx.saved_tensors[0]); return g * s * (1 + ctx.saved_tensors[0] * (1 - s))
+$y = Swish.apply($x)
+""",
+    "call/rounded straight through": """\
+top: class Rounded(torch.autograd.Function):
+top:     @staticmethod
+top:     def forward(ctx, x): return torch.round(x * 8) / 8
+top:     @staticmethod
+top:     def backward(ctx, g): return g
+$y = Rounded.apply($x)
+""",
     "call/comprehension": "$y = torch.cat([p * 2 for p in $x.chunk(2, 1)], 1)",
     "call/dict": "parts = {'a': $x, 'b': $o}\n$y = parts['a'] + parts['b']",
     "call/max indices": """\
