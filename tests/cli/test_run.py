@@ -283,6 +283,27 @@ def test_weights_and_data_are_inputs(octify: Any, net: Path, tmp_path: Path, wri
     assert key_of(run.steps[0]) != key
 
 
+@pytest.mark.parametrize("place", ["pkg/__init__.py", "pkg/nets.py", "pkg/deep/more.py", "beside.py"])
+@pytest.mark.parametrize("is_package", [True, False])
+def test_code_of_a_module_here_is_an_input(
+    octify: Any, net: Path, write: Any, tmp_path: Path, place: str, is_package: bool
+) -> None:
+    names = ["pkg/nets.py", "pkg/deep/more.py", "beside.py", *(["pkg/__init__.py"] if is_package else [])]
+    for name in {*names, place}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    run = plan_run({"model": "pkg.nets:Net"})
+    before = key_of(run.steps[0])
+    (tmp_path / place).write_text("x = 1\n")
+    assert key_of(run.steps[0]) != before
+
+
+@pytest.mark.parametrize("model", ["os:Net", "sys:Net", "torch.nn:Identity", "nosuch.mod:Net", "json:Net"])
+def test_modules_elsewhere_have_a_key(octify: Any, model: str) -> None:
+    run = plan_run({"model": model})
+    assert key_of(run.steps[0]) == key_of(run.steps[0])
+
+
 def test_paths_are_relative_to_the_file(octify: Any, net: Path, write: Any, tmp_path: Path) -> None:
     write(RUN, "sub/octify.toml")
     net.rename(tmp_path / "sub" / "net.py")

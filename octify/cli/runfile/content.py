@@ -107,21 +107,27 @@ def _code(target: str) -> str:
 
 
 def _package(name: str) -> str:
-    sys.path.insert(0, str(Path.cwd()))
+    """Digest of a top-level module's code: its files and, if it lies here, those beside it; or a version."""
+    here = Path.cwd()
+    sys.path.insert(0, str(here))
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         spec = None
     finally:
-        sys.path.remove(str(Path.cwd()))
-    if spec is None or not spec.has_location or spec.origin is None or not Path(spec.origin).is_file():
-        return name  # built in, frozen into the interpreter, or nowhere
-    file = Path(spec.origin)
-    if "site-packages" in file.parts:
+        sys.path.remove(str(here))
+    if spec is None:
+        return name
+    places = [Path(each) for each in spec.submodule_search_locations or ()]
+    file = Path(spec.origin or "")
+    if any("site-packages" in place.parts for place in (file, *places)):
         names = metadata.packages_distributions().get(name, [name])
         return " ".join(_version(each) for each in sorted(names))
-    files = [*_python_files(file.parent)] if file.name == "__init__.py" else [file]
-    return _digest_of_files(file.parent, files)
+    if any(here in place.resolve().parents for place in (file, *places) if place.exists()):
+        places = [here]
+    if not places:  # a module of the standard library, or a file elsewhere
+        return _digest(file) if file.is_file() else f"{name} {platform.python_version()}"
+    return " ".join(_digest_of_files(place, [*_python_files(place)]) for place in places)
 
 
 def _python_files(folder: Path) -> Iterator[Path]:

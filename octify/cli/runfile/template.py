@@ -35,6 +35,7 @@ _EXAMPLES: dict[str, Any] = {
     "plan": "plan.json",
     "resize": 256,
     "target-drop": 0.5,
+    "target-latency": 5,
     "target-error": 0.1,
     "target-macs": 0.6,
     "weights": "model.safetensors",
