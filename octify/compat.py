@@ -33,6 +33,7 @@ __all__ = [
     "FakeTensor",
     "FakeTensorMode",
     "NormBase",
+    "TorchDispatchMode",
     "TreeSpec",
     "backward_hooks",
     "buffers_of",
@@ -224,6 +225,20 @@ _functorch: Any = getattr(torch._C, "_functorch", None)
 _transform: Callable[[], Any] = getattr(_functorch, "peek_interpreter_stack", _yes)
 _has_onednn: bool = getattr(torch._C, "_has_mkldnn", False)
 _onednn_enabled: Callable[[], bool] = getattr(torch._C, "_get_mkldnn_enabled", lambda: False)
+try:
+    from torch.utils._python_dispatch import TorchDispatchMode
+except ImportError:
+
+    class TorchDispatchMode:  # type: ignore
+        """A mode that sees no operator."""
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+
 with contextlib.suppress(ImportError):
     from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from octify.errors import InputSizeError
+from octify.kernels.choices import Exchange as Exchange
+from octify.kernels.choices import Scheme as Scheme
 
-Scheme = Literal["paper", "exact"]
-Exchange = Literal["full", "spatial", "high-to-low"]  # which paths 1x1 convolutions have (octify.nn.exchange)
 Branch = Literal["high", "low"]
 BRANCHES: tuple[Branch, ...] = ("high", "low")
 Matrix = npt.NDArray[np.float64]

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 DRAWS = 4000
 _TAIL = 2.5  # percent on each side
 
@@ -42,6 +40,8 @@ def ratio_of_medians(first: Sequence[float], own: Sequence[float], draws: int = 
 
     Of a single round nothing can be said: its interval is (0, infinity).
     """
+    import numpy as np  # not at the top: reports hold ratios, and are read without it
+
     both = np.array([first, own], dtype=np.float64)
     value = float(np.median(both[0]) / np.median(both[1]))
     rounds = both.shape[1]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from octify.errors import OctifyError
-from octify.kernels.taps import Scheme
+from octify.kernels.choices import Scheme
 
 RUNTIMES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
 

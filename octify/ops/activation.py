@@ -65,8 +65,8 @@ _FUNCTIONAL = """
 _TORCH = """
     abs absolute arctan asinh atan celu celu_ ceil clamp clamp_ clamp_max clamp_min clip clone cos
     dropout erf exp exp2 exp_ expm1 floor hardshrink log log10 log1p log2 nan_to_num neg negative
-    positive reciprocal relu relu_ round rrelu rsqrt selu selu_ sigmoid sigmoid_ sign sin sinh sqrt
-    square tan tanh tanh_ threshold trunc
+    ones_like positive reciprocal relu relu_ round rrelu rsqrt selu selu_ sigmoid sigmoid_ sign sin sinh sqrt
+    square tan tanh tanh_ threshold trunc zeros_like
 """
 _TENSOR = """
     abs abs_ atan ceil clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clip clip_ clone

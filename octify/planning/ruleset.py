@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from octify.checks.documents import read_text
 from octify.errors import RuleError
-from octify.kernels.taps import Exchange
+from octify.kernels.choices import Exchange
 
 if sys.version_info >= (3, 11):
     import tomllib

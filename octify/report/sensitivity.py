@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from octify.checks.printable import Printable
 from octify.errors import OctifyError
 from octify.report.metric import number
 
@@ -127,7 +128,7 @@ class Sensitivity:
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
-        console.print(self)
+        console.print(Printable(self))
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
 
@@ -184,7 +185,7 @@ def _table(row: Sensitivity) -> Table:
         errors = [error_at(each, alpha) for alpha in alphas]
         cells = ["-" if error is None else f"{error:.4f}" for error in errors]
         point = each.middle
-        cells += [f"{point.macs_saved:.2%}", f"{point.price:.4f}" if point.macs_saved > 0 else "saves none"]
+        cells += [f"{point.macs_saved:.2%}", f"{point.price:.3g}" if point.macs_saved > 0 else "saves none"]
         if row.milliseconds is not None:
             cells.append("-" if point.milliseconds_saved is None else f"{point.milliseconds_saved:.3f}")
         if row.metric is not None:

@@ -6,10 +6,16 @@ for real. A run that fails half-way still tells of all calls before that.
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +26,12 @@ from octify.trace.arguments import Arguments, NotPlainError
 from octify.trace.duplicate import duplicate
 from octify.trace.tracer import first_line, user_line
 from octify.trace.unlogged import unlogged
+
+_NOT_THE_MODELS = (
+    f"{Path(torch.__file__).parent}{os.sep}",
+    f"{Path(__file__).parent.parent}{os.sep}",
+    "<eval_with_key>",
+)
 
 
 @dataclass(frozen=True)
@@ -41,12 +53,27 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Read:
+    """A parameter or buffer that the model's code read by the attribute of a module: ``conv.weight.device``.
+
+    path:
+        Path of the module that holds it.
+    within:
+        Paths of the modules that were running, outermost first.
+    """
+
+    path: str
+    within: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Observed:
     """All calls of a run, in the order of their beginning; ``stopped`` says why it ended early."""
 
     calls: tuple[Call, ...]
     macs: int
     stopped: str | None
+    reads: tuple[Read, ...] = ()
 
 
 def observe(model: nn.Module, inputs: Sequence[Tensor]) -> Observed:
@@ -69,11 +96,12 @@ def _run(model: nn.Module, inputs: Sequence[Tensor]) -> Observed:
     with FlopCounterMode(display=False) as counter:
         log = _Log(model, counter)
         try:
-            model(*inputs)
+            with log.reading():
+                model(*inputs)
         except Exception as error:
             line = user_line(error)
             stopped = f"{type(error).__name__}: {first_line(error)}" + (f" ({line})" if line else "")
-        return Observed(log.calls(), counter.get_total_flops() // 2, stopped)
+        return Observed(log.calls(), counter.get_total_flops() // 2, stopped, log.reads())
 
 
 class _Log:
@@ -84,6 +112,8 @@ class _Log:
         self._began: list[tuple[str, Arguments | None, tuple[str, ...], int]] = []
         self._ended: dict[int, int] = {}
         self._running: list[int] = []
+        self._paths = {module: path for path, module in model.named_modules()}
+        self._reads: dict[Read, None] = {}
         for path, module in model.named_modules():
             if path:
                 module.register_forward_pre_hook(self._before(path), with_kwargs=True)
@@ -96,6 +126,27 @@ class _Log:
             Call(path, arguments, within, (self._ended.get(i, now) - flops) // 2)
             for i, (path, arguments, within, flops) in enumerate(self._began)
         )
+
+    def reads(self) -> tuple[Read, ...]:
+        """Recorded reads, each once."""
+        return tuple(self._reads)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Meanwhile reads of parameters and buffers by the model's code are recorded."""
+        get: Any = nn.Module.__getattr__
+
+        @functools.wraps(get)
+        def read(module: nn.Module, name: str) -> Any:
+            value = get(module, name)
+            file = sys._getframe(1).f_code.co_filename
+            if isinstance(value, Tensor) and module in self._paths and not file.startswith(_NOT_THE_MODELS):
+                within = tuple(self._began[i][0] for i in self._running)
+                self._reads[Read(self._paths[module], within)] = None
+            return value
+
+        with patch.object(nn.Module, "__getattr__", read):
+            yield
 
     def _before(self, path: str) -> Any:
         def note(module: nn.Module, args: Any, kwargs: Any) -> None:

@@ -19,16 +19,50 @@ from unittest.mock import patch
 from torch import Tensor, nn
 
 from octify.compat import FakeTensor, hook_tables
+from octify.errors import OctifyError, TraceError
 
 
 def duplicate(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
-    """A deep copy of ``module``; what ``memo`` holds by ``id`` is not copied but taken from there."""
+    """A deep copy of ``module``; what ``memo`` holds by ``id`` is not copied but taken from there.
+
+    Raises TraceError, with the attribute, where Python cannot copy what a module holds: a lock, an open file.
+    """
     memo = {} if memo is None else memo
     with _without_history():
-        result = copy.deepcopy(module, memo)
+        try:
+            result = copy.deepcopy(module, memo)
+        except (OctifyError, MemoryError):
+            raise
+        except Exception as error:
+            raise _not_copied(module, error) from error
     for each in result.modules():
         _rebind(each, memo)
     return result
+
+
+def _not_copied(module: nn.Module, error: Exception) -> TraceError:
+    # What a hand-written __deepcopy__ says may have several lines.
+    why = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['it says no more'])[0]}"
+    return TraceError(
+        f"{type(module).__name__} cannot be copied",
+        where=_place_of_failure(module),
+        why=f"octify works on copies, and leaves the model as it is: {why}",
+        hint="keep such objects outside of modules, or let the class leave them out in __deepcopy__",
+    )
+
+
+def _place_of_failure(root: nn.Module) -> str | None:
+    """The attribute, by path, that cannot be copied on its own; None where no single one is to blame."""
+    shared: dict[int, Any] = {
+        id(each): each for each in (*root.modules(), *root.parameters(), *root.buffers())
+    }
+    for path, module in root.named_modules():
+        for name, value in vars(module).items():
+            try:
+                copy.deepcopy(value, dict(shared))
+            except Exception:
+                return f"{'.'.join(filter(None, (path, name)))} ({type(module).__name__})"
+    return None
 
 
 def sharing_tensors(module: nn.Module, *, buffers: bool = True) -> Any:

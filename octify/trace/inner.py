@@ -27,7 +27,7 @@ def with_inner(model: nn.Module, inputs: Sequence[Tensor], traced: Traced) -> Tr
     if not any(_convolutions(model.get_submodule(leaf.path)) > 1 for leaf in leaves):
         return traced
     seen = observe(model, inputs)
-    search = Search(model, seen.calls)
+    search = Search(model, seen.calls, seen.reads)
     taken = frozenset(str(n.target) for n in traced.module.graph.nodes if n.op in ("call_module", "get_attr"))
     by_leaf = {leaf.path: list(_inside(leaf, search, seen.calls, taken)) for leaf in leaves}
     holders = tuple(path for path, parts in by_leaf.items() if parts)

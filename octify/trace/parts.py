@@ -17,11 +17,11 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from octify.compat import tree_unflatten
+from octify.compat import ConvNd, tree_unflatten
 from octify.errors import TraceError
 from octify.nn.guard import holds
 from octify.trace.arguments import Arguments
-from octify.trace.calls import Call, observe
+from octify.trace.calls import Call, Read, observe
 from octify.trace.duplicate import duplicate
 from octify.trace.facts import Facts, InputSpec, MeasureError, measure
 from octify.trace.keywords import with_any_names
@@ -50,7 +50,7 @@ def in_parts(
     model stops on the inputs.
     """
     seen = observe(model, inputs)
-    candidates = list(Search(model, seen.calls).below(""))
+    candidates = list(Search(model, seen.calls, seen.reads).below(""))
     if not any(part.symbolic is not None for part in candidates):
         if seen.stopped is None:
             return None
@@ -92,12 +92,15 @@ def together(
 
 
 def share_in_parts(traced: Traced) -> float:
-    """Share of the MACs that are in parts, not in what untraceable code calls itself."""
+    """Share of the MACs that are in parts where there may be an octave map: between two convolutions."""
     assert traced.parts is not None
-    alone = {part.path for part in traced.parts.members if part.alone}
     macs = sum(fact.macs for fact in traced.facts.values())
-    nodes = traced.module.graph.nodes
-    lonely = sum(traced.facts[node.name].macs for node in nodes if node.target in alone)
+    lonely = 0
+    for part, each in zip(traced.parts.members, _slices(traced.parts, traced.module.graph), strict=True):
+        called = [node for node in each.nodes if node.op == "call_module"]
+        convs = [n for n in called if isinstance(traced.module.get_submodule(str(n.target)), ConvNd)]
+        if part.alone or len(convs) < 2:
+            lonely += sum(traced.facts[node.name].macs for node in (called if part.alone else convs))
     return (macs - lonely) / max(1, macs + traced.parts.rest_macs)
 
 
@@ -108,9 +111,10 @@ def _rooted(path: str, leaves: Sequence[Opaque]) -> list[Opaque]:
 class Search:
     """Finds the largest traceable submodules that multiply."""
 
-    def __init__(self, model: nn.Module, calls: Sequence[Call]) -> None:
+    def __init__(self, model: nn.Module, calls: Sequence[Call], reads: Sequence[Read] = ()) -> None:
         self._model = model
         self._calls = calls
+        self._reads = reads
         self._by_path: dict[str, list[Call]] = {}
         for call in calls:
             self._by_path.setdefault(call.path, []).append(call)
@@ -154,9 +158,10 @@ class Search:
         return PartCandidate(path, largest, sizes, symbolic)
 
     def _is_entered_elsewhere(self, path: str, module: nn.Module) -> bool:
-        """Return whether code outside the module calls something inside it, which must then stay as it is."""
-        inside = {self._paths[id(m)] for m in module.modules()} - {path}
-        return any(call.path in inside and path not in call.within for call in self._calls)
+        """Return whether code outside the module calls or reads something inside it, which must then stay."""
+        inside = {self._paths[id(m)] for m in module.modules()}
+        calls = any(c.path in inside - {path} and path not in c.within for c in self._calls)
+        return calls or any(read.path in inside and path not in read.within for read in self._reads)
 
 
 def _size(spec: InputSpec) -> int:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from operator import getitem
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from octify.compat import module_stack
 from octify.errors import TraceError
 from octify.nn.settled import settle
 from octify.trace.arguments import Arguments
@@ -20,6 +18,7 @@ from octify.trace.inner import with_inner
 from octify.trace.model import Opaque, Traced
 from octify.trace.modes import modes_of
 from octify.trace.parts import in_parts, share_in_parts
+from octify.trace.rejected import RejectedError, rejection
 from octify.trace.tracer import NO_LEAVES, Symbolic, arguments_of, first_line, forward_line, symbolic_trace
 from octify.trace.trial import run
 
@@ -71,7 +70,7 @@ def trace(
             failure = TraceError(
                 "it fixes a size", where=fixed.where, why=f"it decides by a size: {fixed.reason}"
             )
-    except _RejectedError:
+    except RejectedError:
         raise
     except TraceError as error:
         failure = error
@@ -110,7 +109,7 @@ def _measured(
     except MeasureError as error:
         rejected = error
     if any(t.is_meta for t in (*inputs, *own.parameters())) or not _runs(own, inputs):
-        raise _rejected(symbolic.module, inputs, rejected) from rejected
+        raise rejection(symbolic.module, inputs, rejected) from rejected
     # The model's code asks what no proxy without a value can answer, and has gone another way.
     symbolic = symbolic_trace(own, arguments, leaves=leaves, sizes="known")
     try:
@@ -142,32 +141,3 @@ def _distrusted(root: Opaque) -> TraceError:
 def _are_better(parts: Traced) -> bool:
     """Return whether parts keep sizes open that the whole graph fixes, and reach nearly all of the model."""
     return share_in_parts(parts) >= _ENOUGH and not any(each.fixes for each in parts.fixed_sizes)
-
-
-class _RejectedError(TraceError):
-    """The model itself does not take the inputs."""
-
-
-def _rejected(module: fx.GraphModule, inputs: Sequence[Tensor], error: MeasureError) -> TraceError:
-    """The error for inputs that the model does not take, at the node that failed."""
-    node = error.node
-    shapes = " and ".join("x".join(map(str, t.shape)) for t in inputs)
-    place = None
-    if node is not None:
-        stack = module_stack(node)
-        path = str(node.target) if node.op == "call_module" else (stack[-1] if stack else "")
-        kind = type(module.get_submodule(path)).__name__ if node.op == "call_module" else str(node.target)
-        place = f"{path or 'the model itself'} ({kind})"
-        if node.target is getitem and isinstance(node.args[1], str):
-            raise _RejectedError(
-                f"the model's forward takes a mapping: it asks for {node.args[1]!r}",
-                where=place,
-                why=f"the example input is a tensor of {shapes}",
-                hint="wrap the model in a module whose forward takes tensors",
-            ) from error
-    return _RejectedError(
-        f"the model rejects an input of {shapes}",
-        where=place,
-        why=first_line(error.cause),
-        hint="give the size it was made for, for instance --input 1x3x224x224",
-    )

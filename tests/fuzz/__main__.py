@@ -69,7 +69,10 @@ def _graphs(options: argparse.Namespace) -> int:
     refused: Counter[str] = Counter()
     cases = failures = 0
     shown: set[str] = set()
-    for outcome in run_numbers(work, numbers, jobs=options.jobs, seconds=options.seconds, what="networks"):
+    died = functools.partial(graphs.of_signal, settings)
+    for outcome in run_numbers(
+        work, died, numbers, jobs=options.jobs, seconds=options.seconds, what="networks"
+    ):
         cases += bool(outcome.idioms)
         drawn.update(set(outcome.idioms))
         refused.update({failure.what for failure in outcome.refused})
@@ -103,7 +106,7 @@ def _cli(options: argparse.Namespace) -> int:
     codes: Counter[str] = Counter()
     failures = 0
     for outcome in run_numbers(
-        work, numbers, jobs=options.jobs, seconds=options.seconds, what="command lines"
+        work, lines.of_signal, numbers, jobs=options.jobs, seconds=options.seconds, what="command lines"
     ):
         codes[outcome.ended] += 1
         if outcome.wrong:

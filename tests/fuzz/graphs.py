@@ -94,3 +94,12 @@ def check_number(settings: Settings, number: int, checks: Sequence[str] = tuple(
         smaller, why = shrunk(case, failure, settings.shrink_seconds)
         found.append(Found(number, smaller, why, smaller.program.idioms))
     return Outcome(number, case.program.idioms, tuple(found), tuple(refused))
+
+
+def of_signal(settings: Settings, number: int, by: int) -> Outcome:
+    """The outcome of a case that ended its process by a signal."""
+    case = draw_case(settings, number)
+    if case is None:
+        return Outcome(number, ())
+    found = Found(number, case, Failure("exact", f"it ended the process by signal {by}"), case.program.idioms)
+    return Outcome(number, case.program.idioms, (found,))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from tests.fuzz.cli.options import commands
 from tests.fuzz.draw import Draw
 from tests.fuzz.graphs import Settings, check_number, draw_case
 from tests.fuzz.operations import without_generator
+from tests.fuzz.pool import run_numbers
 
 _NETWORKS = 6
 _LINES = 8
@@ -123,3 +126,15 @@ def test_every_command_and_option_is_drawn() -> None:
         assert mine
         words = {word for line in mine for word in line}
         assert [p.name for p in command.parameters if p.flags and not words & set(p.flags)] == []
+
+
+def test_a_case_that_ends_its_process_is_told() -> None:
+    def work(number: int) -> str:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return f"done {number}"
+
+    results = run_numbers(
+        work, lambda number, by: f"{number} by {by}", range(5), jobs=2, seconds=60.0, what="cases"
+    )
+    assert sorted(results) == sorted(["done 0", "done 1", f"2 by {int(signal.SIGKILL)}", "done 3", "done 4"])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import octify
+from octify.errors import TraceError
 from octify.source import load_source
 from octify.source.dtype import in_models_dtype
 
@@ -69,3 +70,18 @@ def test_the_command_lines_default_example(tmp_path: Path, name: str, inputs: tu
     file.write_text(f"import torch\nfrom torch import nn\nmodel = nn.Conv2d(3, 8, 3).to(torch.{name})\n")
     source = load_source(str(file), inputs=[text.format(name) for text in inputs])
     assert source.example_inputs[0].dtype is getattr(torch, name)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float64", "int64", "bool"])
+def test_an_input_in_another_format_is_one_clear_error(name: str) -> None:
+    x = torch.ones(1, 3, 16, 16, dtype=getattr(torch, name))
+    with pytest.raises(TraceError) as caught:
+        octify.convert(net(torch.float32), x, alpha=0.5)
+    shown = str(caught.value)
+    assert f"rejects an input in {name}" in shown and "parameters are in float32" in shown
+    assert "--input 1x3x16x16, or x.to(torch.float32)" in shown
+
+
+def test_an_input_in_the_format_of_other_parameters_is_one_clear_error() -> None:
+    with pytest.raises(TraceError, match=r"--input 1x3x16x16:float16, or x\.to\(torch\.float16\)"):
+        octify.convert(net(torch.float16), torch.ones(1, 3, 16, 16, dtype=torch.float64), alpha=0.5)

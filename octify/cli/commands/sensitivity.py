@@ -155,7 +155,7 @@ def sensitivity(
         result = sensitivity(
             source.model,
             source.example_inputs,
-            inputs_of(data) or (),
+            inputs_of(data),
             shares,
             rules,
             kernels.value,

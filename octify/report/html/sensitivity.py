@@ -57,7 +57,7 @@ def _row(row: Sensitivity, each: SetSensitivity, alphas: list[float]) -> TableRo
     cells += [Cell(fixed(error, 4), error) for error in errors]
     cells.append(Cell(percent(point.macs_saved), point.macs_saved))
     # A set that saves nothing is worse than any that does.
-    cells.append(Cell("saves none" if price is None else fixed(price, 4), 1e9 if price is None else price))
+    cells.append(Cell("saves none" if price is None else f"{price:.3g}", 1e9 if price is None else price))
     if row.milliseconds is not None:
         cells.append(Cell(fixed(point.milliseconds_saved, 3), point.milliseconds_saved))
     if row.metric is not None:

@@ -101,3 +101,8 @@ def _words(parameter: Parameter, chance: random.Random, hostile: float) -> list[
         flag = [chance.choice(parameter.flags)] if parameter.flags else []
         words += [*flag, value_of(parameter, chance, hostile)]
     return words
+
+
+def of_signal(number: int, by: int) -> LineOutcome:
+    """The outcome of a number whose line ended this process, and not its own, by a signal."""
+    return LineOutcome(number, (), (), f"signal {by}", ("it ended the fuzzer by a signal",), "")
