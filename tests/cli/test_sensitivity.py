@@ -47,7 +47,7 @@ def test_files_and_rules_that_convert_takes(octify: Octify, net: Path, data: Pat
     assert octify("rules", "check", "mine.toml").code == 0
     assert octify("convert", net, "--rules", "mine.toml", "-o", "out", "-q").code == 0
     plan = json.loads(Path("out/plan.json").read_text())
-    low = {conv["path"]: bool(conv["low_out"]) for conv in plan["convs"]}
+    low = {conv["path"]: bool(conv["low_out"]) for conv in plan["convolutions"]}
     assert not any(low[path] for path in worst) and any(low.values())
     shown = octify(*arguments)
     assert shown.code == 0
