@@ -90,7 +90,7 @@ def curves(axes: Axes, rows: Sequence[Curve]) -> Markup:
     if not xs or not ys:
         return tag("p", "There is nothing to draw.")
     x_ticks = _ticks(0.0 if axes.x_from_zero else min(xs), max(xs))
-    y_ticks = _decades(min(ys), max(ys)) if axes.logarithmic else _ticks(0.0, max(ys))
+    y_ticks = _decades(min(ys), max(ys)) if axes.logarithmic else _ticks(min(0.0, *ys), max(0.0, *ys))
     frame = _Frame(x_ticks[0], max(xs[0], *xs), y_ticks[0], y_ticks[-1], axes.logarithmic)
     svg = tag(
         "svg",
