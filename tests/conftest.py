@@ -31,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A model is traced, converted and run in most examples: no deadline, and few examples. `--hypothesis-profile`
 # chooses another; CI=1 draws the same examples every time, so that a red run is about the change at hand.
 settings.register_profile(
-    "default", deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow]
+    "default", deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=500)

@@ -1,4 +1,4 @@
-"""Check of alpha's range."""
+"""Checks of shares: alpha, and the worst sets of a sensitivity."""
 
 from __future__ import annotations
 
@@ -22,3 +22,14 @@ def check_alpha(alpha: object) -> float:
             hint="--alpha 0.5, or alpha=0.5",
         )
     return value
+
+
+def check_worst(share: float) -> float:
+    """Raise OctifyError unless ``share`` is above 0 and at most 1."""
+    if not 0 < share <= 1:
+        raise OctifyError(
+            f"the share of worst sets is {share:g}",
+            why="it is the share of the coupled sets to keep dense, above 0 and at most 1",
+            hint="--worst 0.1",
+        )
+    return share

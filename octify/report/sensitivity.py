@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from octify.checks.printable import Printable
-from octify.errors import OctifyError
 from octify.report.metric import number
 
 _SHOWN_PATHS = 3
@@ -131,17 +130,6 @@ class Sensitivity:
         console.print(Printable(self))
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
-
-
-def check_worst(share: float) -> float:
-    """Raise OctifyError unless ``share`` is above 0 and at most 1."""
-    if not 0 < share <= 1:
-        raise OctifyError(
-            f"the share of worst sets is {share:g}",
-            why="it is the share of the coupled sets to keep dense, above 0 and at most 1",
-            hint="--worst 0.1",
-        )
-    return share
 
 
 def notes(row: Sensitivity) -> Iterator[str]:

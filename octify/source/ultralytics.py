@@ -21,6 +21,7 @@ from octify.errors import SourceError
 from octify.source.arguments import keywords_only, split_arguments
 from octify.source.offline import failed, import_extra, offline
 from octify.source.target import ModelSpec
+from octify.trace.vendors import TORCHVISION_OPS
 
 _SIZES = {"classify": 224}  # samples of the side that a task's models are made for
 _CLASSES = {
@@ -132,8 +133,10 @@ def _is_activation(text: str) -> bool:
 def _is_layer(tasks: Any, name: str) -> bool:
     if name.startswith("nn."):
         return _is_module(getattr(nn, name[3:], None))
-    if name.startswith("torchvision.ops."):
-        return _is_module(getattr(import_extra("torchvision", "zoo").ops, name[16:], None))
+    if name.startswith(TORCHVISION_OPS):
+        return _is_module(
+            getattr(import_extra("torchvision", "zoo").ops, name.removeprefix(TORCHVISION_OPS), None)
+        )
     return _is_module(getattr(tasks, name, None))
 
 

@@ -11,14 +11,14 @@ from octify.allocate.plans import Plans
 from octify.allocate.sensitivity import measure_sensitivity, rules_without
 from octify.calibrate.options import Calibration
 from octify.calibrate.recipe import images_of
-from octify.checks.alpha import check_alpha
+from octify.checks.alpha import check_alpha, check_worst
 from octify.checks.door import check_model
 from octify.errors import OctifyError
 from octify.kernels.taps import Scheme
 from octify.metric.measure import Baseline, baseline_of
 from octify.planning.ruleset import load_rules
 from octify.progress import Tell, counting
-from octify.report.sensitivity import Sensitivity, check_worst
+from octify.report.sensitivity import Sensitivity
 from octify.source.dtype import examples_of
 from octify.trace.proof import proved
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+# What names of torchvision's layers begin with, in files of other packages.
+TORCHVISION_OPS = "torchvision.ops."
+
 # Kept whole by tracing, though they derive from nn.Module alone: norms, pools and attention, and what is
 # random in training; each is one octave rule, or one plain refusal.
 KEPT = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from octify.checks.alpha import check_worst
 from octify.cli.commands.report import write_page
 from octify.cli.commands.sweep import AlphasOption, shares_of
 from octify.cli.loading import check_model, check_policy, describe, load
@@ -40,7 +41,6 @@ from octify.cli.outputs import Used, check_files, used
 from octify.cli.session import Session, session
 from octify.errors import OctifyError
 from octify.files import write_text
-from octify.report.sensitivity import check_worst
 
 if TYPE_CHECKING:
     from octify.sweeps.sensitivity import SensitivityResult
