@@ -57,7 +57,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = item.nodeid.partition("[")[0]
         if item.nodeid.startswith(tuple(LONG)):
             item.add_marker(pytest.mark.zoo)
-        elif name in every:
+        elif name in every and not any(
+            item.get_closest_marker(kind) for kind in ("zoo", "browser", "packages")
+        ):
             if not every[name] or cases[name] % every[name]:
                 item.add_marker(pytest.mark.wide)
             cases[name] += 1
