@@ -11,9 +11,12 @@ from pathlib import Path
 
 from tests.fuzz.cli.run import Ended
 
-_OUTPUT_FLAGS = ("-o", "--out", "--onnx", "--html", "--plot")
+_OUTPUT_FLAGS = ("-o", "--out", "--onnx", "--html", "--plot", "--csv", "--rules-out")
 _MAY_BE_REPLACED = ("outs", "artefact", "out", "new")
-_DEFAULT_NAMES = ("-octave", "-tuned", "-sweep", ".checkpoint.safetensors")
+_DEFAULT_NAMES = (
+    *("-octave", "-tuned", "-sweep", ".checkpoint.safetensors"),
+    *("octify.toml", "octify.schema.json"),  # of init
+)
 
 Listing = Mapping[str, str]
 
