@@ -41,5 +41,7 @@ def test_a_gpu_beyond_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_facts_of_the_machine() -> None:
     told = facts(threads=2)
     assert told["threads"] == 2 and told["processor"]
-    assert told["runtimes"]["torch"] == torch.__version__ and "onnxruntime" in told["runtimes"]
+    # The build behind "+" stands in one of the two only.
+    assert told["runtimes"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert "onnxruntime" in told["runtimes"]
     assert all(isinstance(name, str) for name in told["instruction_sets"])
