@@ -15,8 +15,10 @@ from types import FrameType
 import torch
 from torch import Tensor, fx
 
-_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
-_OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
+TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, which begins like it
+OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
+# Beginnings of names of files that are not the model's. A notebook's cell is ("<ipython-input-1>").
+FOREIGN = (TORCH, OCTIFY, "<eval_with_key>")
 _FOR_OTHERS = (
     "is_tensor",
     "is_storage",
@@ -48,7 +50,7 @@ def by_the_model() -> bool:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_OCTIFY) and frame.f_code.co_name not in _FOR_OTHERS:
+        if not file.startswith(OCTIFY) and frame.f_code.co_name not in _FOR_OTHERS:
             return is_the_models(frame)
         frame = frame.f_back
     return False
@@ -56,12 +58,12 @@ def by_the_model() -> bool:
 
 def is_the_models(frame: FrameType) -> bool:
     """Return whether a frame runs neither PyTorch's code, nor octify's, nor a graph's."""
-    return not frame.f_code.co_filename.startswith((_TORCH, _OCTIFY, "<"))
+    return not frame.f_code.co_filename.startswith((TORCH, OCTIFY, "<"))
 
 
 def is_of_octify(frame: FrameType) -> bool:
     """Return whether a frame runs octify's own code."""
-    return frame.f_code.co_filename.startswith(_OCTIFY)
+    return frame.f_code.co_filename.startswith(OCTIFY)
 
 
 def is_of_types(node: fx.Node) -> bool:

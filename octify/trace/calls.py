@@ -7,13 +7,11 @@ for real. A run that fails half-way still tells of all calls before that.
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -23,15 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from octify.compat import FakeTensorMode
 from octify.trace.arguments import Arguments, NotPlainError
+from octify.trace.asked import FOREIGN
 from octify.trace.duplicate import duplicate
 from octify.trace.tracer import first_line, user_line
 from octify.trace.unlogged import unlogged
-
-_NOT_THE_MODELS = (
-    f"{Path(torch.__file__).parent}{os.sep}",
-    f"{Path(__file__).parent.parent}{os.sep}",
-    "<eval_with_key>",
-)
 
 
 @dataclass(frozen=True)
@@ -140,7 +133,7 @@ class _Log:
         def read(module: nn.Module, name: str) -> Any:
             value = get(module, name)
             file = sys._getframe(1).f_code.co_filename
-            if isinstance(value, Tensor) and module in self._paths and not file.startswith(_NOT_THE_MODELS):
+            if isinstance(value, Tensor) and module in self._paths and not file.startswith(FOREIGN):
                 within = tuple(self._began[i][0] for i in self._running)
                 self._reads[Read(self._paths[module], within)] = None
             return value

@@ -10,14 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import os
 import textwrap
 import traceback
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -27,6 +25,7 @@ from torch import Tensor, fx, nn
 from octify.compat import ASSERTIONS, FakeTensorMode, TreeSpec, module_call, tree_flatten, tree_leaves
 from octify.errors import TraceError
 from octify.trace.arguments import Arguments
+from octify.trace.asked import OCTIFY, TORCH
 from octify.trace.duplicate import sharing_tensors
 from octify.trace.factories import sizes_as_tuples
 from octify.trace.inplace import make_visible
@@ -46,9 +45,6 @@ from octify.trace.unbound import unbound_recorded
 __all__ = ["Opaque", "Symbolic", "Traced", "first_line", "symbolic_trace", "user_line"]
 
 Sizing = Literal["anywhere", "nowhere", "known"]
-
-_TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, which begins like it
-_OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
 
 
 NO_LEAVES: Mapping[str, Opaque] = MappingProxyType({})
@@ -180,7 +176,7 @@ def user_line(error: BaseException) -> str | None:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((_TORCH, _OCTIFY, "<"))
+        if not frame.filename.startswith((TORCH, OCTIFY, "<"))
     ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
 

@@ -8,22 +8,15 @@ to be constant, and every size stays open, which is right if roundabout.
 from __future__ import annotations
 
 import linecache
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-_FOREIGN = (
-    f"{Path(torch.__file__).parent}{os.sep}",
-    f"{Path(__file__).parent.parent}{os.sep}",
-    "<eval_with_key>",
-)
+from octify.trace.asked import FOREIGN
 
 Run = Callable[[fx.Node, Mapping[fx.Node, Any]], Any]
 
@@ -50,7 +43,7 @@ def asking_line(path: str, answer: Any) -> Question:
     """The question that the model's code, which is running, asks now."""
     fixes = not isinstance(answer, bool)
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_FOREIGN):
+    while frame is not None and frame.f_code.co_filename.startswith(FOREIGN):
         frame = None if frame.f_code.co_name == "symbolic_trace" else frame.f_back
     if frame is None:
         return Question(path, "a size", None, fixes)
