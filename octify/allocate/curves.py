@@ -115,19 +115,20 @@ def _nearest(free: FreeSet, shares: Sequence[float]) -> list[Level]:
 
 def _trials(traced: Traced, sets: int, images: Images) -> tuple[Images, Sequence[float]]:
     """Images to fit on and others to measure on, both from calibration's fitting set; and shares to try."""
-    batch = batch_of(traced)
-    macs = sum(facts.macs for facts in traced.facts.values()) // batch
-    afford = _MACS // max(1, sets * _PASSES * macs)  # images for each set
-    shares = _SHARES[min(len(_SHARES), max(1, afford // _FEWEST_IMAGES)) - 1]
-    count = min(images.count // 2, _MOST_IMAGES, max(_FEWEST_IMAGES, afford // len(shares)))
-    return _halves(images, count), shares
+    shares = _SHARES[min(len(_SHARES), max(1, _affordable(traced, sets) // _FEWEST_IMAGES)) - 1]
+    return trial_images(traced, sets * len(shares), images), shares
 
 
 def trial_images(traced: Traced, trials: int, images: Images) -> Images:
     """Images to fit on and others to measure on, as many as the MACs of so many trials allow."""
+    most = max(_FEWEST_IMAGES, _affordable(traced, trials))
+    return _halves(images, min(images.count // 2, _MOST_IMAGES, most))
+
+
+def _affordable(traced: Traced, trials: int) -> int:
+    """Images for each of so many trials."""
     macs = sum(facts.macs for facts in traced.facts.values()) // batch_of(traced)
-    afford = _MACS // max(1, trials * _PASSES * macs)
-    return _halves(images, min(images.count // 2, _MOST_IMAGES, max(_FEWEST_IMAGES, afford)))
+    return _MACS // max(1, trials * _PASSES * macs)
 
 
 def _halves(images: Images, count: int) -> Images:

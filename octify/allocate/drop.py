@@ -23,9 +23,6 @@ from octify.progress import Progress
 from octify.report.allocation import AllocationRow, RivalRow, TrialRow
 from octify.report.metric import MetricRow, number
 
-_GRID = 64  # uniform alphas are multiples of 1 / _GRID
-_STOP = 0.01  # share of the original's MACs between two uniform alphas
-
 
 @dataclass(frozen=True)
 class _Trial:
@@ -125,7 +122,7 @@ class _Search:
     def cheaper_uniform(self) -> None:
         """Search the uniform alphas that cost no more than the best so far, if the first keeps the target."""
         bound = 1.0 if self.best is None else self.trials.plans.ratio(self.best.plan)
-        plans = uniform_stops(self.trials.plans, bound)
+        plans = self.trials.plans.uniform_stops(bound)
         if plans and self.keeps(plans[0], plans[0].alpha):
             self.bisect(plans, uniform=True, low=0)
 
@@ -133,11 +130,7 @@ class _Search:
         """Error that names the nearest model."""
         metric, plans = self.baseline.metric, self.trials.plans
         if self.mildest is None:
-            return CheckFailed(
-                "nothing in this model can be converted under these rules",
-                why=f"the rules {plans.rules.name} leave no channels low",
-                hint="--rules everywhere converts all it can; octify inspect MODEL shows every layer",
-            )
+            return plans.nothing_converted()
         row = self.mildest.row
         return CheckFailed(
             f"the drop of {metric.name} cannot be kept within {self.target.value:g}",
@@ -145,18 +138,6 @@ class _Search:
             f"drops by {number(row.drop)} after calibration",
             hint=f"--target-drop {row.drop:.3g}, more --calib data, or --calib-effort thorough",
         )
-
-
-def uniform_stops(plans: Plans, bound: float) -> list[Plan]:
-    """Uniform plans of falling cost, about a percent of the MACs apart, from ``bound`` down."""
-    chosen: list[Plan] = []
-    limit = min(bound, 1 - _STOP / 2)
-    for count in range(1, _GRID + 1):
-        plan = plans.uniform(count / _GRID)
-        if plans.ratio(plan) <= limit:
-            chosen.append(plan)
-            limit = plans.ratio(plan) - _STOP
-    return chosen
 
 
 def _with_alpha(plans: Plans, best: _Trial) -> Calibrated:

@@ -9,6 +9,7 @@ from functools import cached_property
 from octify.allocate.budget import Budget, budget
 from octify.allocate.macs import MacCounts
 from octify.allocate.path import ErrorCurve, Step, last_steps, levels_after, path
+from octify.errors import CheckFailed
 from octify.kernels.taps import Scheme
 from octify.passes.resolve import Planned
 from octify.passes.rewrite import Rewritten
@@ -21,6 +22,7 @@ from octify.trace.cost import cost
 from octify.trace.parts import measure_nodes
 
 _GRID = 256  # uniform alphas are multiples of 1 / _GRID
+_COARSE_GRID = 64  # likewise, of stops that are tried one by one
 _ENDINGS = 4  # last steps whose MACs are counted
 _STOP = 0.01  # share of the original's MACs between two stops
 
@@ -105,6 +107,25 @@ class Plans:
         """The uniform plan of smallest alpha with at most ``ratio`` of the MACs."""
         count = first(_GRID, lambda n: self.ratio(self.uniform(n / _GRID)) <= ratio)
         return None if count is None else self.uniform(count / _GRID)
+
+    def uniform_stops(self, bound: float) -> list[Plan]:
+        """Uniform plans of falling cost, about a percent of the MACs apart, from the ratio ``bound`` down."""
+        chosen: list[Plan] = []
+        limit = min(bound, 1 - _STOP / 2)
+        for count in range(1, _COARSE_GRID + 1):
+            plan = self.uniform(count / _COARSE_GRID)
+            if self.ratio(plan) <= limit:
+                chosen.append(plan)
+                limit = self.ratio(plan) - _STOP
+        return chosen
+
+    def nothing_converted(self) -> CheckFailed:
+        """Error of a search that has no plan to try."""
+        return CheckFailed(
+            "nothing in this model can be converted under these rules",
+            why=f"the rules {self.rules.name} leave no channels low",
+            hint="--rules everywhere converts all it can; octify inspect MODEL shows every layer",
+        )
 
 
 def _entries(plan: Plan) -> tuple[object, ...]:

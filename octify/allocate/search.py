@@ -168,11 +168,7 @@ def _to_error(target: Target, trials: Trials) -> tuple[Calibrated, AllocationRow
         )
     plans = path_of(trials).stops()
     if not plans:
-        raise CheckFailed(
-            "nothing in this model can be converted under these rules",
-            why=f"the rules {trials.plans.rules.name} leave no channels low",
-            hint="--rules everywhere converts all it can; octify inspect MODEL shows every layer",
-        )
+        raise trials.plans.nothing_converted()
     stops = _Stops(target, trials, plans)
     stops.search()
     if stops.best is None:

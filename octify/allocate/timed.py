@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from octify.allocate.drop import uniform_stops
 from octify.allocate.plans import Plans, first
 from octify.allocate.search import better, uniform_only
 from octify.allocate.trials import Trials, path_of
@@ -84,9 +83,12 @@ def convert_in_time(
     """
     target, trials = options.target, Trials(plans, images, options, progress)
     assert target is not None
-    uniform = _first_within(clock, uniform_stops(plans, 1.0), target.value)
+    stops = plans.uniform_stops(1.0)
+    if not stops:
+        raise plans.nothing_converted()
+    uniform = _first_within(clock, stops, target.value)
     if uniform is None:
-        raise _failure(clock, plans, target.value)
+        raise _failure(clock, plans.rules.name, clock.of_plan(stops[-1]), target.value)
     if clock.dense <= target.value:
         raise OctifyError(
             f"the original takes {clock.dense:.3g} ms, which is within {target.value:g} ms",
@@ -120,17 +122,10 @@ def _first_within(clock: Stopwatch, plans: Sequence[Plan], milliseconds: float) 
     return None if count is None else plans[count]
 
 
-def _failure(clock: Stopwatch, plans: Plans, milliseconds: float) -> CheckFailed:
-    if not clock.count:
-        return CheckFailed(
-            "nothing in this model can be converted under these rules",
-            why=f"the rules {plans.rules.name} leave no channels low",
-            hint="--rules everywhere converts all it can; octify inspect MODEL shows every layer",
-        )
-    fastest = clock.of_plan(uniform_stops(plans, 1.0)[-1])
+def _failure(clock: Stopwatch, rules: str, fastest: float, milliseconds: float) -> CheckFailed:
     return CheckFailed(
         f"the latency cannot be brought down to {milliseconds:g} ms",
         why=f"in {clock.place} the original takes {clock.dense:.3g} ms, and the conversion with the fewest"
-        f" MACs under the rules {plans.rules.name} {fastest:.3g} ms",
+        f" MACs under the rules {rules} {fastest:.3g} ms",
         hint=f"--target-latency {1.05 * fastest:.3g}, or rules that convert more (--rules everywhere)",
     )

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import octify
-from octify.allocate.drop import uniform_stops
 from octify.allocate.plans import Plans
 from octify.errors import CheckFailed, OctifyError
 from octify.metric.function import load_metric, metric_of
@@ -351,6 +350,6 @@ def test_uniform_stops_fall_from_the_bound() -> None:
     traced = trace(net(), (torch.zeros(1, 3, 16, 16),))
     plans = Plans(traced, load_rules("everywhere"), "paper", ())
     for bound in (1.0, 0.8, 0.6):
-        ratios = [plans.ratio(plan) for plan in uniform_stops(plans, bound)]
+        ratios = [plans.ratio(plan) for plan in plans.uniform_stops(bound)]
         assert ratios and ratios[0] <= bound
         assert all(a - b >= 0.01 for a, b in itertools.pairwise(ratios))

@@ -216,16 +216,45 @@ def test_macs(alpha: float, tmp_path: Path) -> None:
 
 @pytest.fixture
 def result(tmp_path: Path) -> octify.Result:
-    file = tmp_path / "rules.toml"
-    file.write_text(RULES)
+    return converted(RULES, tmp_path)
+
+
+def converted(rules: str, folder: Path) -> octify.Result:
+    """The network in float32 under ``rules``, written into ``folder``."""
+    file = folder / "rules.toml"
+    file.write_text(rules)
     torch.manual_seed(0)
     return octify.convert(randomised(Net().float()).float().eval(), torch.randn(2, 3, 16, 16), 0.5, file)
 
 
-def test_save_and_load(result: octify.Result, tmp_path: Path) -> None:
-    result.save(tmp_path / "out")
+def assert_saved_and_loaded(result: octify.Result, folder: Path) -> None:
+    """From disk it computes what it computed."""
+    result.save(folder / "out")
     x = torch.randn(2, 3, 16, 16)
-    assert torch.equal(octify.load(tmp_path / "out", Net().eval())(x), result.model(x))
+    assert torch.equal(octify.load(folder / "out", Net().eval())(x), result.model(x))
+
+
+def calibrated_nearer(rules: str, folder: Path) -> tuple[octify.Result, OctaveConv2d]:
+    """A calibrated conversion, which is nearer to the original than an uncalibrated one, and its ``expand``."""
+    file = folder / "rules.toml"
+    file.write_text(rules)
+    torch.manual_seed(0)
+    model = randomised(Net()).float().eval()
+    images = F.interpolate(torch.randn(64, 3, 6, 6), size=16, mode="bilinear")
+    held_out = F.interpolate(torch.randn(32, 3, 6, 6), size=16, mode="bilinear")
+    plain = octify.convert(model, images[:2], 0.5, file)
+    fitted = octify.convert(model, images[:2], 0.5, file, calibration=[images], effort="fast")
+    with torch.no_grad():
+        wanted = model(held_out)
+        before, after = (((r.model(held_out) - wanted) ** 2).mean() for r in (plain, fitted))
+    assert after < 0.5 * before
+    expand = fitted.model.get_submodule("expand")
+    assert isinstance(expand, OctaveConv2d)
+    return fitted, expand
+
+
+def test_save_and_load(result: octify.Result, tmp_path: Path) -> None:
+    assert_saved_and_loaded(result, tmp_path)
 
 
 def test_export(result: octify.Result, tmp_path: Path) -> None:
@@ -239,21 +268,8 @@ def test_export(result: octify.Result, tmp_path: Path) -> None:
 
 def test_calibration_repairs_what_exchanges_nothing(tmp_path: Path) -> None:
     """Fitted to a function that exchanges, without the paths for it: nearer than before, and still without."""
-    file = tmp_path / "rules.toml"
-    file.write_text(RULES)
-    torch.manual_seed(0)
-    model = randomised(Net()).float().eval()
-    images = F.interpolate(torch.randn(64, 3, 6, 6), size=16, mode="bilinear")
-    held_out = F.interpolate(torch.randn(32, 3, 6, 6), size=16, mode="bilinear")
-    plain = octify.convert(model, images[:2], 0.5, file)
-    fitted = octify.convert(model, images[:2], 0.5, file, calibration=[images], effort="fast")
+    fitted, expand = calibrated_nearer(RULES, tmp_path)
     assert apart(fitted.plan) == APART[Net]
-    with torch.no_grad():
-        wanted = model(held_out)
-        before, after = (((r.model(held_out) - wanted) ** 2).mean() for r in (plain, fitted))
-    assert after < 0.5 * before
-    expand = fitted.model.get_submodule("expand")
-    assert isinstance(expand, OctaveConv2d)
     assert expand.high_to_low is expand.low_to_high is None
 
 

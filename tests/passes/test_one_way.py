@@ -22,7 +22,17 @@ from octify.plan import Plan
 from octify.planning.convs import collect
 from octify.trace import trace
 from tests.oracle import EXACT, P, U, assert_same, high_of, noise, randomised
-from tests.passes.test_exchange import PATHS, RULES, ChannelsLast, Grouped, Net, planned
+from tests.passes.test_exchange import (
+    PATHS,
+    RULES,
+    ChannelsLast,
+    Grouped,
+    Net,
+    assert_saved_and_loaded,
+    calibrated_nearer,
+    converted,
+    planned,
+)
 
 ONE_WAY = RULES.replace('"spatial"', '"high-to-low"')
 LIMITED = {
@@ -164,16 +174,11 @@ def test_macs(alpha: float, tmp_path: Path) -> None:
 
 @pytest.fixture
 def result(tmp_path: Path) -> octify.Result:
-    file = tmp_path / "rules.toml"
-    file.write_text(ONE_WAY)
-    torch.manual_seed(0)
-    return octify.convert(randomised(Net().float()).float().eval(), torch.randn(2, 3, 16, 16), 0.5, file)
+    return converted(ONE_WAY, tmp_path)
 
 
 def test_save_and_replay(result: octify.Result, tmp_path: Path) -> None:
-    result.save(tmp_path / "out")
-    x = torch.randn(2, 3, 16, 16)
-    assert torch.equal(octify.load(tmp_path / "out", Net().eval())(x), result.model(x))
+    assert_saved_and_loaded(result, tmp_path)
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime-int8", "openvino", "ncnn"])
@@ -187,21 +192,8 @@ def test_export(result: octify.Result, target: str, tmp_path: Path) -> None:
 
 def test_calibration_fits_the_paths_that_are_there(tmp_path: Path) -> None:
     """Fitted to a function that exchanges both ways: nearer than before, and still without the one path."""
-    file = tmp_path / "rules.toml"
-    file.write_text(ONE_WAY)
-    torch.manual_seed(0)
-    model = randomised(Net()).float().eval()
-    images = F.interpolate(torch.randn(64, 3, 6, 6), size=16, mode="bilinear")
-    held_out = F.interpolate(torch.randn(32, 3, 6, 6), size=16, mode="bilinear")
-    plain = octify.convert(model, images[:2], 0.5, file)
-    fitted = octify.convert(model, images[:2], 0.5, file, calibration=[images], effort="fast")
+    fitted, expand = calibrated_nearer(ONE_WAY, tmp_path)
     assert limited(fitted.plan) == LIMITED[Net]
-    with torch.no_grad():
-        wanted = model(held_out)
-        before, after = (((r.model(held_out) - wanted) ** 2).mean() for r in (plain, fitted))
-    assert after < 0.5 * before
-    expand = fitted.model.get_submodule("expand")
-    assert isinstance(expand, OctaveConv2d)
     assert expand.low_to_high is None
     (high,), (low,) = blocks(expand, "high"), blocks(expand, "low")
     assert [part.name for part in high.slices] == ["high_to_high"]
