@@ -16,7 +16,7 @@ from octify.export.formats import files_of
 from octify.source import parse_target
 
 # Options that name what a step writes; every other option that names a file names what it reads.
-WRITTEN = ("out", "onnx", "html", "file")
+WRITTEN = ("out", "onnx", "html", "svg", "file")
 # Options of a step that say where it ran, not what came out.
 _ELSEWHERE = ("device",)
 
