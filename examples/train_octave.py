@@ -82,8 +82,8 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((answers == labels).float().mean())
 
 
-def trained(alpha: float, epochs: int, seed: int) -> tuple[float, float]:
-    """Train one network on the digits; return its accuracy on the held-out ones and its share of the MACs."""
+def trained(alpha: float, epochs: int, seed: int, count: int = 1297) -> tuple[float, float]:
+    """Train on ``count`` digits; return the accuracy on the held-out ones and the share of the MACs."""
     import digits_data
 
     torch.manual_seed(seed)
@@ -91,10 +91,10 @@ def trained(alpha: float, epochs: int, seed: int) -> tuple[float, float]:
     model, share = octave(SmallResNet(1, 10), data.images[:1], alpha)
 
     def epoch() -> Iterable[tuple[Tensor, Tensor]]:
-        for chosen in torch.randperm(len(data)).split(32):
+        for chosen in torch.randperm(count).split(32):
             yield data.images[chosen], data.labels[chosen]
 
-    train(model, (epoch() for _ in range(epochs)), steps=epochs * -(-len(data) // 32), rate=5e-3)
+    train(model, (epoch() for _ in range(epochs)), steps=epochs * -(-count // 32), rate=5e-3)
     return accuracy(model, test.images, test.labels), share
 
 

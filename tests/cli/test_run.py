@@ -401,6 +401,7 @@ def test_models_are_frozen() -> None:
 
 def test_a_file_and_what_belongs_to_it_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").touch()
     exports = [{"file": "a.xml"}, {"file": "b.mlpackage"}]
     _, ir, package = plan_run({"model": "net.py", "export": exports}).steps
     assert ir.writes == (Path("a.xml"), Path("a.bin"))
