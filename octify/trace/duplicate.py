@@ -66,7 +66,7 @@ def _place_of_failure(root: nn.Module) -> str | None:
 
 
 def sharing_tensors(module: nn.Module) -> Any:
-    """A copy of ``module`` that holds the very same parameters and buffers: to be run it might change them."""
+    """A copy of ``module`` that holds the very same parameters and buffers, which a run might change."""
     return duplicate(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 

@@ -3,7 +3,8 @@
 ``F.conv2d(x, self.weight)`` has no module that a plan could name. Where its weight is the same in every run,
 a layer takes its place in the graph: under the path of the module whose code calls it, with the very same
 parameters. A weight that the code computes from parameters stays computed, by a parametrization
-(``torch.nn.utils.parametrize``).
+(``torch.nn.utils.parametrize``). The graph gives it the operands of the function, and a rewrite
+that leaves it alone writes down the function: parameters keep their names.
 
 Depthwise functions stay: they decide about no channels, and have a rule of their own.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,17 +23,64 @@ from torch.nn.utils import parametrize
 from octify.compat import module_stack
 from octify.trace.constants import constant
 
+
+class CalledAsFunction(nn.Module):
+    """A layer in the place of a function: with operands it computes the function of these.
+
+    layer:
+        The class of the layer that it amounts to.
+    settings:
+        Keyword arguments of ``function`` beside its operands.
+    """
+
+    layer: ClassVar[type[nn.Module]]
+    function: Any
+    settings: Mapping[str, Any]
+
+    def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Compute the function of ``x``, with the layer's own weight and bias unless these are given."""
+        if weight is None:
+            weight, bias = self.weight, self.bias
+        y: Tensor = self.function(x, weight, bias, **self.settings)
+        return y
+
+
+class _FunctionConv1d(CalledAsFunction, nn.Conv1d):
+    layer = nn.Conv1d
+
+
+class _FunctionConv2d(CalledAsFunction, nn.Conv2d):
+    layer = nn.Conv2d
+
+
+class _FunctionConv3d(CalledAsFunction, nn.Conv3d):
+    layer = nn.Conv3d
+
+
+class _FunctionConvTranspose1d(CalledAsFunction, nn.ConvTranspose1d):  # type: ignore[misc]
+    layer = nn.ConvTranspose1d
+
+
+class _FunctionConvTranspose2d(CalledAsFunction, nn.ConvTranspose2d):  # type: ignore[misc]
+    layer = nn.ConvTranspose2d
+
+
+class _FunctionConvTranspose3d(CalledAsFunction, nn.ConvTranspose3d):  # type: ignore[misc]
+    layer = nn.ConvTranspose3d
+
+
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+_OPERANDS = ("weight", "bias")
 _KINDS: dict[Any, tuple[type[nn.Module], int]] = {
-    F.conv1d: (nn.Conv1d, 1),
-    F.conv2d: (nn.Conv2d, 2),
-    F.conv3d: (nn.Conv3d, 3),
-    F.conv_transpose1d: (nn.ConvTranspose1d, 1),
-    F.conv_transpose2d: (nn.ConvTranspose2d, 2),
-    F.conv_transpose3d: (nn.ConvTranspose3d, 3),
+    F.conv1d: (_FunctionConv1d, 1),
+    F.conv2d: (_FunctionConv2d, 2),
+    F.conv3d: (_FunctionConv3d, 3),
+    F.conv_transpose1d: (_FunctionConvTranspose1d, 1),
+    F.conv_transpose2d: (_FunctionConvTranspose2d, 2),
+    F.conv_transpose3d: (_FunctionConvTranspose3d, 3),
 }
-_TRANSPOSED_KINDS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TRANSPOSED_KINDS = (_FunctionConvTranspose1d, _FunctionConvTranspose2d, _FunctionConvTranspose3d)
 
 
 class ComputedWeight(nn.Module):
@@ -62,11 +110,12 @@ def name_functions(root: nn.Module, graph: fx.Graph) -> None:
             continue
         key = (node.target, *(_key(root, call[name]) for name in sorted(call) if name != "input"))
         if key not in layers:
-            layer = _layer(root, kind, call)
+            layer = _layer(root, node.target, call)
             if layer is None:
                 continue
             layers[key] = _place(root, node, kind[1], layer)
-        _replace(node, call["input"], layers[key])
+        node.op, node.target = "call_module", layers[key]
+        node.args, node.kwargs = (call["input"],), {name: call.get(name) for name in _OPERANDS}
 
 
 def _call(root: nn.Module, node: fx.Node) -> dict[str, Any] | None:
@@ -75,10 +124,10 @@ def _call(root: nn.Module, node: fx.Node) -> dict[str, Any] | None:
     call = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
     cache: dict[fx.Node, Any] = {}
     try:
-        weight, bias = (constant(root, call.get(name), cache) for name in ("weight", "bias"))
+        weight, bias = (constant(root, call.get(name), cache) for name in _OPERANDS)
     except Exception:  # it depends on the input, or cannot be computed apart from it
         return None
-    settings = [value for name, value in call.items() if name not in ("input", "weight", "bias")]
+    settings = [value for name, value in call.items() if name not in ("input", *_OPERANDS)]
     known = not any(isinstance(each, fx.Node) for each in _flat(settings))
     tensors = isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
     return call if known and tensors and isinstance(call.get("input"), fx.Node) else None
@@ -98,8 +147,9 @@ def _key(root: nn.Module, value: Any) -> Any:
     return (value.target, *(_key(root, each) for each in _flat(parts)))
 
 
-def _layer(root: nn.Module, kind: tuple[type[nn.Module], int], call: Mapping[str, Any]) -> nn.Module | None:
+def _layer(root: nn.Module, function: Any, call: Mapping[str, Any]) -> nn.Module | None:
     """The layer in eval mode; None where the function is depthwise, or takes what no layer does."""
+    kind = _KINDS[function]
     cache: dict[fx.Node, Any] = {}
     weight: Tensor = constant(root, call["weight"], cache)
     bias: Tensor | None = constant(root, call.get("bias"), cache)
@@ -109,12 +159,11 @@ def _layer(root: nn.Module, kind: tuple[type[nn.Module], int], call: Mapping[str
         return None
     wide, narrow = weight.shape[1] * groups, weight.shape[0]
     channels = (narrow, wide) if transposed else (wide, narrow)
-    settings = {name: v for name, v in call.items() if name not in ("input", "weight", "bias", "groups")}
+    settings = {name: v for name, v in call.items() if name not in ("input", *_OPERANDS)}
     make: Any = kind[0]
-    layer: nn.Module = make(
+    layer: Any = make(
         *channels,
         tuple(weight.shape[2:]),
-        groups=groups,
         bias=bias is not None,
         device="meta",
         dtype=weight.dtype,
@@ -122,7 +171,9 @@ def _layer(root: nn.Module, kind: tuple[type[nn.Module], int], call: Mapping[str
     )
     for name in ("weight", "bias") if bias is not None else ("weight",):
         _give(root, layer, name, call[name])
-    return layer.eval()
+    layer.function, layer.settings = function, settings
+    made: nn.Module = layer.eval()
+    return made
 
 
 def _give(root: nn.Module, layer: nn.Module, name: str, node: fx.Node) -> None:
@@ -197,9 +248,3 @@ def _place(root: nn.Module, node: fx.Node, dims: int, layer: nn.Module) -> str:
     name = next(name for name in names if not hasattr(owner, name))
     owner.add_module(name, layer)
     return f"{around}.{name}" if around else name
-
-
-def _replace(node: fx.Node, source: fx.Node, path: str) -> None:
-    """Make ``node`` a call of the layer at ``path``, under the name that it has."""
-    node.op, node.target = "call_module", path
-    node.args, node.kwargs = (source,), {}

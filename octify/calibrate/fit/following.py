@@ -27,8 +27,8 @@ from octify.ops.emitter import Value
 from octify.passes.rewrite import Rewritten
 from octify.trace import Traced
 from octify.trace.aliases import is_identity
-from octify.trace.constants import constant
 from octify.trace.batchnorm import is_affine_norm
+from octify.trace.constants import constant
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract")
