@@ -11,6 +11,7 @@ Depthwise functions stay: they decide about no channels, and have a rule of thei
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -34,6 +35,8 @@ class CalledAsFunction(nn.Module):
     """
 
     layer: ClassVar[type[nn.Module]]
+    weight: Tensor
+    bias: Tensor | None
     function: Any
     settings: Mapping[str, Any]
 
@@ -128,9 +131,10 @@ def _call(root: nn.Module, node: fx.Node) -> dict[str, Any] | None:
     except Exception:  # it depends on the input, or cannot be computed apart from it
         return None
     settings = [value for name, value in call.items() if name not in ("input", *_OPERANDS)]
-    known = not any(isinstance(each, fx.Node) for each in _flat(settings))
+    if any(isinstance(each, fx.Node) for each in _flat(settings)):
+        return None
     tensors = isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
-    return call if known and tensors and isinstance(call.get("input"), fx.Node) else None
+    return call if tensors and isinstance(call.get("input"), fx.Node) else None
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:
@@ -138,7 +142,7 @@ def _flat(values: Sequence[Any]) -> list[Any]:
 
 
 def _key(root: nn.Module, value: Any) -> Any:
-    """What two values have in common that are computed alike from the same tensors."""
+    """A value of equality: two values with the same are computed alike from the same tensors."""
     if not isinstance(value, fx.Node):
         return repr(value)
     if value.op == "get_attr":
@@ -172,8 +176,8 @@ def _layer(root: nn.Module, function: Any, call: Mapping[str, Any]) -> nn.Module
     for name in ("weight", "bias") if bias is not None else ("weight",):
         _give(root, layer, name, call[name])
     layer.function, layer.settings = function, settings
-    made: nn.Module = layer.eval()
-    return made
+    result: nn.Module = layer.eval()
+    return result
 
 
 def _give(root: nn.Module, layer: nn.Module, name: str, node: fx.Node) -> None:
@@ -228,14 +232,14 @@ def _placeholder(graph: fx.Graph) -> fx.Node:
 
 def _before(node: fx.Node) -> list[fx.Node]:
     """``node`` behind all that it is computed from, in the order of the graph."""
-    found: set[fx.Node] = set()
+    sources: set[fx.Node] = set()
     ahead = [node]
     while ahead:
         each = ahead.pop()
-        if each not in found:
-            found.add(each)
+        if each not in sources:
+            sources.add(each)
             ahead.extend(each.all_input_nodes)
-    return [each for each in node.graph.nodes if each in found]
+    return [each for each in node.graph.nodes if each in sources]
 
 
 def _place(root: nn.Module, node: fx.Node, dims: int, layer: nn.Module) -> str:
@@ -244,7 +248,7 @@ def _place(root: nn.Module, node: fx.Node, dims: int, layer: nn.Module) -> str:
     owner = root.get_submodule(around)
     transposed = "_transpose" if isinstance(layer, _TRANSPOSED_KINDS) else ""
     stem = f"conv{transposed}{dims}d"
-    names = (stem if k == 0 else f"{stem}_{k}" for k in range(len(owner._modules) + 2))
+    names = (stem if k == 0 else f"{stem}_{k}" for k in itertools.count())
     name = next(name for name in names if not hasattr(owner, name))
     owner.add_module(name, layer)
     return f"{around}.{name}" if around else name
