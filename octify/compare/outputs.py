@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,14 @@ def outputs(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> list[Outp
     """
     training = model.training
     model.eval()
-    results = [tensors_of(model(*chunk)) for chunk in chunks]
+    results = [model(*chunk) for chunk in chunks]
     model.train(training)
+    return outputs_of(results)
+
+
+def outputs_of(chunks: Iterable[Any]) -> list[Output]:
+    """Like ``outputs``, of a model's results for every chunk."""
+    results = [tensors_of(result) for result in chunks]
     if not all(results):
         raise OctifyError(
             "the model has no floating point output",
