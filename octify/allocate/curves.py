@@ -55,7 +55,7 @@ def error_curves(
         )
     ]
     errors: dict[int, dict[float, float]] = {}
-    with quick_trials(traced, trial, seed) as trials:
+    with quick_trials(traced, trial, seed, own_units=True) as trials:
 
         def error(plan: Plan) -> float:
             relative = trials.calibrated(plan).after.relative_error

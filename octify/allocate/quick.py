@@ -51,10 +51,15 @@ class QuickTrials:
 
 
 @contextmanager
-def quick_trials(traced: Traced, images: Images, seed: int) -> Iterator[QuickTrials]:
-    """Trials of plans of ``traced``, on images to fit on and, kept aside, to measure on."""
+def quick_trials(
+    traced: Traced, images: Images, seed: int, *, own_units: bool = False
+) -> Iterator[QuickTrials]:
+    """Trials of plans of ``traced``, on images to fit on and, kept aside, to measure on.
+
+    ``own_units``: errors are of outputs in those (``compare.outputs.in_own_units``).
+    """
     rows = ROWS if images.count >= _MOST_IMAGES else _ROWS_PER_IMAGE * images.count
-    with known_values(traced, images, seed, rows) as known:
+    with known_values(traced, images, seed, rows, own_units=own_units) as known:
         yield QuickTrials(traced, images, seed, known)
 
 

@@ -20,7 +20,7 @@ from octify.allocate.trials import Trials, path_of, sets_of
 from octify.calibrate.inputs.images import Images
 from octify.calibrate.options import Calibration, Target
 from octify.calibrate.recipe import Calibrated
-from octify.compare.outputs import advantage, outputs
+from octify.compare.outputs import advantage, in_own_units, outputs
 from octify.errors import CheckFailed, OctifyError
 from octify.plan import Plan
 from octify.progress import Progress
@@ -157,7 +157,8 @@ def _clear(trials: Trials, ours: Calibrated, theirs: Calibrated, *, quick: bool)
     """Return whether ``ours`` beats ``theirs`` on held-out inputs by more than a standard error."""
     held_out = trials.few.held_out if quick and trials.few is not None else trials.images.held_out
     modules = (trials.plans.traced.module, ours.rewritten.module, theirs.rewritten.module)
-    gain, error = advantage(*(outputs(module, held_out) for module in modules))
+    results = [outputs(module, held_out) for module in modules]
+    gain, error = advantage(*(in_own_units(each, results[0]) for each in results))
     return gain > error
 
 

@@ -54,7 +54,8 @@ class Trials:
         if self.few is None:
             return self.calibrated(plan, self.comparing, name)
         self.progress(f"{name}: a quick calibration", 0, 1)
-        with quick_trials(self.plans.traced, self.few, self.options.seed) as trials:
+        seed = self.options.seed
+        with quick_trials(self.plans.traced, self.few, seed, own_units=True) as trials:
             return trials.calibrated(plan)
 
     def calibrated(self, plan: Plan, effort: str, name: str) -> Calibrated:

@@ -20,7 +20,7 @@ from octify.calibrate.inputs.images import Images
 from octify.calibrate.streams.chunks import Chunk, Chunks
 from octify.calibrate.streams.execution import Stream, for_reading
 from octify.calibrate.streams.store import Store
-from octify.compare.outputs import Output, outputs, outputs_of
+from octify.compare.outputs import Output, in_own_units, outputs, outputs_of
 from octify.ops.padding import through_padding
 from octify.plan import Plan
 from octify.trace import Traced
@@ -30,17 +30,21 @@ class Known:
     """Values of ``traced``; ``known_values`` makes one.
 
     target:
-        Its ``outputs`` on the images to measure on.
+        Its ``outputs`` on the images to measure on; with ``own_units``, in those (``in_own_units``).
     fitted, measured:
         Streams over the images to fit on, their altered copies included, and over those to measure on.
     rows, chunks:
         Most rows of a fit, and chunks of ``fitted`` that have as many.
     """
 
-    def __init__(self, traced: Traced, images: Images, seed: int, rows: int, store: Store) -> None:
+    def __init__(
+        self, traced: Traced, images: Images, seed: int, rows: int, store: Store, *, own_units: bool
+    ) -> None:
         self.rows, self._own = rows, images
         measured = images.held_out or images.chunks
-        self.target: Sequence[Output] = outputs(traced.module, measured)
+        target = outputs(traced.module, measured)
+        self._plain = target if own_units else None
+        self.target: Sequence[Output] = self._scaled(target)
         self._traced, self._store = traced, store
         self._place = {node: i for i, node in enumerate(traced.module.graph.nodes)}
         self.chunks: Sequence[Chunk] = enlarged(traced, images, seed)
@@ -107,12 +111,20 @@ class Known:
             )
             results = outputs_of(stream.values(module.graph.output_node()))
             stream.close()
-        return results
+        return self._scaled(results)
+
+    def _scaled(self, results: list[Output]) -> list[Output]:
+        return results if self._plain is None else in_own_units(results, self._plain)
 
 
 @contextmanager
-def known_values(traced: Traced, images: Images, seed: int, rows: int = ROWS) -> Iterator[Known]:
-    """Values of ``traced`` for calibrations on ``images`` with ``seed``; forgotten at the end."""
+def known_values(
+    traced: Traced, images: Images, seed: int, rows: int = ROWS, *, own_units: bool = False
+) -> Iterator[Known]:
+    """Values of ``traced`` for calibrations on ``images`` with ``seed``; forgotten at the end.
+
+    ``own_units``: errors are of outputs in those.
+    """
     own = copy.deepcopy(traced)
     with for_reading(own.module), Store() as store:
-        yield Known(own, images, seed, rows, store)
+        yield Known(own, images, seed, rows, store, own_units=own_units)

@@ -24,7 +24,7 @@ from octify.allocate.plans import AlphaPath, Plans, first
 from octify.allocate.search import _Stops
 from octify.calibrate.inputs.images import Images, count_of
 from octify.calibrate.options import Calibration, Target
-from octify.compare.outputs import advantage
+from octify.compare.outputs import advantage, in_own_units
 from octify.planning.ruleset import Match, Rule, RuleSet, load_rules
 from tests.calibrate.streams.test_execution import smooth
 from tests.nets import Net
@@ -345,6 +345,25 @@ def test_an_advantage_is_told_with_the_standard_error_of_pairs() -> None:
     by_size = advantage([(wanted[:9], wanted[9:])], [(one[:9], one[9:])], [(other[:9], other[9:])])
     assert by_size == pytest.approx((gain, error))
     assert advantage([wanted[:1]], [one[:1]], [other[:1]])[1] == float("inf")
+
+
+@given(st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.integers(0, 99))
+def test_in_own_units_no_channel_of_a_map_outweighs_another(powers: list[float], seed: int) -> None:
+    """Whatever units a map's channels are in; logits, single numbers and maps of several sizes stay."""
+    generator = torch.Generator().manual_seed(seed)
+    whole, given_map = (torch.randn(6, 3, 5, 4, generator=generator, dtype=torch.double) for _ in range(2))
+    units = 10 ** torch.tensor(powers, dtype=torch.double)[:, None, None]
+    least = float((units / units.median()).min())
+    found = [
+        in_own_units([given_map * u], [whole * u])[0] - in_own_units([whole * u], [whole * u])[0]
+        for u in (torch.ones_like(units), units)
+    ]
+    if least > 0.2:  # no channel hardly varies
+        torch.testing.assert_close(found[1], found[0])
+    sizes = found[1].square().mean((0, 2, 3)).sqrt()
+    assert float(sizes.max()) < 10
+    others = [whole[:, :, 0, 0], whole[:, 0, 0, 0], (given_map, whole)]
+    assert all(a is b or torch.equal(a, b) for a, b in zip(in_own_units(others, others), others, strict=True))
 
 
 # Searches.

@@ -76,7 +76,7 @@ class Stream:
         Store of the values; one may serve several streams.
     origin:
         Stream of a like graph over the same chunks: values that its nodes have too (``twins``) are read from
-        it, and computed there.
+        it, and computed there. With ``only_kept`` no others than it keeps now.
     """
 
     def __init__(
