@@ -28,6 +28,7 @@ from octify.trace.arguments import Arguments
 from octify.trace.asked import OCTIFY, TORCH
 from octify.trace.duplicate import sharing_tensors
 from octify.trace.factories import sizes_as_tuples
+from octify.trace.function_layers import name_functions
 from octify.trace.inplace import make_visible
 from octify.trace.instances import instances_answered
 from octify.trace.keywords import with_any_names
@@ -323,6 +324,8 @@ def _attempt(
     _drop_assertions(graph)
     make_visible(clean, graph, None if mode is None else tracer.are_one)
     put_apart(clean, graph)
+    if not flat:  # the graph of a part shares its layers with the model around it
+        name_functions(clean, graph)
     module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
     module.graph.eliminate_dead_code()
     module.recompile()
