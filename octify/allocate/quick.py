@@ -1,6 +1,6 @@
 """Quick calibrations of many plans of one model: with effort fast, on few images and few rows.
 
-They are for comparisons: all are alike, and what they share is computed once (``calibrate.known``).
+They are for comparisons: all are alike, and what they share is computed once (``calibrate.prefix``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from octify.calibrate.fit.repair import ROWS
 from octify.calibrate.inputs.images import Images
-from octify.calibrate.known import Known, known_values
+from octify.calibrate.prefix import Prefix, prefix_values
 from octify.calibrate.options import Calibration
 from octify.calibrate.recipe import Calibrated, calibrate_on
 from octify.calibrate.streams.chunks import Chunks
@@ -37,17 +37,19 @@ class QuickTrials:
     traced: Traced
     images: Images
     seed: int
-    known: Known
+    prefix: Prefix
 
     def place_of(self, plan: Plan) -> int:
         """Place in the graph of the first node that ``plan`` changes."""
-        return self.known.place_of(plan)
+        return self.prefix.place_of(plan)
 
     def calibrated(self, plan: Plan) -> Calibrated:
         """Convert and calibrate by ``plan``."""
-        self.known.prepare(plan)
+        self.prefix.prepare(plan)
         options = Calibration((), "fast", seed=self.seed)
-        return calibrate_on(copy.deepcopy(self.traced), Planned(plan), self.images, options, known=self.known)
+        return calibrate_on(
+            copy.deepcopy(self.traced), Planned(plan), self.images, options, prefix=self.prefix
+        )
 
 
 @contextmanager
@@ -59,8 +61,8 @@ def quick_trials(
     ``own_units``: errors are of outputs in those (``compare.outputs.in_own_units``).
     """
     rows = ROWS if images.count >= _MOST_IMAGES else _ROWS_PER_IMAGE * images.count
-    with known_values(traced, images, seed, rows, own_units=own_units) as known:
-        yield QuickTrials(traced, images, seed, known)
+    with prefix_values(traced, images, seed, rows, own_units=own_units) as prefix:
+        yield QuickTrials(traced, images, seed, prefix)
 
 
 def trial_images(traced: Traced, trials: int, images: Images) -> Images:

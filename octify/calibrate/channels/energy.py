@@ -23,10 +23,10 @@ from octify.passes.resolve import Planned
 from octify.trace import Traced
 
 
-def by_energy(traced: Traced, planned: Planned, chunks: Chunks, known: Stream | None = None) -> Planned:
+def by_energy(traced: Traced, planned: Planned, chunks: Chunks, prefix: Stream | None = None) -> Planned:
     """Plan with the channels of least weighted high-frequency energy low, as many as in ``planned``.
 
-    ``known``: values of the original that are at hand (``observe``).
+    ``prefix``: values of the original that are at hand (``observe``).
     """
     resolved = planned.on(traced)
     layout = resolved.layout
@@ -44,11 +44,11 @@ def by_energy(traced: Traced, planned: Planned, chunks: Chunks, known: Stream | 
         watchers[conv.node] = add
 
     watchers: dict[str, Observer] = {}
-    asked = _sets_with_low_channels(resolved)
-    convs = [conv for conv in layout.convs if np.isin(layout.sets(conv.ids_in), asked).any()]
+    sets = _sets_with_low_channels(resolved)
+    convs = [conv for conv in layout.convs if np.isin(layout.sets(conv.ids_in), sets).any()]
     for conv in convs:
         watch(conv)
-    observe(traced, chunks, watchers, known)
+    observe(traced, chunks, watchers, prefix)
     for conv in convs:
         mean = torch.stack(collected[conv.node]).mean(0)
         energy, spread = mean[: len(conv.ids_in)], mean[len(conv.ids_in) :]

@@ -67,14 +67,14 @@ def repair(
     rows: int = ROWS,
     seed: int = 0,
     keep_fits: bool = False,
-    known: Stream | None = None,
+    prefix: Stream | None = None,
     progress: Progress = lambda path, done, of: None,
 ) -> Repaired:
     """Fit every convolution of ``rewritten`` in place, in eval mode.
 
     ``traced``: the original, in modules of its own that ``rewritten`` does not share.
     ``copies``: how many of the images are altered copies of others (``augment``).
-    ``known``: a stream over ``chunks`` that keeps values of the original.
+    ``prefix``: a stream over ``chunks`` that keeps values of the original.
     """
     order = repair_order(traced)
     todo, left = sites(traced, rewritten, order)
@@ -82,8 +82,8 @@ def repair(
     layers: list[BranchError] = []
     fits: dict[tuple[str, str], list[tuple[Block, Fit]]] = {}
     with out_of_place(student_module), for_reading(teacher_module), contextlib.ExitStack() as ends:
-        store = ends.enter_context(Store()) if known is None else known.store
-        teacher = Stream(traced.module.graph, teacher_module, chunks, store, known, only_kept=True)
+        store = ends.enter_context(Store()) if prefix is None else prefix.store
+        teacher = Stream(traced.module.graph, teacher_module, chunks, store, prefix, only_kept=True)
         student = Stream(student_module.graph, student_module, chunks, store, teacher)
         ends.callback(teacher.close)
         ends.callback(student.close)

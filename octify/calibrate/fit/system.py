@@ -48,7 +48,7 @@ class System:
     source: Tensor
 
     def lacking(self, weights: Tensor) -> Tensor:
-        """What ``weights`` lack of the target."""
+        """The target less what ``weights`` give."""
         return self.target - self.x @ weights - (0.0 if self.skip is None else self.skip)
 
     def error(self, predicted: Tensor) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from octify.trace import Traced
 _SMALLEST = 2.0**-14  # normal number in half precision
 
 
-def with_rotations(traced: Traced, plan: Plan, chunks: Chunks, known: Stream | None = None) -> Plan:
+def with_rotations(traced: Traced, plan: Plan, chunks: Chunks, prefix: Stream | None = None) -> Plan:
     """``plan`` with a rotation for every stream of which it makes channels low, where that loses less.
 
     The numbers of low channels stay, and so do the channels themselves: the last are the best, and the
@@ -31,7 +31,7 @@ def with_rotations(traced: Traced, plan: Plan, chunks: Chunks, known: Stream | N
         The model in its own basis.
     chunks:
         Calibration inputs; the model runs over them once.
-    known:
+    prefix:
         Values that are at hand (``observe``).
     """
     if plan.rotations or traced.parts is not None:
@@ -39,7 +39,7 @@ def with_rotations(traced: Traced, plan: Plan, chunks: Chunks, known: Stream | N
     pairs = [(stream, count) for stream in streams(traced) if (count := _low(plan, stream))]
     if not pairs:
         return plan
-    measured = moments(traced, [stream for stream, _ in pairs], chunks, known)
+    measured = moments(traced, [stream for stream, _ in pairs], chunks, prefix)
     candidates = [_rotation(*each, its_moments) for each, its_moments in zip(pairs, measured, strict=True)]
     return replace(plan, rotations=tuple(rotation for rotation in candidates if rotation is not None))
 

@@ -71,9 +71,9 @@ class Moments:
 
 
 def moments(
-    traced: Traced, some: Sequence[LinearStream], chunks: Chunks, known: Stream | None = None
+    traced: Traced, some: Sequence[LinearStream], chunks: Chunks, prefix: Stream | None = None
 ) -> tuple[Moments, ...]:
-    """The moments of every stream of ``some``; ``known`` as in ``observe``."""
+    """The moments of every stream of ``some``; ``prefix`` as in ``observe``."""
     high: dict[str, Sums] = {}
     spreads: dict[str, _Outputs] = {}
     written: dict[str, Sums] = {}
@@ -90,7 +90,7 @@ def moments(
                 written[writer.norm] = Sums()
                 for node in traced.calls(writer.norm):
                     watch.setdefault(node.name, []).append(_result(written[writer.norm]))
-    observe(traced, chunks, {name: _all(each) for name, each in watch.items()}, known)
+    observe(traced, chunks, {name: _all(each) for name, each in watch.items()}, prefix)
     return tuple(
         Moments(
             tuple(

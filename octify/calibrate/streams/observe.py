@@ -45,19 +45,19 @@ class _Watching(fx.Interpreter):
 
 
 def observe(
-    traced: Traced, chunks: Chunks, watch: Mapping[str, Observer], known: Stream | None = None
+    traced: Traced, chunks: Chunks, watch: Mapping[str, Observer], prefix: Stream | None = None
 ) -> None:
     """Run the original in eval mode; ``watch[node name](input, output)`` is called for every chunk.
 
-    Nodes that no watched one depends on are not run, nor those whose values ``known`` keeps: a stream over
+    Nodes that no watched one depends on are not run, nor those whose values ``prefix`` keeps: a stream over
     these chunks, and perhaps more.
     """
     graph = traced.module.graph
     with for_reading(traced.module), torch.no_grad():
-        there = {} if known is None else known.twins_of(graph, traced.module, only_kept=True)
+        there = {} if prefix is None else prefix.twins_of(graph, traced.module, only_kept=True)
         needed = _needed(graph, watch, there.keys())
         for i, chunk in enumerate(chunks):
-            start = {n: known.values(twin)[i] for n, twin in there.items()} if known is not None else {}
+            start = {n: prefix.values(twin)[i] for n, twin in there.items()} if prefix is not None else {}
             _Watching(traced.module, graph, watch, needed).run(*chunk, initial_env=start)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from octify.allocate.plans import Plans
 from octify.calibrate.inputs.images import Images
-from octify.calibrate.known import known_values
+from octify.calibrate.prefix import prefix_values
 from octify.calibrate.options import Calibration
 from octify.calibrate.recipe import Calibrated, calibrate_on
 from octify.calibrate.streams.execution import Stream
@@ -66,10 +66,10 @@ def prepared(name: str) -> tuple[Traced, tuple[Plan, ...], Images]:
     return traced, tuple(plan for plan in alone if any(conv.low_out for conv in plan.convs)), images
 
 
-def _calibrated(name: str, index: int, known: Any = None) -> Calibrated:
+def _calibrated(name: str, index: int, prefix: Any = None) -> Calibrated:
     traced, plans, images = prepared(name)
     options = Calibration((), "fast")
-    return calibrate_on(copy.deepcopy(traced), Planned(plans[index]), images, options, known=known)
+    return calibrate_on(copy.deepcopy(traced), Planned(plans[index]), images, options, prefix=prefix)
 
 
 @functools.cache
@@ -82,24 +82,24 @@ def _by_itself(name: str, index: int) -> Calibrated:
 def test_trials_in_any_order_are_those_made_alone(name: str, forwards: bool) -> None:
     traced, plans, images = prepared(name)
     order = range(len(plans)) if forwards else reversed(range(len(plans)))
-    with known_values(traced, images, 0) as known:
+    with prefix_values(traced, images, 0) as prefix:
         for index in order:
-            known.prepare(plans[index])
-            found, wanted = _calibrated(name, index, known), _by_itself(name, index)
+            prefix.prepare(plans[index])
+            found, wanted = _calibrated(name, index, prefix), _by_itself(name, index)
             assert found.after == wanted.after and found.plan == wanted.plan
             assert found.layers == wanted.layers
             weights = (each.rewritten.module.state_dict() for each in (found, wanted))
             assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
-        crossing = {n for n in known.fitted.graph.nodes if known.crosses(n, known.place_of(plans[index]))}
-        assert known.fitted.kept() == known.measured.kept() == crossing
-    assert known.fitted.store.held == 0
+        crossing = {n for n in prefix.fitted.graph.nodes if prefix.crosses(n, prefix.place_of(plans[index]))}
+        assert prefix.fitted.kept() == prefix.measured.kept() == crossing
+    assert prefix.fitted.store.held == 0
 
 
 def test_some_trial_rotates_and_the_cuts_differ() -> None:
     assert _by_itself("blocks", 1).plan.rotations
     traced, plans, images = prepared("blocks")
-    with known_values(traced, images, 0) as known:
-        assert len({known.place_of(plan) for plan in plans}) > 2
+    with prefix_values(traced, images, 0) as prefix:
+        assert len({prefix.place_of(plan) for plan in plans}) > 2
 
 
 @pytest.mark.parametrize("change", ["weight", "buffer", "setting", "hook", "argument", "none"])

@@ -1,6 +1,6 @@
 """Values of the original that many calibrations of it share, at one cut through its graph.
 
-Trials of plans that convert nothing in front of a node have the original's values there. ``Known`` keeps, on
+Trials of plans that convert nothing in front of a node have the original's values there. ``Prefix`` keeps, on
 the images to fit on and on those to measure on, what is read across such a cut: nothing in front of it is
 computed again (``Stream``'s ``origin``).
 """
@@ -26,8 +26,8 @@ from octify.plan import Plan
 from octify.trace import Traced
 
 
-class Known:
-    """Values of ``traced``; ``known_values`` makes one.
+class Prefix:
+    """Values of ``traced``; ``prefix_values`` makes one.
 
     target:
         Its ``outputs`` on the images to measure on; with ``own_units``, in those (``in_own_units``).
@@ -77,7 +77,7 @@ class Known:
         return math.prod(shape[2:])
 
     def _read(self, node: fx.Node) -> fx.Node:
-        """What a converted layer reads: no padding that it takes over."""
+        """The input of a converted layer, in front of a padding that it takes over."""
         linear = isinstance(self._traced.submodule(node), nn.Linear)
         return node.all_input_nodes[0] if linear else through_padding(self._traced, node)[0]
 
@@ -118,13 +118,13 @@ class Known:
 
 
 @contextmanager
-def known_values(
+def prefix_values(
     traced: Traced, images: Images, seed: int, rows: int = ROWS, *, own_units: bool = False
-) -> Iterator[Known]:
+) -> Iterator[Prefix]:
     """Values of ``traced`` for calibrations on ``images`` with ``seed``; forgotten at the end.
 
     ``own_units``: errors are of outputs in those.
     """
     own = copy.deepcopy(traced)
     with for_reading(own.module), Store() as store:
-        yield Known(own, images, seed, rows, store, own_units=own_units)
+        yield Prefix(own, images, seed, rows, store, own_units=own_units)
