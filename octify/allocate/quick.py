@@ -14,8 +14,8 @@ from torch import Tensor
 
 from octify.calibrate.fit.repair import ROWS
 from octify.calibrate.inputs.images import Images
-from octify.calibrate.prefix import Prefix, prefix_values
 from octify.calibrate.options import Calibration
+from octify.calibrate.prefix import Prefix, prefix_values
 from octify.calibrate.recipe import Calibrated, calibrate_on
 from octify.calibrate.streams.chunks import Chunks
 from octify.calibrate.streams.sizes import batch_of

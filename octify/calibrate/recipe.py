@@ -21,8 +21,8 @@ from octify.calibrate.inputs.augment import enlarged
 from octify.calibrate.inputs.few import joined_by_made
 from octify.calibrate.inputs.images import MOST_IMAGES, Images, count_of, gather
 from octify.calibrate.inputs.synthetic import synthetic_images
-from octify.calibrate.prefix import Prefix
 from octify.calibrate.options import Calibration
+from octify.calibrate.prefix import Prefix
 from octify.calibrate.rotate import in_basis, rotate, with_rotations
 from octify.calibrate.spectrum import by_frequency, spectra
 from octify.compare.agreement import Agreement

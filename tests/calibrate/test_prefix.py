@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 
 from octify.allocate.plans import Plans
 from octify.calibrate.inputs.images import Images
-from octify.calibrate.prefix import prefix_values
 from octify.calibrate.options import Calibration
+from octify.calibrate.prefix import prefix_values
 from octify.calibrate.recipe import Calibrated, calibrate_on
 from octify.calibrate.streams.execution import Stream
 from octify.calibrate.streams.observe import observe
