@@ -52,13 +52,14 @@ def in_training(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]) ->
         own = _in_modes_of(original, graph)
         actual = traced_back(own, inputs)
     differences = _differences(original, expected, own, actual)
+    seed = 0
     if not differences and expected.drew:
-        differences = _with_other_numbers(model, graph, batch)
+        seed, differences = _with_other_numbers(model, graph, batch)
     if not differences:
         return (*remarks, *_backward(model, graph, batch, expected))
     if expected.error is not None or _is_unsteady(model, batch, original, expected):
         return remarks
-    if not _differ_with_the_same_draws(model, graph, batch):
+    if not _differ_with_the_same_draws(model, graph, batch, seed):
         return remarks
     reasons = _reasons(lines, changed_in_eval_alone(model, batch))
     return (
@@ -99,15 +100,17 @@ def _differences(original: nn.Module, expected: Trial, own: nn.Module, actual: T
     ]
 
 
-def _with_other_numbers(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
-    """Differences with other random numbers, by which Python code may go another way."""
+def _with_other_numbers(
+    model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]
+) -> tuple[int, list[str]]:
+    """Differences with other random numbers, by which Python code may go another way, and their seed."""
     for seed in range(1, _SEEDS):
         _, original, expected = _once(model, inputs, seed)
         own = _in_modes_of(original, graph)
         differences = _differences(original, expected, own, traced_back(own, inputs, seed))
         if differences:
-            return differences
-    return []
+            return seed, differences
+    return 0, []
 
 
 def _not_compared(error: Exception) -> str:
@@ -119,12 +122,14 @@ def _not_compared(error: Exception) -> str:
     )
 
 
-def _differ_with_the_same_draws(model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor]) -> bool:
+def _differ_with_the_same_draws(
+    model: nn.Module, graph: nn.Module, inputs: Sequence[Tensor], seed: int
+) -> bool:
     """Return whether they differ where no operation depends on the random numbers that others have drawn."""
     with SameDraws():  # type: ignore[no-untyped-call]
-        _, original, expected = _once(model, inputs)
+        _, original, expected = _once(model, inputs, seed)
         own = _in_modes_of(original, graph)
-        actual = traced_back(own, inputs)
+        actual = traced_back(own, inputs, seed)
     return expected.error is not None or bool(_differences(original, expected, own, actual))
 
 
