@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from octify.artefact.conversion import load
     from octify.conversion import Result
     from octify.errors import OctifyError
-    from octify.export import ExportResult, ProgramResult, export_onnx, export_program
+    from octify.export import (
+        ExportResult,
+        ProgramResult,
+        RuntimeResult,
+        export_coreml,
+        export_executorch,
+        export_litert,
+        export_onnx,
+        export_openvino,
+        export_program,
+    )
     from octify.int8 import Int8Result, export_int8
     from octify.latency.bench import bench
     from octify.latency.rows import BenchResult
@@ -37,12 +47,17 @@ _HOME = {
     "ProgramResult": "octify.export",
     "Report": "octify.report",
     "Result": "octify.api",
+    "RuntimeResult": "octify.export",
     "SensitivityResult": "octify.sweeps.sensitivity",
     "SweepResult": "octify.sweeps.run",
     "bench": "octify.latency.bench",
     "convert": "octify.api",
+    "export_coreml": "octify.export",
+    "export_executorch": "octify.export",
     "export_int8": "octify.int8",
+    "export_litert": "octify.export",
     "export_onnx": "octify.export",
+    "export_openvino": "octify.export",
     "export_program": "octify.export",
     "inspect": "octify.api",
     "load": "octify.api",
@@ -62,12 +77,17 @@ __all__ = [
     "ProgramResult",
     "Report",
     "Result",
+    "RuntimeResult",
     "SensitivityResult",
     "SweepResult",
     "bench",
     "convert",
+    "export_coreml",
+    "export_executorch",
     "export_int8",
+    "export_litert",
     "export_onnx",
+    "export_openvino",
     "export_program",
     "inspect",
     "load",

@@ -20,7 +20,15 @@ from octify.errors import OctifyError
 from octify.storage import leftover, swap
 from octify.storage.hold import signals_held
 
-__all__ = ["check_directory", "check_file", "staged_directory", "staged_file", "write_text"]
+__all__ = [
+    "check_directory",
+    "check_file",
+    "check_package",
+    "staged_directory",
+    "staged_file",
+    "staged_package",
+    "write_text",
+]
 
 PARTIAL = ".partial"
 _KINDS = (
@@ -53,6 +61,18 @@ def check_directory(path: Path, names: Sequence[str] = ()) -> None:
         _remove(*_make_staging(destination, path.name))
 
 
+def check_package(path: Path) -> None:
+    """Check that the folder ``path`` can be written whole: nothing is there, or a package of its kind.
+
+    A package is a folder with a ``Manifest.json``. Raises OctifyError if not.
+    """
+    with _converted(path):
+        swap.recover(path.absolute())
+        if os.path.lexists(path) and not (path.is_dir() and (path / "Manifest.json").is_file()):
+            raise FileExistsError(errno.EEXIST, "what is there is no package", str(path))
+        _remove(*_make_staging(path.absolute().parent, path.name))
+
+
 @contextlib.contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path with the name of ``path``; when the block succeeds it becomes ``path``.
@@ -66,6 +86,26 @@ def staged_file(path: Path) -> Iterator[Path]:
         yield staged
         others = sorted(entry for entry in folder.iterdir() if entry != staged)
         _move_into([*others, staged], parent)
+
+
+@contextlib.contextmanager
+def staged_package(path: Path) -> Iterator[Path]:
+    """Yield a temporary path with the name of ``path``; when the block succeeds it takes its place.
+
+    An older package is replaced whole: none of its files is kept.
+    """
+    check_package(path)
+    with _staging(path, path.absolute().parent) as folder:
+        staged = folder / path.name
+        yield staged
+        check_package(path)
+        if not path.exists():
+            path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            staged.rename(path)
+            return
+        with signals_held():
+            if not swap.exchanged(path, staged):
+                raise OSError(errno.EPERM, "the package there cannot be replaced", str(path))
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from tests.places import ROOT
 
 NAMES = {
     *("convert", "inspect", "load", "profile", "reference", "export_onnx", "export_program"),
+    *("export_openvino", "export_litert", "export_coreml", "export_executorch"),
     *("Result", "Report", "Plan", "ConvPlan", "ExportResult", "OctifyError"),
 }
 X = torch.zeros(1, 3, 32, 32)

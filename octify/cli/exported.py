@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from octify.cli.options.calibration import inputs_of, warnings_of
 from octify.cli.session import Session
+from octify.export.formats import files_of, format_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from octify.export import FileResult
     from octify.int8 import Int8Result
     from octify.source import Source
-
-PROGRAM = ".pt2"  # the suffix of PyTorch programs
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,31 @@ def write_onnx(
     return Exported(result, f", opset {result.opset}, for {target}", "onnxruntime against PyTorch")
 
 
-def write_program(
+def write_file(
     run: Session, model: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, dynamic_batch: bool = True
 ) -> Exported:
-    """Export ``model`` to ``path``; CheckFailed, and no file, when the program disagrees with it."""
-    from octify.export import export_program
+    """Export ``model`` in the format that ``path`` names by its suffix; no file when the comparison fails."""
+    from octify import export
 
     run.progress(f"exporting {path.name}")
-    result = export_program(model, inputs, path, dynamic_batch=dynamic_batch)
-    return Exported(result, "; torch.export.load reads it, without octify", "the program against the model")
+    match format_of(path).key:
+        case "program":
+            result: FileResult = export.export_program(model, inputs, path, dynamic_batch=dynamic_batch)
+            note, compared = "; torch.export.load reads it, without octify", "the program against the model"
+        case "openvino":
+            result = export.export_openvino(model, inputs, path, dynamic_batch=dynamic_batch)
+            note, compared = f" with {files_of(path)[1].name}", "OpenVINO against PyTorch"
+        case "litert":
+            result = export.export_litert(model, inputs, path)
+            note, compared = ", for LiteRT", "LiteRT against PyTorch"
+        case "executorch":
+            result = export.export_executorch(model, inputs, path)
+            note, compared = ", for ExecuTorch", "ExecuTorch against PyTorch"
+        case _:
+            result = export.export_coreml(model, inputs, path)
+            note = "; not run, which needs macOS"
+            compared = "the program that it was converted from against the model"
+    return Exported(result, note, compared)
 
 
 def write_int8(

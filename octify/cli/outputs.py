@@ -8,7 +8,8 @@ from pathlib import Path
 
 from octify.artefact import origin as artefact
 from octify.errors import OctifyError
-from octify.files import check_file
+from octify.export.formats import files_of, format_of
+from octify.files import check_file, check_package
 from octify.source import parse_target
 
 Used = Mapping[str, Path]
@@ -69,6 +70,41 @@ def check_files(
         if not force:
             refuse_read(path, option, reads)
             _refuse_foreign(path, option)
+
+
+def check_export(file: Path, reads: Used, *, force: bool) -> None:
+    """Check, before any long work, that an export may write ``file`` and what belongs to it.
+
+    An older export of the same format is replaced, with its second file; nothing else is without ``force``.
+    """
+    kind = format_of(file)
+    if kind.is_folder:
+        check_package(file)
+        if not force:
+            refuse_read(file, "FILE", reads)
+        return
+    check_files({"FILE": file}, reads, force=force)
+    older = kind.companion is None or _is_ir(file)
+    for path in files_of(file)[1:]:
+        check_file(path)
+        if not force:
+            refuse_read(path, "FILE", reads)
+    strangers = [path for path in files_of(file) if path.exists()]
+    if not force and not older and strangers:
+        raise OctifyError(
+            f"FILE would overwrite {strangers[0]}",
+            why=f"it is no file of {kind.title}" if strangers[0] == file else f"{file} has its weights there",
+            hint="give another name, or --force to overwrite it",
+        )
+
+
+def _is_ir(file: Path) -> bool:
+    """Return whether ``file`` is the graph of an OpenVINO IR."""
+    try:
+        with file.open("rb") as opened:
+            return b"<net " in opened.read(1024)
+    except OSError:
+        return False
 
 
 def check_folder(folder: Path, names: Sequence[str], reads: Used, *, force: bool) -> None:

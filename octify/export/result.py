@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from octify.compare.rounding import Parity
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,33 @@ class FileResult:
 
 class ProgramResult(FileResult):
     """A PyTorch program."""
+
+
+@dataclass(frozen=True)
+class RuntimeResult(FileResult):
+    """A file in the format of one runtime, and what computed the answers that were compared.
+
+    ``compared_in`` is that runtime; for Core ML, which runs on macOS alone, it is ``"PyTorch"``: the program
+    that was converted was compared, the package was not run.
+    """
+
+    compared_in: str
+
+    @classmethod
+    def of(
+        cls, path: Path, parity: Parity, batch_sizes: tuple[int, ...], size: int, compared_in: str
+    ) -> RuntimeResult:
+        """The result of a file of ``size`` bytes."""
+        return cls(
+            path,
+            parity.max_abs_error,
+            parity.max_rel_error,
+            parity.tolerance,
+            parity.passed,
+            batch_sizes,
+            size,
+            compared_in,
+        )
 
 
 @dataclass(frozen=True)

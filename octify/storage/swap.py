@@ -36,13 +36,18 @@ def replaced(folder: Path, new: Path) -> bool:
     except OSError:
         return False
     with signals_held():
-        if not _exchanged(folder, new) and not _renamed(folder, new):
+        if not exchanged(folder, new):
             return False
         # Files written into the old folder meanwhile.
         for entry in sorted(new.iterdir()) if new.is_dir() else ():
             if not os.path.lexists(folder / entry.name):
                 entry.rename(folder / entry.name)
     return True
+
+
+def exchanged(folder: Path, new: Path) -> bool:
+    """Exchange the names of two folders; return False, with both unchanged, where that is not supported."""
+    return _exchanged(folder, new) or _renamed(folder, new)
 
 
 def recover(folder: Path) -> None:

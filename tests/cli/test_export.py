@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,43 @@ def test_a_program_by_its_suffix(octify: Any, net: Path) -> None:
         expected = library.load(Path("out"), load_source(str(net)).model)(batch)
         answer = torch.export.load("x.pt2").module()(batch)
     assert (answer - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_an_ir_by_its_suffix(octify: Any, net: Path) -> None:
+    pytest.importorskip("openvino")
+    Path("x.xml").write_text('<?xml version="1.0"?><net name="older">', encoding="utf-8")
+    Path("x.bin").write_bytes(b"weights of the older one")
+    outcome = octify("export", net, "x.xml", "--json")
+    assert outcome.code == 0, outcome.err
+    result = outcome.json["openvino"]
+    assert result["passed"] is True
+    assert result["bytes"] == Path("x.xml").stat().st_size + Path("x.bin").stat().st_size
+
+
+def test_an_ir_replaces_no_file_of_another_kind(refused: Callable[..., str], net: Path) -> None:
+    pytest.importorskip("openvino")
+    Path("weights.bin").write_bytes(b"a checkpoint")
+    assert "FILE would overwrite weights.bin" in refused("export", net, "weights.xml")
+    Path("boxes.xml").write_text("<annotation/>", encoding="utf-8")
+    assert "FILE would overwrite boxes.xml" in refused("export", net, "boxes.xml")
+    assert Path("weights.bin").read_bytes() == b"a checkpoint"
+    assert Path("boxes.xml").read_text(encoding="utf-8") == "<annotation/>"
+
+
+@pytest.mark.parametrize("suffix", ["xml", "tflite", "mlpackage", "pte"])
+def test_a_package_that_is_missing(
+    refused: Callable[..., str], net: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octify.export.formats.importlib.util.find_spec", lambda name: None)
+    error = refused("export", net, f"x.{suffix}")
+    assert "is not installed" in error and "pip install 'octify[" in error
+
+
+def test_a_package_replaces_no_other_folder(
+    refused: Callable[..., str], net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octify.export.formats.FileFormat.check_installed", lambda self: None)
+    Path("x.mlpackage").mkdir()
+    Path("x.mlpackage/mine").touch()
+    assert "what is there is no package" in refused("export", net, "x.mlpackage", "--force")
+    assert Path("x.mlpackage/mine").exists()

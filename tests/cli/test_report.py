@@ -225,6 +225,14 @@ def test_a_written_page_in_json(octify: Octify, folder: Path, stored: dict[str, 
     assert Path("deep/er/page.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_the_picture_of_one_conversion(octify: Octify, folder: Path, refused: Callable[..., str]) -> None:
+    outcome = octify("report", folder, "--svg", "x.svg", "--json")
+    assert outcome.code == 0 and outcome.json["written"] == {"svg": "x.svg"}
+    assert Path("x.svg").read_text(encoding="utf-8").startswith("<svg ")
+    assert "a picture shows one conversion" in refused("report", folder, folder, "--svg", "y.svg")
+    assert not Path("y.svg").exists()
+
+
 def test_a_dry_run_writes_no_page(octify: Octify, net: Path) -> None:
     assert octify("convert", net, "--dry-run", "--html", "page.html").code == 0
     assert not Path("page.html").exists()

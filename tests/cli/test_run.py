@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from octify.cli.runfile.content import key_of
+from octify.cli.runfile.content import key_of, output_digests
 from octify.cli.runfile.read import line_of, read_run_file
 from octify.cli.runfile.schema import COMMANDS, DATA, SCHEMA, json_schema, run_file, step_options
 from octify.cli.runfile.steps import plan_run
@@ -397,3 +397,21 @@ def test_models_are_frozen() -> None:
     values = run_file().model_validate({"model": "m.py"})
     with pytest.raises((OctifyError, ValueError, TypeError)):
         values.model = "n.py"  # type: ignore[attr-defined]
+
+
+def test_a_file_and_what_belongs_to_it_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").touch()
+    exports = [{"file": "a.xml"}, {"file": "b.mlpackage"}]
+    _, ir, package = plan_run({"model": "net.py", "export": exports}).steps
+    assert ir.writes == (Path("a.xml"), Path("a.bin"))
+    Path("a.xml").touch()
+    assert output_digests(ir) is None  # its weights are missing
+    Path("a.bin").touch()
+    assert set(output_digests(ir) or ()) == {"a.xml", "a.bin"}
+    Path("b.mlpackage/Data").mkdir(parents=True)
+    Path("b.mlpackage/Data/weights").write_bytes(b"1")
+    before = output_digests(package)
+    assert before is not None
+    Path("b.mlpackage/Data/weights").write_bytes(b"2")
+    assert output_digests(package) != before

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from octify.cli.converted import load_converted
-from octify.cli.exported import PROGRAM, write_int8, write_onnx, write_program
+from octify.cli.exported import write_file, write_int8, write_onnx
 from octify.cli.loading import check_model, describe, load
 from octify.cli.options import int8 as quantization
 from octify.cli.options.calibration import (
@@ -30,9 +30,10 @@ from octify.cli.options.shared import (
     VerboseOption,
     WeightsOption,
 )
-from octify.cli.outputs import check_files, used
+from octify.cli.outputs import check_export, used
 from octify.cli.session import session
 from octify.errors import OctifyError
+from octify.export.formats import ONNX, format_of
 from octify.export.targets import ExportTarget
 
 WhatArgument = Annotated[
@@ -46,9 +47,11 @@ WhatArgument = Annotated[
 FileArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="FILE.onnx|FILE.pt2",
+        metavar="FILE.SUFFIX",
         show_default=False,
-        help="The ONNX file to write; with .pt2, a PyTorch program (torch.export) that needs no octify.",
+        help="The file to write. Its suffix is its format: .onnx; .pt2 is a PyTorch program (torch.export)"
+        " that needs no octify, .xml an OpenVINO IR (with its .bin), .tflite LiteRT, .mlpackage Core ML, .pte"
+        " ExecuTorch.",
     ),
 ]
 OriginalOption = Annotated[
@@ -87,10 +90,11 @@ def export(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Export a converted folder, or a model as it is, to ONNX or a PyTorch program; compare the outputs.
+    """Export a converted folder, or a model as it is, to ONNX or another format; compare the outputs.
 
-    A folder needs the code of its original, which its source.json names; its weights come from the
-    folder itself. Running a model file runs its code: give only files you trust.
+    Files for LiteRT, Core ML and ExecuTorch take the example's batch size, or --batch. A folder needs the
+    code of its original, which its source.json names; its weights come from the folder itself. Running a
+    model file runs its code: give only files you trust.
 
     \b
     Examples:
@@ -99,6 +103,7 @@ def export(
       octify export out out/openvino.onnx --target openvino
       octify export out out/int8.onnx --int8 --calib images --min-agreement 0.98
       octify export out out/model.pt2
+      octify export out out/model.tflite
       octify export model.py dense.onnx
     """
     with session(json=json, quiet=quiet, verbose=verbose, debug=debug) as run:
@@ -106,7 +111,7 @@ def export(
         settings = quantization.Int8Settings(int8, data, min_agreement, max_error, reduce_range)
         _check(file, target.value, batch, settings, static_batch=static_batch)
         is_folder = Path(what).is_dir()
-        check_files({"FILE": file}, used(model if is_folder else what, weights, calib), force=force)
+        check_export(file, used(model if is_folder else what, weights, calib), force=force)
         if is_folder:
             loaded, source = load_converted(run, Path(what), model, weights, input)
         else:
@@ -122,15 +127,15 @@ def export(
             run.show(*result.lines())
             run.answer({"source": describe(source), "int8": result.to_dict()})
             return
-        if file.suffix == PROGRAM:
-            exported = write_program(run, loaded, source.example_inputs, file, dynamic_batch=open_batch)
-        else:
+        file_format = format_of(file)
+        if file_format is ONNX:
             exported = write_onnx(
                 run, loaded, source.example_inputs, file, dynamic_batch=open_batch, target=target.value
             )
+        else:
+            exported = write_file(run, loaded, source.example_inputs, file, dynamic_batch=open_batch)
         run.show(*exported.lines())
-        kind = "program" if file.suffix == PROGRAM else "onnx"
-        run.answer({"source": describe(source), kind: exported.to_dict()})
+        run.answer({"source": describe(source), file_format.key: exported.to_dict()})
 
 
 def _check(
@@ -147,10 +152,12 @@ def _check(
             "--static-batch keeps the example's batch size, --batch sets another",
             hint="leave one of them out",
         )
-    if file.suffix == PROGRAM and (settings.enabled or target != ExportTarget.onnxruntime):
+    file_format = format_of(file)
+    if file_format is not ONNX and (settings.enabled or target != ExportTarget.onnxruntime):
         raise OctifyError(
-            f"{file} is a PyTorch program by its name",
+            f"{file} is {file_format.title} by its name",
             why=f"{'--int8' if settings.enabled else '--target'} is for ONNX files",
             hint=f"{file.with_suffix('.onnx')}",
         )
+    file_format.check_installed()
     settings.check(target)

@@ -35,11 +35,20 @@ HtmlOption = Annotated[
         help="Write the report as one HTML page that needs nothing but a browser: no network, no other file.",
     ),
 ]
+SvgOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--svg",
+        metavar="FILE",
+        help="Draw one conversion as a picture: each convolution's map before and after, and its MACs.",
+    ),
+]
 
 
 def report(
     folder: FolderArgument,
     html: HtmlOption = None,
+    svg: SvgOption = None,
     force: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -56,6 +65,7 @@ def report(
     Examples:
       octify report out
       octify report out --html out/report.html
+      octify report out --svg out/picture.svg
       octify report out other --html comparison.html
       octify bench out --json > out/bench.json
     """
@@ -72,20 +82,37 @@ def report(
         for each in folder:
             run.progress(f"reading {each}")
             results.append(read_stored(each))
-        if html is not None:
-            check_files({"--html": html}, {}, force=force)
+        check_files({"--html": html, "--svg": svg}, {}, force=force)
+        drawn = None if svg is None else _picture(folder, results)
         if len(results) == 1:
             (stored,) = results
             shown, document = _renderables(stored), dict(stored.document)
             page = _page(folder[0], stored) if html is not None else ""
         else:
             shown, page, document = _compared(folder, results)
-        if html is None:
+        written = {name: str(path) for name, path in (("html", html), ("svg", svg)) if path is not None}
+        if html is not None:
+            write_page(run, html, page)
+        if svg is not None and drawn is not None:
+            write_text(svg, drawn)
+            run.show(f"wrote {svg}")
+        if not written:
             run.show(*shown)
-            run.answer(document)
-            return
-        write_page(run, html, page)
-        run.answer(document | {"written": {"html": str(html)}})
+        run.answer(document | ({"written": written} if written else {}))
+
+
+def _picture(folders: Sequence[Path], results: Sequence[StoredConversion | StoredSweep]) -> str:
+    """The picture of the one conversion in ``results``. Raises OctifyError for anything else."""
+    from octify.artefact.stored import StoredConversion
+    from octify.report.html.picture import picture
+
+    if len(results) != 1 or not isinstance(results[0], StoredConversion):
+        raise OctifyError(
+            f"--svg does not draw {' and '.join(map(str, folders))}",
+            why="a picture shows one conversion",
+            hint="octify report DIR --svg FILE, where octify convert wrote DIR",
+        )
+    return picture(results[0].report)
 
 
 def _compared(

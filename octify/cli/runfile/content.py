@@ -15,6 +15,7 @@ from typing import Any
 from octify.artefact import origin as artefact
 from octify.cli.runfile.steps import RunStep
 from octify.errors import OctifyError, SourceError
+from octify.export.formats import format_of
 from octify.source import parse_target
 from octify.storage.digests import add_file, digest_of_text
 from octify.sweeps.content import data_digest, rules_content
@@ -28,7 +29,16 @@ _PACKAGES = {
     "diffusers": "diffusers",
     "onnx": "onnx2torch",
 }
-_VERSIONS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
+_VERSIONS = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "litert-torch",
+    "coremltools",
+    "executorch",
+)
 _MOST = 5000  # Python files of a project
 _SKIPPED = {"__pycache__", "site-packages", "node_modules"}
 
@@ -65,6 +75,9 @@ def output_digests(step: RunStep) -> dict[str, str] | None:
     for path in paths:
         if path.is_file():
             digests[path.as_posix()] = _digest(path)
+        elif path.is_dir() and format_of(path).is_folder:
+            files = sorted(each for each in path.rglob("*") if each.is_file())
+            digests[path.as_posix()] = _digest_of_files(path, files)
         elif path in required:
             return None
     return digests

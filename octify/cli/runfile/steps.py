@@ -12,10 +12,11 @@ from octify.artefact.files import BENCH
 from octify.cli.runfile.options import Option
 from octify.cli.runfile.schema import data_options, step_options
 from octify.errors import OctifyError
+from octify.export.formats import files_of
 from octify.source import parse_target
 
 # Options that name what a step writes; every other option that names a file names what it reads.
-WRITTEN = ("out", "onnx", "html", "file")
+WRITTEN = ("out", "onnx", "html", "svg", "file")
 # Options of a step that say where it ran, not what came out.
 _ELSEWHERE = ("device",)
 
@@ -147,7 +148,7 @@ def _words(options: Mapping[str, Option], table: Mapping[str, Any]) -> list[str]
 
 
 def _written(table: Mapping[str, Any]) -> tuple[Path, ...]:
-    return tuple(Path(table[key]) for key in WRITTEN if key in table)
+    return tuple(file for key in WRITTEN if key in table for file in files_of(Path(table[key])))
 
 
 def _reads(table: Mapping[str, Any]) -> tuple[str, ...]:

@@ -40,3 +40,11 @@ def ratio(after: float, before: float) -> str:
 def alpha(value: float) -> str:
     """Format a share of low channels; a dash for a dense value."""
     return f"{value:.3g}" if value else UNKNOWN
+
+
+def multiplications(macs: int) -> str:
+    """Format a number of MACs with three digits: ``1.81 G``, ``95.4 M``."""
+    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if macs >= scale:
+            return f"{f'{macs / scale:#.3g}'.rstrip('.')} {letter}"
+    return str(macs)

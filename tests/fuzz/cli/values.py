@@ -19,7 +19,7 @@ USUAL: dict[str, list[str]] = {
     "A [B ...]": ["net.py", "net.onnx", "artefact"],
     "DATA": _DATA,
     "DEVICE": ["cpu"],
-    "FILE.onnx|FILE.pt2": ["out.onnx", "out.pt2", "outs/old.onnx"],
+    "FILE.SUFFIX": ["out.onnx", "out.pt2", "out.xml", "outs/old.onnx"],
     "GLOB": ["conv1", "conv*", "*"],
     "NAME": ["default", "paper", "everywhere"],
     "RULES": _RULES,
