@@ -53,6 +53,11 @@ class Batches:
             return None
         return example is not (line in self.turned)
 
+    @property
+    def are_all(self) -> bool:
+        """Return whether every question is answered, and none needs a check."""
+        return self.lines is None and not self.checked
+
     def is_checked(self, question: Question) -> bool:
         """Return whether the graph checks the answer to ``question``."""
         return (question.where or question.text) in self.checked
@@ -66,7 +71,7 @@ def settled(first: Batches, graph: fx.Graph, trace: Trace) -> Batches:
     lines = frozenset(line for _, line in first.counts)
     form = _form(graph)
     if _effect(lines, form, trace) == "none":
-        return Batches(lines=lines)
+        return Batches()
     if len(lines) > _LINES:
         return Batches(lines=frozenset())
     effects = {line: _effect(frozenset({line}), form, trace) for line in sorted(lines)}

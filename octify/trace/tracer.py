@@ -331,7 +331,8 @@ def _with_values(
     def traced(batches: Batches) -> fx.Graph:
         return _attempt(model, arguments, treatment, mode, flat=flat, batches=batches)[0].module.graph
 
-    return explored(settled(first, symbolic.module.graph, traced))[1]
+    answers = settled(first, symbolic.module.graph, traced)
+    return symbolic if answers.are_all else explored(answers)[1]
 
 
 def _attempt(
