@@ -28,6 +28,7 @@ from octify.cli.commands.tune import tune
 from octify.cli.commands.verify import verify
 from octify.cli.session import Session
 from octify.errors import OctifyError
+from octify.storage.hold import Terminated
 
 # Plain help instead of rich's panels: it opens in half the time, and can be piped and searched.
 app = typer.Typer(
@@ -112,7 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.forget_stdout()
         return errors.PIPE_CLOSED
     except Exception as error:
-        return _refused(error, arguments)
+        ending = signals.consequence()
+        if isinstance(ending, Terminated):
+            raise ending from error
+        return _interrupted() if ending is not None else _refused(error, arguments)
 
 
 def _refused(error: Exception, arguments: Sequence[str]) -> int:

@@ -125,6 +125,9 @@ def session(*, json: bool, quiet: bool, verbose: bool, debug: bool) -> Iterator[
             running.close()
             if errors.is_interrupt(error) and signals.interrupted():
                 raise KeyboardInterrupt from error
+            ending = signals.consequence()
+            if ending is not None:
+                raise ending from error
             _fail(running, _of_stdout(error))
         except Terminated:
             raise

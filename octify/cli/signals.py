@@ -25,12 +25,24 @@ def install() -> None:
 
 def interrupted() -> bool:
     """Return whether a KeyboardInterrupt comes from a Ctrl-C; a model's code can raise one as well."""
-    return bool(_received) or not _installed
+    return signal.SIGINT in _received or not _installed
 
 
 def terminate(number: int, frame: FrameType | None) -> None:
     """End the command as Ctrl-C does."""
+    _received.append(number)
     raise Terminated(128 + number)
+
+
+def consequence() -> BaseException | None:
+    """The end that a signal has asked for, where one was received; None elsewhere.
+
+    Code that catches every exception may have swallowed it, halfway through an import: what fails from
+    then on is no error of its own.
+    """
+    if not _installed or not _received:
+        return None
+    return KeyboardInterrupt() if _received[0] == signal.SIGINT else Terminated(128 + _received[0])
 
 
 def open_streams() -> None:

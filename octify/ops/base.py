@@ -14,6 +14,7 @@ from octify.layout.roles import View
 from octify.ops.emitter import Emitter, Value
 from octify.ops.walk import Walk
 from octify.trace.attached import attached
+from octify.trace.function_layers import CalledAsFunction
 from octify.trace.leaves import qualified_name
 from octify.trace.model import Traced
 
@@ -78,7 +79,7 @@ class Table:
             module = traced.submodule(node)
             if module is None or attached(module) is not None:
                 return None
-            return self.find_module(type(module))
+            return self.find_module(module.layer if isinstance(module, CalledAsFunction) else type(module))
         if node.op == "call_function":
             function: Any = node.target
             name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"

@@ -45,7 +45,7 @@ def _view(walk: Walk, node: fx.Node, normalised: Any) -> View | Refusal:
 
 def _layout_module(walk: Walk, node: fx.Node) -> View | Refusal:
     path, norm = str(node.target), walk.module(node)
-    reason = walk.untouched.get(path) or walk.tied.get(path)
+    reason = walk.untouched.get(path) or walk.read.get(path)
     if reason is not None:
         return Refusal(reason)
     view = _view(walk, node, norm.normalized_shape)

@@ -69,7 +69,7 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     source, pads = through_padding(walk.traced, node)
     ids = walk.ids(source)
     path = str(node.target)
-    reason = walk.untouched.get(path) or walk.tied.get(path)
+    reason = walk.untouched.get(path) or walk.read.get(path)
     if ids is None or len(walk.shape(node)) != len(conv.kernel_size) + 2:
         reason = reason or "its input has no batch dimension"
     form = form_of(conv, walk.shape(operand(node))) if reason is None else reason

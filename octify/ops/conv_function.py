@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
@@ -23,6 +22,7 @@ from octify.ops.effective_conv import Form, form_of
 from octify.ops.emitter import Emitter, Value
 from octify.ops.walk import Walk
 from octify.trace import Traced
+from octify.trace.constants import constant
 from octify.trace.vendors import BLURS
 
 _FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -50,30 +50,6 @@ class _ConvFunction(nn.Module):
         return y
 
 
-def constant(traced: Traced, value: Any, cache: dict[fx.Node, Any]) -> Any:
-    """Evaluate a value of the graph that is independent of the input. Raises LookupError if it is not."""
-    if not isinstance(value, fx.Node):
-        return value
-    if value in cache:
-        return cache[value]
-    if value.op == "get_attr":
-        result: Any = traced.module
-        for name in str(value.target).split("."):
-            result = getattr(result, name)
-    elif value.op in ("call_function", "call_method"):
-        args = fx.map_arg(value.args, lambda n: constant(traced, n, cache))
-        kwargs = fx.map_arg(value.kwargs, lambda n: constant(traced, n, cache))
-        with torch.no_grad():
-            if value.op == "call_method":
-                result = getattr(args[0], str(value.target))(*args[1:], **kwargs)
-            else:
-                result = value.target(*args, **kwargs)  # type: ignore[operator]
-    else:
-        raise LookupError(value.name)
-    cache[value] = result
-    return result
-
-
 def _layer(traced: Traced, node: fx.Node) -> nn.Module | str:
     """The layer that a node is, or why it is none."""
     module = traced.submodule(node)
@@ -84,7 +60,8 @@ def _layer(traced: Traced, node: fx.Node) -> nn.Module | str:
     cache: dict[fx.Node, Any] = {}
     try:
         constants = {
-            name: fx.map_arg(value, lambda n: constant(traced, n, cache)) for name, value in arguments.items()
+            name: fx.map_arg(value, lambda n: constant(traced.module, n, cache))
+            for name, value in arguments.items()
         }
     except LookupError:
         return "its weights or settings are computed from its input"

@@ -20,7 +20,7 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     source = operand(node)
     ids = walk.ids(source)
     path = str(node.target)
-    reason = walk.untouched.get(path) or walk.tied.get(path)
+    reason = walk.untouched.get(path) or walk.read.get(path)
     if ids is None or len(walk.shape(node)) != len(conv.kernel_size) + 2:
         reason = reason or "its input has no batch dimension"
     if operand(node, 1, "output_size") is not None:

@@ -21,6 +21,8 @@ from octify.nn.boundary import MergeOctave, SplitOctave
 from octify.nn.views import from_map, to_map
 from octify.plan import Plan
 from octify.trace import Traced
+from octify.trace.cost import PLACE
+from octify.trace.function_layers import CalledAsFunction
 from octify.trace.keywords import with_any_names
 from octify.trace.model import attribute
 
@@ -183,7 +185,12 @@ class Emitter:
         result = self.graph.node_copy(node, lookup or self.dense)
         if node.op == "call_method" and node.target == "view" and not _asks_for_type(node):
             result.target = "reshape"  # the same, and of a merged map with its dimensions moved, too
-        if node.op == "call_module":
+        layer = self.traced.submodule(node)
+        if isinstance(layer, CalledAsFunction):
+            result.op, result.target = "call_function", layer.function
+            result.meta[PLACE] = str(node.target)
+            result.kwargs = {**result.kwargs, **layer.settings}
+        elif node.op == "call_module":
             self.modules[str(node.target)] = self.module(node)
         elif node.op == "get_attr":
             self.modules[str(node.target)] = attribute(self.traced.module, str(node.target))

@@ -15,7 +15,7 @@ from octify.trace.vendors import GLOBAL_CONTEXTS
 def _layout(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     ids = walk.ids(operand(node))
     path = str(node.target)
-    reason = walk.untouched.get(path) or walk.tied.get(path)
+    reason = walk.untouched.get(path) or walk.read.get(path)
     if reason is not None:
         return Refusal(reason)
     if ids is not None:

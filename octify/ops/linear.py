@@ -54,7 +54,7 @@ def _layout(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     reason = None if view is None else _refusal(linear, view, walk.shape(source))
     if view is None or reason is not None:
         return Refusal(reason or "") if walk.coupled(source) else walk.dense(node)
-    reason = walk.untouched.get(path) or walk.tied.get(path)
+    reason = walk.untouched.get(path) or walk.read.get(path)
     if reason is not None:
         return Refusal(reason)
     if path in walk.dense_outputs:

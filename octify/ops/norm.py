@@ -25,7 +25,7 @@ def layout_norm(walk: Walk, node: fx.Node) -> Ids | Refusal | None:
     """Channels pass through; a module called at several places has one layout."""
     ids = walk.ids(operand(node))
     path = str(node.target)
-    reason = walk.untouched.get(path) or walk.tied.get(path) or _other_rank(walk, node)
+    reason = walk.untouched.get(path) or walk.read.get(path) or _other_rank(walk, node)
     if reason is not None:
         return Refusal(reason)
     if ids is not None:
@@ -49,7 +49,7 @@ def layout_view(walk: Walk, node: fx.Node, reason: str | None) -> Ids | View | R
     """Like ``layout_norm``, for channels in any dimension; ``reason`` says why it does not fit them."""
     source, path = operand(node), str(node.target)
     view = walk.view(source)
-    reason = reason or walk.untouched.get(path) or walk.tied.get(path)
+    reason = reason or walk.untouched.get(path) or walk.read.get(path)
     if view is None or reason is not None:
         return Refusal(reason) if reason is not None and walk.coupled(source) else walk.dense(node)
     walk.shared_input(node, view.flat)

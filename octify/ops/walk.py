@@ -20,12 +20,12 @@ class Walk:
         traced: Traced,
         dense_outputs: frozenset[str],
         untouched: Mapping[str, str],
-        tied: Mapping[str, str],
+        read: Mapping[str, str],
     ) -> None:
         self.traced = traced
         self.dense_outputs = dense_outputs
         self.untouched = untouched
-        self.tied = tied
+        self.read = read
         self.conflicts: set[str] = set()
         self.refusals: dict[str, Refusal] = {}
         self.even: list[EvenSplit] = []

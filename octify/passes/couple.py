@@ -30,9 +30,9 @@ def couple(
         Paths of convolutions that are left alone entirely, with the reason.
     """
     left = dict(untouched or {})
-    tied = {**_read_weights(traced), **_tied_weights(traced)}
+    read = _read_weights(traced)
     while True:
-        walk = _walk(traced, dense_outputs, left, tied)
+        walk = _walk(traced, dense_outputs, left, read)
         if not walk.conflicts:
             return walk.finish()
         left |= dict.fromkeys(
@@ -41,9 +41,9 @@ def couple(
 
 
 def _walk(
-    traced: Traced, dense_outputs: frozenset[str], left: Mapping[str, str], tied: Mapping[str, str]
+    traced: Traced, dense_outputs: frozenset[str], left: Mapping[str, str], read: Mapping[str, str]
 ) -> Walk:
-    walk = Walk(traced, dense_outputs, left, tied)
+    walk = Walk(traced, dense_outputs, left, read)
     alone = {**_alone(traced), **_in_opaque(traced)}
     for node in traced.module.graph.nodes:
         op = table(walk.reads_view(node)).find(traced, node)
@@ -64,20 +64,6 @@ def _walk(
         else:
             walk.record(node, walk.dense(node))
     return walk
-
-
-def _tied_weights(traced: Traced) -> dict[str, str]:
-    """Paths of modules whose parameters another module holds too, with the reason to leave them."""
-    owners: dict[int, dict[int, str]] = {}
-    for path, module in traced.whole.named_modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), {})[id(module)] = path
-    return {
-        path: "its weights are shared with " + ", ".join(p for p in paths.values() if p != path)
-        for paths in owners.values()
-        if len(paths) > 1
-        for path in paths.values()
-    }
 
 
 def _read_weights(traced: Traced) -> dict[str, str]:

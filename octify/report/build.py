@@ -12,12 +12,13 @@ from octify.ops.conv import is_depthwise
 from octify.passes.rewrite import Rewritten
 from octify.plan import ConvPlan, Plan
 from octify.report.alone import low_alone
-from octify.report.computed import computed_weights
+from octify.report.computed import computed_weights, tied_weights
 from octify.report.graph import graph_of
 from octify.report.report import Report
 from octify.report.rows import BoundaryRow, LayerRow, Left, Totals
 from octify.trace import Facts, Opaque, Traced
 from octify.trace.cost import Cost, LayerCost, cost, place_of
+from octify.trace.function_layers import CalledAsFunction
 from octify.trace.parts import measure_nodes
 
 UNCALIBRATED = (
@@ -51,6 +52,7 @@ def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mappin
         *_gain_warnings(totals, plan.alpha),
         *_tracing_warnings(traced),
         *computed_weights(traced, plan),
+        *tied_weights(traced, plan),
         *low_alone(traced, rewritten),
     ]
     return Report(
@@ -294,18 +296,26 @@ def _left_dense(traced: Traced, plan: Plan, rewritten: Rewritten) -> list[Left]:
             left.append(Left(path, _reason(planned, plan)))
     for node in rewritten.module.graph.nodes:
         name = getattr(node.target, "__name__", "")
-        if node.op == "call_function" and name in _FUNCTIONAL:
+        if node.op == "call_function" and name in _FUNCTIONAL and place_of(node) == node.name:
             refusal = rewritten.resolved.layout.refusals.get(node.name)
             left.append(Left(node.name, refusal.reason if refusal else "its input is dense"))
     return left
 
 
 def _convolutions(traced: Traced) -> list[str]:
-    """Paths of all convolutions of the model, each once: where the graph calls it, if it does."""
-    called = {str(node.target) for node in traced.module.graph.find_nodes(op="call_module")}
+    """Paths of all convolutions of the model, each once: where the graph calls it, if it does.
+
+    One that only lends its weight to a function is that function's layer.
+    """
+    nodes = traced.module.graph.find_nodes(op="call_module")
+    layers = {str(node.target): traced.submodule(node) for node in nodes}
+    functions = [layer for layer in layers.values() if isinstance(layer, CalledAsFunction)]
+    lent = {id(parameter) for layer in functions for parameter in layer.parameters()}
     paths: dict[int, str] = {}
     for path, module in traced._modules.items():
-        if isinstance(module, ConvNd) and (path in called or id(module) not in paths):
+        if path not in layers and any(id(p) in lent for p in module.parameters(recurse=False)):
+            continue
+        if isinstance(module, ConvNd) and (path in layers or id(module) not in paths):
             paths[id(module)] = path
     return list(paths.values())
 

@@ -1,8 +1,9 @@
-"""Weights that a model computes anew in every forward, and that a conversion writes down as they are now.
+"""Weights that a model computes in every forward, or shares, and that a conversion writes down as they are.
 
 Pruning multiplies a weight by its mask, weight and spectral norm compute it from other parameters, by hooks
 or as parametrizations. A converted layer has plain weights: nothing is lost for inference, but in training
-the mask no longer holds, and the norm no longer applies. The report says so.
+the mask no longer holds, and the norm no longer applies. Layers that shared one weight have one each. The
+report says so.
 """
 
 from __future__ import annotations
@@ -47,8 +48,36 @@ def _kinds(layer: nn.Module) -> Iterator[str]:
             yield from (_name(step) for step in steps)
 
 
+def tied_weights(traced: Traced, plan: Plan) -> list[str]:
+    """A sentence on layers of the graph that share a parameter, where some are converted; none elsewhere."""
+    called = {str(node.target) for node in traced.module.graph.find_nodes(op="call_module")}
+    converted = {conv.path for conv in plan.convs if conv.converted}
+    holders: dict[int, dict[int, str]] = {}
+    for path, module in traced.whole.named_modules():
+        for parameter in module.parameters() if path in called else ():
+            holders.setdefault(id(parameter), {})[id(module)] = path
+    groups = dict.fromkeys(
+        tuple(paths.values())
+        for paths in holders.values()
+        if len(paths) > 1 and not converted.isdisjoint(paths.values())
+    )
+    if not groups:
+        return []
+    where = "; ".join(" and ".join(group) for group in list(groups)[:_MOST])
+    more = f" and {len(groups) - _MOST} more groups" if len(groups) > _MOST else ""
+    return [
+        f"layers that share weights have weights of their own in the converted model ({where}{more}): "
+        "calibration or training may give them other values"
+    ]
+
+
 _PRUNED = "pruning"
-_NAMES = {"_WeightNorm": "weight norm", "_SpectralNorm": "spectral norm", "_Orthogonal": "orthogonality"}
+_NAMES = {
+    "_WeightNorm": "weight norm",
+    "_SpectralNorm": "spectral norm",
+    "_Orthogonal": "orthogonality",
+    "ComputedWeight": "what the model's code computes of its weights",
+}
 
 
 def _name(step: nn.Module) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from octify.checks.door import check_inputs
-from octify.trace.duplicate import sharing_tensors
+from octify.trace.duplicate import duplicate
 from octify.trace.trial import run
 
 
@@ -36,5 +36,5 @@ def examples_of(model: nn.Module, inputs: Any) -> tuple[Tensor, ...]:
 
 def _takes(model: nn.Module, inputs: Sequence[Tensor]) -> bool:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    copy: nn.Module = sharing_tensors(model, buffers=False).eval()
+    copy: nn.Module = duplicate(model).eval()
     return run(copy, [x.detach().to(device) for x in inputs]).error is None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from octify.trace.duplicate import sharing_tensors
+from octify.trace.duplicate import duplicate
 from octify.trace.model import Traced
 from octify.trace.noise import Nearness
 from octify.trace.sameness import tensors_of
@@ -25,7 +25,7 @@ def blamed(model: nn.Module, traced: Traced, inputs: Sequence[Tensor]) -> str:
     """Path of the module of ``model`` to blame for a difference at ``inputs``; empty for the model itself."""
     nodes = {str(node.target) for node in traced.module.graph.find_nodes(op="call_module")}
     calls = [call for call in _calls(model, inputs) if not any(_inside(call[0], leaf) for leaf in nodes)]
-    values = _Values(sharing_tensors(traced.module, buffers=False).eval())
+    values = _Values(duplicate(traced.module).eval())
     values.run_on(inputs)
     for (path, expected), (traced_path, names) in zip(calls, traced.results, strict=False):
         actual = [values.by_name.get(name) for name in names]
@@ -58,7 +58,7 @@ def _alike(expected: Sequence[Tensor], actual: Sequence[Any]) -> bool:
 
 def _calls(model: nn.Module, inputs: Sequence[Tensor]) -> list[tuple[str, list[Tensor]]]:
     """The results of all calls of submodules, in the order of their ends."""
-    original: nn.Module = sharing_tensors(model, buffers=False).eval()
+    original: nn.Module = duplicate(model).eval()
     results: list[tuple[str, list[Tensor]]] = []
 
     def note(path: str) -> Any:

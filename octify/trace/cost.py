@@ -27,6 +27,9 @@ class LayerCost:
     activation_bytes: int = 0
 
 
+PLACE = "octify_place"  # in the meta of a function: the path of the layer that it is in the traced graph
+
+
 @dataclass(frozen=True)
 class Cost:
     """Costs of a whole graph. ``layers`` is keyed by module path, or node name for a function."""
@@ -39,7 +42,7 @@ class Cost:
 
 def place_of(node: fx.Node) -> str:
     """The path or name under which a node's cost is kept."""
-    return str(node.target) if node.op == "call_module" else node.name
+    return str(node.target) if node.op == "call_module" else str(node.meta.get(PLACE, node.name))
 
 
 def cost(module: fx.GraphModule, facts: Mapping[str, Facts]) -> Cost:

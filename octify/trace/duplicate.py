@@ -65,10 +65,9 @@ def _place_of_failure(root: nn.Module) -> str | None:
     return None
 
 
-def sharing_tensors(module: nn.Module, *, buffers: bool = True) -> Any:
-    """A copy of ``module`` that holds the very same parameters (and ``buffers``)."""
-    tensors = [*module.parameters(), *(module.buffers() if buffers else ())]
-    return duplicate(module, {id(tensor): tensor for tensor in tensors})
+def sharing_tensors(module: nn.Module) -> Any:
+    """A copy of ``module`` that holds the very same parameters and buffers, which a run might change."""
+    return duplicate(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
 @contextmanager

@@ -113,11 +113,12 @@ class MeasureError(Exception):
 
 
 def _stand_ins(module: fx.GraphModule) -> dict[str, nn.Module]:
-    """Copies of the modules that are not just torch's or octify's own, with the very same parameters.
+    """Copies of the modules that are not just torch's or octify's own, with parameters of the same values.
 
-    They may keep what they compute, and would keep tensors without data.
+    They may keep what they compute, or give it to a parameter, and would keep tensors without data.
     """
-    tensors: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    tensors: dict[int, Any] = {id(t): t for t in module.buffers()}
+    tensors |= {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in module.parameters()}
     called = {str(node.target) for node in module.graph.find_nodes(op="call_module")}
     modules = {target: module.get_submodule(target) for target in called}
     return {

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from octify.errors import InputSizeError, TraceError
 from octify.trace.autocast import regions_noted, sentence_on
 from octify.trace.blame import blamed
-from octify.trace.duplicate import sharing_tensors
+from octify.trace.changed import on_changes
+from octify.trace.duplicate import duplicate, sharing_tensors
 from octify.trace.exits import no_exit
 from octify.trace.hooked import lost_hooks, silenced_hooks
 from octify.trace.inner import leaves_of, place
@@ -115,14 +116,14 @@ class Verdict:
 
 
 class _Comparison:
-    """The model and its graph, each a copy with buffers of its own, run on the same inputs in turn."""
+    """The model and its graph, each a copy with tensors of its own, run on the same inputs in turn."""
 
     def __init__(self, model: nn.Module, traced: Traced, inputs: Sequence[Tensor]) -> None:
         self._model = model
         self._traced = traced
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self._examples = [x.detach().to(self._device) for x in inputs]
-        self._original: nn.Module = sharing_tensors(model, buffers=False).eval()
+        self._original: nn.Module = duplicate(model).eval()
         self._graph: nn.Module = runnable(traced).eval()
         self._has_regions = True
 
@@ -150,7 +151,7 @@ class _Comparison:
                 first_difference = self._compare(other, expected, elsewhere=True)
             if first_difference is not None:
                 return Verdict(f"at an input of {_sizes(other)}, {first_difference}", other)
-        remarks = (sentence_on(regions),) if regions else ()
+        remarks = (*([sentence_on(regions)] if regions else []), *on_changes(self._model, self._original))
         return Verdict(first_difference or self._buffers(), inputs, remarks)
 
     def _first(self) -> tuple[Sequence[Tensor], Trial]:
@@ -159,7 +160,7 @@ class _Comparison:
         expected = run(self._original, inputs)
         if expected.error is None:
             return inputs, expected
-        self._original = sharing_tensors(self._model, buffers=False).eval()
+        self._original = duplicate(self._model).eval()
         return self._examples, run(self._original, self._examples)
 
     def _others(self, inputs: Sequence[Tensor]) -> list[Sequence[Tensor]]:
@@ -183,7 +184,7 @@ class _Comparison:
 
     def _is_of_regions(self, inputs: Sequence[Tensor], expected: Trial) -> bool:
         """Return whether autocast in the model's code is all that makes the graph differ."""
-        self._original = sharing_tensors(self._model, buffers=False).eval()
+        self._original = duplicate(self._model).eval()
         self._graph = runnable(self._traced).eval()
         self._has_regions = False
         plain = self._run(inputs)
@@ -194,7 +195,7 @@ class _Comparison:
 
     def _is_itself_unsteady(self, inputs: Sequence[Tensor]) -> bool:
         """Return whether the model gives another result with the same random numbers and the same buffers."""
-        one, two = (run(sharing_tensors(self._model, buffers=False).eval(), inputs) for _ in range(2))
+        one, two = (run(duplicate(self._model).eval(), inputs) for _ in range(2))
         return one.error is None and difference(one.result, two.result, Nearness.exact) is not None
 
     def _buffers(self) -> str | None:
@@ -207,8 +208,8 @@ class _Comparison:
 
 
 def runnable(traced: Traced) -> Any:
-    """Copy with buffers of its own: the user's model if nothing were rewritten."""
-    return sharing_tensors(_as_it_is(traced), buffers=False)
+    """Copy with tensors of its own: the user's model if nothing were rewritten."""
+    return duplicate(_as_it_is(traced))
 
 
 def _as_it_is(traced: Traced) -> nn.Module:

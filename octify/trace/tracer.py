@@ -39,6 +39,7 @@ from octify.trace.attached import attached
 from octify.trace.batches import Batches, settled
 from octify.trace.duplicate import sharing_tensors
 from octify.trace.factories import sizes_as_tuples
+from octify.trace.function_layers import name_functions
 from octify.trace.inplace import make_visible
 from octify.trace.instances import instances_answered
 from octify.trace.keywords import with_any_names
@@ -364,6 +365,8 @@ def _attempt(
     _drop_assertions(graph)
     make_visible(clean, graph, None if mode is None else tracer)
     put_apart(clean, graph)
+    if not flat:  # the graph of a part shares its layers with the model around it
+        name_functions(clean, graph)
     module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
     module.graph.eliminate_dead_code()
     _refuse_fakes(module)

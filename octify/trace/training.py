@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from octify.errors import InputSizeError
 from octify.trace.asked import is_the_models
+from octify.trace.changed import changed_parameters
 from octify.trace.draws import SameDraws
 from octify.trace.duplicate import duplicate
 from octify.trace.gradients import changed_gradients, written_by_hand
@@ -151,7 +152,7 @@ def _reasons(lines: Sequence[Line], changed: Sequence[Line]) -> str:
 
 
 def causes(model: nn.Module, inputs: Sequence[Tensor]) -> str:
-    """Parts of ``model``'s code in eval mode that a graph cannot hold: contexts, writes to buffers."""
+    """Parts of ``model``'s code in eval mode that no graph holds: contexts, writes to its own tensors."""
     own: nn.Module = duplicate(model).eval()
     before = {name: b.clone() for name, b in own.named_buffers()}
     with noted(modes=False) as lines:
@@ -159,6 +160,8 @@ def causes(model: nn.Module, inputs: Sequence[Tensor]) -> str:
     written = [name for name, b in own.named_buffers() if name in before and not same(b, before[name])]
     reasons = [f"it computes in a context, or asks for one, at {_listed(lines)}"] if lines else []
     reasons += [f"its forward writes the buffers {_some(written)}"] if written else []
+    changed = changed_parameters(model, own)
+    reasons += [f"its forward changes the parameters {_some(changed)}"] if changed else []
     return "; ".join(reasons)
 
 

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.speed --models resnet50 vgg16 mobilenet_v2 --batch 1 8 --core 0 --json OUT
     python -m tests.benchmarks.speed --models samples/unet.py --size 512 --deploy --core 0 --json OUT
+    python -m tests.benchmarks.speed --models samples/unet.py --size 1024 --runtimes onnxruntime openvino
     python -m tests.benchmarks.speed --table docs/deploy.json docs/speed.md
 
 Torchvision models with random weights, or a model file, alpha 0.5, under several rules: ``default``,
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import inspect
 import json
 import os
 import shutil
@@ -144,7 +146,9 @@ def network(name: str) -> nn.Module:
         return load_source(name).model
     import torchvision
 
-    model: nn.Module = torchvision.models.get_model(name, weights=None).eval()
+    kind = torchvision.models.get_model_builder(name)
+    backbone = {"weights_backbone": None} if "weights_backbone" in inspect.signature(kind).parameters else {}
+    model: nn.Module = kind(weights=None, **backbone).eval()
     return model
 
 
@@ -156,7 +160,12 @@ def figures(
     tell(f"{name}: timing in {', '.join(names)}, batch {len(x)}, load {load:.1f}")
     models = {contestant.name: contestant.model for contestant in found}
     rows = octify.bench(
-        models, x, runtimes=names, threads=asked.threads, rounds=asked.rounds, memory=not asked.deploy
+        models,
+        x,
+        runtimes=names,
+        threads=asked.threads,
+        rounds=asked.rounds,
+        memory=bool(asked.runtimes) or not asked.deploy,
     ).rows
     for first in range(0, len(rows), len(found)):
         dense, *others = zip(found, rows[first : first + len(found)], strict=True)
@@ -220,6 +229,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="also torch.compile, minutes for each model")
     parser.add_argument("--size", type=int, default=SIDE, help="height and width of the images")
     parser.add_argument("--deploy", action="store_true", help="onnxruntime and OpenVINO, float32 and int8")
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, help="these alone, with their peak memory")
     parser.add_argument("--table", nargs=2, type=Path, metavar=("JSON", "PAGE"), help="only write a page")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures here")
     asked = parser.parse_args(arguments)
@@ -230,6 +240,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def runtimes(asked: argparse.Namespace) -> list[str]:
     """The runtimes asked for that are there; what is missing is told."""
+    if asked.runtimes:
+        return list(asked.runtimes)
     if asked.deploy:
         return list(DEPLOYED)
     wanted = ["onnxruntime"] + ([] if asked.onnx_only else ["eager", "channels-last"])
@@ -268,15 +280,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def save(path: Path, found: Sequence[Figure], asked: argparse.Namespace) -> None:
-    """Write the figures to ``path``; figures of other models that are there stay."""
+    """Write the figures to ``path``; those of other models and sizes that are there stay."""
     document: dict[str, Any] = {"figures": []}
     if path.is_file():
         document = json.loads(path.read_text(encoding="utf-8"))
-    models = {figure.model for figure in found}
+    measured = {(figure.model, figure.size) for figure in found}
     document["versions"] = versions()
     document["facts"] = facts(asked.threads)
     document["date"] = datetime.date.today().isoformat()
-    others = [figure for figure in document["figures"] if figure["model"] not in models]
+    others = [
+        figure
+        for figure in document["figures"]
+        if (figure["model"], figure.get("size", SIDE)) not in measured
+    ]
     document["figures"] = others + [asdict(figure) for figure in found]
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

@@ -343,6 +343,19 @@ def test_a_request_to_end_while_the_models_file_runs(signalled: Any, tmp_path: P
     assert code == 128 + signal.SIGTERM, err
 
 
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_what_fails_behind_a_swallowed_signal(
+    signalled: Any, tmp_path: Path, number: signal.Signals, ends: int
+) -> None:
+    """Code that catches everything goes on half done: its error is the signal's doing, and no bug."""
+    (tmp_path / "net.py").write_text(
+        "import pathlib, time\ntry:\n    pathlib.Path('started').touch()\n    time.sleep(60)\n"
+        "except BaseException:\n    pass\nraise AttributeError('half imported')\n"
+    )
+    code, _, err = signalled(number, "inspect", "net.py", once="started")
+    assert code == ends and "error" not in err, err
+
+
 def test_warnings_of_one_kind_are_counted() -> None:
     messages = [f"layer{n}.conv: the size {n} is odd" for n in range(18)]
     assert grouped(["first", *messages, "last"]) == [

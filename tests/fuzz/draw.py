@@ -115,7 +115,7 @@ class Draw:
         values = {name: value.clone() for name, value in self.values.items()}
         env = dict(self.env)
         with torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(len(self.steps))
+            torch.default_generator.manual_seed(len(self.steps))
             exec("\n".join(step.top), env)
             exec("\n".join(step.init), env)
             self.net.double().eval()

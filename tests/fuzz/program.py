@@ -72,7 +72,12 @@ class Program:
                 *(_HEAD, *([top] if top else []), "", "", "class Net(nn.Module):"),
                 *("    def __init__(self):", *_indented(init), ""),
                 *("    def forward(self, x):", *_indented(forward), "", ""),
-                *(f"torch.manual_seed({self.seed})", "model = Net()", _LIVELY, "model.double().eval()"),
+                *(
+                    f"torch.default_generator.manual_seed({self.seed})",
+                    "model = Net()",
+                    _LIVELY,
+                    "model.double().eval()",
+                ),
                 *after,
                 f"x = torch.randn{self.shape}.double()",
                 "",

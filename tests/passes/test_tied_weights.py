@@ -66,9 +66,21 @@ def test_right_and_tied(name: str, tmp_path: Path) -> None:
     assert len(list(loaded.parameters())) == len(list(result.model.parameters()))
 
 
-def test_what_code_uses_is_left_with_the_reason() -> None:
-    for name in ("function and module", "transposed function", "computed"):
-        result = octify.convert(net(name), noise(1, 3, 8, 8), rules="everywhere")
-        reasons = {row.path: row.reason for row in result.report.left_dense}
-        assert "its weights are" in reasons["b"]
-        assert any(name == "b.weight" for name, _ in result.model.named_parameters())
+@pytest.mark.parametrize("name", ["two modules", "encoder and decoder"])
+def test_layers_that_share_a_weight_convert(name: str) -> None:
+    """Each gets a weight of its own, and the report says so."""
+    result = octify.convert(net(name), noise(1, 3, 8, 8), rules="everywhere")
+    other = "d" if name == "two modules" else "e"
+    assert {conv.path for conv in result.plan.convs if conv.converted} == {"a", "b", "c", other}
+    (told,) = (w for w in result.report.warnings if "weights of their own" in w)
+    assert f"b and {other}" in told
+
+
+@pytest.mark.parametrize("name", ["function and module", "transposed function", "computed"])
+def test_what_code_uses_is_left_with_the_reason(name: str) -> None:
+    """The function converts."""
+    result = octify.convert(net(name), noise(1, 3, 8, 8), rules="everywhere")
+    assert {conv.path for conv in result.plan.convs if conv.converted} > {"a", "c"}
+    reasons = {row.path: row.reason for row in result.report.left_dense}
+    assert "its weights are used" in reasons["b"]
+    assert any(name == "b.weight" for name, _ in result.model.named_parameters())

@@ -23,12 +23,12 @@ from octify.calibrate.fit.affine import Affine
 from octify.calibrate.streams.nodes import elementwise, inner_activation, only_user
 from octify.layout.roles import map_shape, sizes
 from octify.nn import OctaveChannelwise
-from octify.ops.conv_function import constant
 from octify.ops.emitter import Value
 from octify.passes.rewrite import Rewritten
 from octify.trace import Traced
 from octify.trace.aliases import is_identity
 from octify.trace.batchnorm import is_affine_norm
+from octify.trace.constants import constant
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract")
@@ -198,7 +198,7 @@ class FollowingWalk:
     def _per_channel(self, argument: Any, user: fx.Node) -> Tensor | None:
         """A constant operand of ``user`` as one number for each channel (C,), if it is that."""
         try:
-            operand = constant(self.traced, argument, {})
+            operand = constant(self.traced.module, argument, {})
         except LookupError:
             return None
         shape, roles = self.traced.shape(user) or (), self.roles(user)
@@ -221,7 +221,9 @@ def activation_of(traced: Traced, node: fx.Node) -> Activation | Slopes | None:
         return _tabulated(module)
     if node.target in (F.prelu, torch.prelu, "prelu"):
         try:
-            weight = constant(traced, node.args[1] if len(node.args) > 1 else node.kwargs["weight"], {})
+            weight = constant(
+                traced.module, node.args[1] if len(node.args) > 1 else node.kwargs["weight"], {}
+            )
         except (LookupError, KeyError):
             return None
         return Slopes(weight.detach().flatten()) if isinstance(weight, Tensor) else None

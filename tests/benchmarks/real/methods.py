@@ -103,6 +103,12 @@ METHODS: dict[str, Method] = {
     "thorough": _calibrated("thorough"),
     "fast, target": _allocated("fast"),
     "standard, target": _allocated("standard"),
+    "fast, rules fast": lambda case: _converted(
+        case, calibration=[case.calibration], effort="fast", rules="fast"
+    ),
+    "fast, rules int8": lambda case: _converted(
+        case, calibration=[case.calibration], effort="fast", rules="int8"
+    ),
     "synthetic": lambda case: _converted(case, calibration="synthetic", effort="standard"),
 }
 

@@ -117,7 +117,7 @@ def _edited(data: bytes, chance: random.Random) -> bytes:
     """JSON with one value replaced."""
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested too deep by an earlier damage
         return _flipped(data, chance)
     place, key = document, None
     while isinstance(place, (dict, list)) and place:

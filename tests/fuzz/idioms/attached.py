@@ -89,5 +89,27 @@ $y = self.${m}b(F.relu(self.$m($x)))
 init: self.$m = nn.Parameter(torch.randn($c, $c, *(3,) * $k) / 9)
 $y = F.conv$d($x, self.$m * .5, padding=1)
 """,
+    "weights/function": """\
+init: self.$m = nn.Parameter(torch.randn($c, $c, *(3,) * $k) / 9)
+init: self.${m}b = nn.Parameter(torch.randn($c))
+$y = F.conv$d($x, self.$m, self.${m}b, padding=1, stride=[[1|2]])
+""",
+    "weights/function, transposed": """\
+init: self.$m = nn.Parameter(torch.randn($c, 6, *(2,) * $k) / 4)
+$y = F.conv_transpose$d($x, self.$m, stride=2)
+""",
+    "weights/of two": """\
+init: self.$m = nn.Conv$d($c, $c, 3, padding=1)
+init: self.${m}b = nn.Parameter(torch.randn($c, $c, *(1,) * $k) / 9)
+$y = self.$m($x) + F.conv$d($x, self.$m.weight * self.${m}b, self.$m.bias, padding=1)
+""",
+    "weights/bounded": """\
+top: class Bounded(nn.Conv$d):
+top:     def forward(self, x):
+top:         [[self.weight.data = torch.renorm(self.weight.data, 2, 0, 1.)|self.weight.data.clamp_(-.1, .1)]]
+top:         return super().forward(x)
+init: self.$m = Bounded($c, 6, 3, padding=1)
+$y = self.$m($x)
+""",
     "weights/channels last": _CONV + "after: model.$m.to(memory_format=torch.channels_last)\n" + _RUN,
 }
