@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -22,6 +23,7 @@ from torch import Tensor, fx, nn
 __all__ = [
     "ASSERTIONS",
     "BATCH_NORM_FORWARDS",
+    "COMPILED",
     "CONV_FORWARD",
     "FAKE_TENSOR_LOG",
     "LAYER_METHODS",
@@ -37,11 +39,13 @@ __all__ = [
     "TreeSpec",
     "backward_hooks",
     "buffers_of",
+    "compiled_functions_opened",
     "forward_hooks",
     "forward_pre_hooks",
     "freezing",
     "has_global_hooks",
     "has_onednn",
+    "has_own_hooks",
     "hook_tables",
     "is_watched",
     "memory_steps",
@@ -58,6 +62,7 @@ __all__ = [
     "tree_map_only",
     "tree_unflatten",
     "unscripted",
+    "with_versions",
 ]
 
 # Families of layers, for isinstance.
@@ -174,6 +179,11 @@ def backward_hooks(module: nn.Module) -> Mapping[int, Any]:
     return {**_hooks(module, "_backward_hooks"), **_hooks(module, "_backward_pre_hooks")}
 
 
+def has_own_hooks(tensor: Tensor) -> bool:
+    """Return whether hooks are registered on a tensor's gradient; False if that is unknown."""
+    return any(getattr(tensor, table, None) for table in ("_backward_hooks", "_post_accumulate_grad_hooks"))
+
+
 def _hooks(module: nn.Module, table: str) -> Mapping[int, Any]:
     own = vars(module)
     if table in own:
@@ -260,6 +270,14 @@ def has_onednn() -> bool:
     return _has_onednn and bool(_onednn_enabled())
 
 
+# Weights.
+def with_versions(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """``state`` with the versions of the layers of ``module``, which else take it for an old one."""
+    result = OrderedDict(state)
+    result._metadata = getattr(module.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+    return result
+
+
 # Memory and compilation.
 def storage_key(tensor: Tensor) -> int:
     """A number that tensors share while they live if, and only if, they share their memory; fake ones too."""
@@ -278,6 +296,21 @@ def memory_steps(recorded: Any) -> list[int]:
         events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
     memory = [event for event in events if event.get("name") == "[memory]"]
     return [int(event["args"]["Bytes"]) for event in sorted(memory, key=lambda event: float(event["ts"]))]
+
+
+# Classes of what ``torch.compile`` makes of a module, and the attribute that holds the module.
+COMPILED = {"torch._dynamo.eval_frame.OptimizedModule": "_orig_mod"}
+
+
+@contextlib.contextmanager
+def compiled_functions_opened() -> Iterator[None]:
+    """Meanwhile functions that were compiled by ``torch.compile`` may be traced: they run as written."""
+    config = getattr(sys.modules.get("torch._dynamo"), "config", None)
+    if config is None or not hasattr(config, "error_on_nested_fx_trace"):
+        yield
+    else:
+        with config.patch(error_on_nested_fx_trace=False):
+            yield
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ ORDER = (
 # Inside calibrate/, likewise.
 CALIBRATE = (
     *("device", "options", "streams", "rotate", "inputs", "fit", "channels"),
-    *("distill", "spectrum", "recipe"),
+    *("prefix", "distill", "spectrum", "recipe"),
 )
 LOOSE = 6  # modules that may lie in octify/ itself, besides __init__ and __main__
 

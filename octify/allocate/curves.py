@@ -11,30 +11,20 @@ by factors up to 100 between the layers of one network.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
-
-from torch import Tensor
 
 from octify.allocate.budget import FreeSet, Level
 from octify.allocate.path import ErrorCurve, convex
 from octify.allocate.plans import Plans
+from octify.allocate.quick import affordable, quick_trials, trial_images
 from octify.calibrate.inputs.images import Images
-from octify.calibrate.options import Calibration
-from octify.calibrate.recipe import calibrate_on
-from octify.calibrate.streams.chunks import Chunks
-from octify.calibrate.streams.sizes import batch_of
-from octify.passes.resolve import Planned
 from octify.plan import Plan
 from octify.progress import Progress
 from octify.trace import Traced
 
-_SHARES = ((0.5,), (0.25, 0.5), (0.25, 0.5, 0.75))  # images, as many as the MACs below allow
-_MACS = 3 * 10**13  # MACs of all trials together
-_PASSES = 6  # MACs of the network over the images of a trial
-_MOST_IMAGES = 64  # images of a trial to fit on, and as many to measure on
-_FEWEST_IMAGES = 16
+_SHARES = ((0.5,), (0.25, 0.5), (0.25, 0.5, 0.75))  # as many as there is time for
+_IMAGES = 32  # of each trial, that there should be time for
 _WORST = 1e6  # stands for errors that are not finite
 _POWER = 2.0  # power of the share, where only one error is known
 _POWERS = (1.0, 8.0)  # the smallest is a straight line
@@ -53,30 +43,34 @@ def error_curves(
     Errors are squared relative output errors. Deterministic for a seed.
     """
     traced, choices = plans.traced, plans.choices
-    options = Calibration((), "fast", seed=seed)
     trial, shares = _trials(traced, len(choices.free), images)
     alone = plans.without_boundary_costs()  # alone, a set may need more of them than in company
+    candidates = [
+        (free, level.share, plan)
+        for free in choices.free
+        for level in _nearest(free, shares)
+        if any(
+            (plan := alone.with_alphas(dict.fromkeys(free.paths, level.alpha))).conv(path).low_out
+            for path in free.paths
+        )
+    ]
+    errors: dict[int, dict[float, float]] = {}
+    with quick_trials(traced, trial, seed, own_units=True) as trials:
 
-    def error(plan: Plan) -> float:
-        relative = calibrate_on(copy.deepcopy(traced), Planned(plan), trial, options).after.relative_error
-        return min(relative**2, _WORST) if math.isfinite(relative) else _WORST
+        def error(plan: Plan) -> float:
+            relative = trials.calibrated(plan).after.relative_error
+            return min(relative**2, _WORST) if math.isfinite(relative) else _WORST
 
-    fixed = error(alone.with_alphas({})) if choices.fixed.any() else 0.0
-    curves = {}
-    for done, free in enumerate(choices.free):
-        progress("measuring error curves", done, len(choices.free))
-        candidates = {
-            level.share: alone.with_alphas(dict.fromkeys(free.paths, level.alpha))
-            for level in _nearest(free, shares)
-        }
-        errors = {
-            share: max(0.0, error(trial_plan) - fixed)
-            for share, trial_plan in candidates.items()
-            if any(trial_plan.conv(path).low_out for path in free.paths)
-        }
-        if errors:
-            curves[free.number] = curve_through(errors, [level.share for level in free.levels])
-    return curves
+        fixed = error(alone.with_alphas({})) if choices.fixed.any() else 0.0
+        ordered = sorted(candidates, key=lambda candidate: trials.place_of(candidate[2]))
+        for done, (free, share, plan) in enumerate(ordered):
+            progress("measuring error curves", done, len(ordered))
+            errors.setdefault(free.number, {})[share] = max(0.0, error(plan) - fixed)
+    return {
+        free.number: curve_through(errors[free.number], [level.share for level in free.levels])
+        for free in choices.free
+        if free.number in errors
+    }
 
 
 def curve_through(samples: Mapping[float, float], shares: Sequence[float]) -> ErrorCurve:
@@ -115,31 +109,5 @@ def _nearest(free: FreeSet, shares: Sequence[float]) -> list[Level]:
 
 def _trials(traced: Traced, sets: int, images: Images) -> tuple[Images, Sequence[float]]:
     """Images to fit on and others to measure on, both from calibration's fitting set; and shares to try."""
-    shares = _SHARES[min(len(_SHARES), max(1, _affordable(traced, sets) // _FEWEST_IMAGES)) - 1]
+    shares = _SHARES[min(len(_SHARES), max(1, affordable(traced, sets) // _IMAGES)) - 1]
     return trial_images(traced, sets * len(shares), images), shares
-
-
-def trial_images(traced: Traced, trials: int, images: Images) -> Images:
-    """Images to fit on and others to measure on, as many as the MACs of so many trials allow."""
-    most = max(_FEWEST_IMAGES, _affordable(traced, trials))
-    return _halves(images, min(images.count // 2, _MOST_IMAGES, most))
-
-
-def _affordable(traced: Traced, trials: int) -> int:
-    """Images for each of so many trials."""
-    macs = sum(facts.macs for facts in traced.facts.values()) // batch_of(traced)
-    return _MACS // max(1, trials * _PASSES * macs)
-
-
-def _halves(images: Images, count: int) -> Images:
-    return Images(_part(images.chunks, 0, count), _part(images.chunks, count, 2 * count), ())
-
-
-def _part(chunks: Chunks, start: int, stop: int) -> tuple[tuple[Tensor, ...], ...]:
-    """Slice of the images from ``start`` to ``stop``."""
-    parts = []
-    for chunk in chunks:
-        taken = tuple(x[max(start, 0) : max(stop, 0)] for x in chunk)
-        parts += [taken] if len(taken[0]) else []
-        start, stop = start - len(chunk[0]), stop - len(chunk[0])
-    return tuple(parts)

@@ -6,7 +6,8 @@ apart, are calibrated and measured, first by bisection with fast calibration, th
 with the requested effort; the rival is the uniform alpha of the same MACs. The one with the smaller error on
 held-out inputs is kept; for a target on MACs, alpha per set must be better by more than the standard error of
 that comparison. Plans are compared with an effort of at most ``standard``; the longer distillation of
-``thorough`` follows for the chosen plan alone.
+``thorough`` follows for the chosen plan alone. Where whole calibrations take minutes, targets on MACs compare
+by quick ones (``Trials.judged``), and the chosen plan alone is calibrated whole.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from octify.allocate.trials import Trials, path_of, sets_of
 from octify.calibrate.inputs.images import Images
 from octify.calibrate.options import Calibration, Target
 from octify.calibrate.recipe import Calibrated
-from octify.compare.outputs import advantage, outputs
+from octify.compare.outputs import advantage, in_own_units, outputs
 from octify.errors import CheckFailed, OctifyError
 from octify.plan import Plan
 from octify.progress import Progress
@@ -62,11 +63,11 @@ def _to_macs(target: Target, trials: Trials) -> tuple[Calibrated, AllocationRow]
     per_set = way.below(target.value, uniform.alpha)
     if per_set is None:
         return uniform_only(target, trials, uniform, "only sets that are octave together reach the target")
-    ours = trials.calibrated(per_set, trials.comparing, "alpha per set")
+    ours = trials.judged(per_set, "alpha per set")
     lower = _lower(target, plans, ours)
     again = None if lower is None else way.below(plans.ratio(lower), lower.alpha)
     if lower is not None and again is not None:
-        uniform, ours = lower, trials.calibrated(again, trials.comparing, "alpha per set")
+        uniform, ours = lower, trials.judged(again, "alpha per set")
     return better(target, trials, uniform, ours)
 
 
@@ -112,10 +113,18 @@ def uniform_only(target: Target, trials: Trials, uniform: Plan, why: str) -> tup
 def better(
     target: Target, trials: Trials, uniform: Plan, ours: Calibrated, tried: int = 0
 ) -> tuple[Calibrated, AllocationRow]:
-    """Result with alpha per set, or with a uniform alpha if its error is smaller."""
-    theirs = trials.calibrated(uniform, trials.comparing, "uniform alpha")
+    """Result with alpha per set, or with a uniform alpha if its error is smaller.
+
+    ``ours`` is alpha per set, calibrated as plans are compared (``Trials.judged``; whole for a target error).
+    """
+    quick = trials.few is not None and target.kind != "error"
+    theirs = (
+        trials.judged(uniform, "uniform alpha")
+        if quick
+        else trials.calibrated(uniform, trials.comparing, "uniform alpha")
+    )
     errors = [each.after.relative_error for each in (ours, theirs)]
-    unclear = target.kind == "macs" and not _clear(trials, ours, theirs)
+    unclear = target.kind == "macs" and not _clear(trials, ours, theirs, quick=quick)
     worse = unclear or not errors[0] <= errors[1]
     why = (
         f"on {ours.after.inputs} inputs kept aside its error is {errors[worse]:.4f}, "
@@ -134,18 +143,22 @@ def better(
         RivalRow(ratios[0], errors[0]),
         RivalRow(ratios[1], errors[1]),
         uniform.alpha,
-        trials.comparing,
+        "quick" if quick else trials.comparing,
         tried,
     )
-    if trials.effort != trials.comparing:
+    if quick:
+        result = trials.calibrated(result.origin, trials.effort, "the chosen plan")
+    elif trials.effort != trials.comparing:
         result = _distilled(target, trials, result)
     return result, allocation
 
 
-def _clear(trials: Trials, ours: Calibrated, theirs: Calibrated) -> bool:
+def _clear(trials: Trials, ours: Calibrated, theirs: Calibrated, *, quick: bool) -> bool:
     """Return whether ``ours`` beats ``theirs`` on held-out inputs by more than a standard error."""
+    held_out = trials.few.held_out if quick and trials.few is not None else trials.images.held_out
     modules = (trials.plans.traced.module, ours.rewritten.module, theirs.rewritten.module)
-    gain, error = advantage(*(outputs(module, trials.images.held_out) for module in modules))
+    results = [outputs(module, held_out) for module in modules]
+    gain, error = advantage(*(in_own_units(each, results[0]) for each in results))
     return gain > error
 
 

@@ -6,21 +6,17 @@ this calibration did not use; where rules fix the alphas of other sets, what tho
 
 from __future__ import annotations
 
-import copy
 import glob
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from octify.allocate.budget import FreeSet, Level
-from octify.allocate.curves import trial_images
 from octify.allocate.plans import Plans
+from octify.allocate.quick import QuickTrials, quick_trials, trial_images
 from octify.calibrate.inputs.images import Images
-from octify.calibrate.options import Calibration
-from octify.calibrate.recipe import Calibrated, calibrate_on
 from octify.errors import CheckFailed, OctifyError
 from octify.metric.measure import Baseline
-from octify.passes.resolve import Planned
 from octify.passes.rewrite import Rewritten
 from octify.plan import Plan
 from octify.planning.costs import Costs
@@ -37,15 +33,10 @@ class _Trials:
     """Trials of one measurement. ``base`` has no low channels but those that the rules fix."""
 
     plans: Plans
-    images: Images
-    seed: int
+    quick: QuickTrials
     costs: Costs | None
     baseline: Baseline | None
     base: Plan
-
-    def calibrated(self, plan: Plan) -> Calibrated:
-        options = Calibration((), "fast", seed=self.seed)
-        return calibrate_on(copy.deepcopy(self.plans.traced), Planned(plan), self.images, options)
 
     def milliseconds(self, plan: Plan, rewritten: Rewritten | None) -> float | None:
         """Time of the convolutions under ``plan``, and of the split and merge layers of ``rewritten``."""
@@ -88,16 +79,17 @@ def measure_sensitivity(
         )
     alone = plans.without_boundary_costs()  # alone, a set may need more of them than in company
     trial = trial_images(plans.traced, len(free) * len(alphas), images)
-    trials = _Trials(plans, trial, seed, costs, baseline, alone.with_alphas({}))
-    fixed = trials.calibrated(trials.base).after.relative_error if plans.choices.fixed.any() else 0.0
     rows, together = [], []
     steps = Steps(progress, len(free) * len(alphas))
-    for each in free:
-        points = _points(trials, alone, each, alphas, fixed, steps)
-        if points:
-            rows.append(SetSensitivity(each.paths, sum(map(len, each.members)), points))
-        else:
-            together.append(each.paths)
+    with quick_trials(plans.traced, trial, seed) as quick:
+        trials = _Trials(plans, quick, costs, baseline, alone.with_alphas({}))
+        fixed = quick.calibrated(trials.base).after.relative_error if plans.choices.fixed.any() else 0.0
+        for each in free:
+            points = _points(trials, alone, each, alphas, fixed, steps)
+            if points:
+                rows.append(SetSensitivity(each.paths, sum(map(len, each.members)), points))
+            else:
+                together.append(each.paths)
     if not rows:
         raise CheckFailed(
             "no coupled set of this model can be octave by itself under these rules",
@@ -147,7 +139,7 @@ def _points(
 
 
 def _point(trials: _Trials, plan: Plan, alpha: float, share: float, fixed: float) -> SensitivityPoint:
-    result = trials.calibrated(plan)
+    result = trials.quick.calibrated(plan)
     error = result.after.relative_error
     before, after = trials.milliseconds(trials.base, None), trials.milliseconds(plan, result.rewritten)
     return SensitivityPoint(

@@ -101,7 +101,7 @@ def convert_in_time(
         why = few if not images.held_out else "only sets that are octave together are fast enough"
         result, row = uniform_only(target, trials, uniform, why)
     else:
-        ours = trials.calibrated(per_set, trials.comparing, "alpha per set")
+        ours = trials.judged(per_set, "alpha per set")
         result, row = better(target, trials, uniform, ours)
     took = clock.of_model(result.rewritten.module)
     why = (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from octify.artefact.files import PLAN, WEIGHTS
 from octify.checks.door import check_model
+from octify.compat import with_versions
 from octify.errors import PlanError, SourceError
 from octify.passes.consistent import leaves_of
 from octify.passes.rewrite import as_model, rewrite
@@ -49,7 +50,7 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
         raise SourceError("the weights cannot be read", where=str(weights), why=str(error)) from None
     _take_biases(converted, state)
     try:
-        converted.load_state_dict(state)
+        converted.load_state_dict(with_versions(state, converted))
     except RuntimeError as error:
         raise PlanError("the weights do not fit the model", where=str(weights), why=str(error)) from None
     return converted

@@ -15,13 +15,14 @@ from octify.calibrate.device import require_doubles
 from octify.calibrate.distill.distill import distill
 from octify.calibrate.distill.judge import Distilled
 from octify.calibrate.fit.match import match_norms
-from octify.calibrate.fit.repair import Repaired, repair
+from octify.calibrate.fit.repair import ROWS, Repaired, repair
 from octify.calibrate.fit.solve import REFITS
 from octify.calibrate.inputs.augment import enlarged
 from octify.calibrate.inputs.few import joined_by_made
 from octify.calibrate.inputs.images import MOST_IMAGES, Images, count_of, gather
 from octify.calibrate.inputs.synthetic import synthetic_images
 from octify.calibrate.options import Calibration
+from octify.calibrate.prefix import Prefix
 from octify.calibrate.rotate import in_basis, rotate, with_rotations
 from octify.calibrate.spectrum import by_frequency, spectra
 from octify.compare.agreement import Agreement
@@ -114,25 +115,27 @@ def calibrate_on(
     options: Calibration,
     *,
     described: bool = False,
+    prefix: Prefix | None = None,
     progress: Progress = lambda what, done, of: None,
 ) -> Calibrated:
     """``calibrate`` on images that were gathered before (``images_of``).
 
     ``described``: measure what a report says beside the result, the uncalibrated error and the spectra.
+    ``prefix``: values of the original on these images, for these options.
 
     The repair writes to modules that ``traced`` shares with the result: another run needs another copy.
     """
     measured, held = images.held_out or images.chunks, bool(images.held_out)
-    target = outputs(traced.module, measured)
+    target = prefix.target if prefix is not None else outputs(traced.module, measured)
     planned = Planned(planned.plan, planned.on(traced))
     before = uncalibrated(traced, planned, images, target) if described else None
-    start = in_best_basis(traced, planned, images, options)
+    start = in_best_basis(traced, planned, images, options, prefix)
     teacher = start.teacher
     curves = spectra(teacher, start.planned.on(teacher), images.chunks) if described else {}
-    chosen = choose_channels(start, images, options, progress)
+    chosen = choose_channels(start, images, options, progress, prefix)
     rewritten = rewrite(start.traced, chosen.plan, chosen.resolved)
     training = rewritten.module.training
-    repaired = repair_on(teacher, rewritten, images, options, progress)
+    repaired = repair_on(teacher, rewritten, images, options, progress, prefix)
     steps = steps_of(images, options)
     distilled: Distilled | None = None
     if steps:
@@ -148,7 +151,8 @@ def calibrate_on(
             progress=progress,
         )
     rewritten.module.train(training)
-    after = compare(target, outputs(rewritten.module, measured), held_out=held)
+    results = outputs(rewritten.module, measured) if prefix is None else prefix.outputs_of(rewritten.module)
+    after = compare(target, results, held_out=held)
     final = Planned(chosen.plan, rewritten.resolved)
     synthetic = options.synthetic
     spectrum = by_frequency(teacher, final, curves, images.user_count, synthetic=synthetic)
@@ -212,7 +216,9 @@ class Start:
     teacher: Traced
 
 
-def in_best_basis(traced: Traced, planned: Planned, images: Images, options: Calibration) -> Start:
+def in_best_basis(
+    traced: Traced, planned: Planned, images: Images, options: Calibration, prefix: Prefix | None = None
+) -> Start:
     """``planned`` in the best bases, where calibration chooses the channels.
 
     Efforts that refit nothing keep theirs: a new basis keeps the function, and they are to keep the weights,
@@ -221,15 +227,19 @@ def in_best_basis(traced: Traced, planned: Planned, images: Images, options: Cal
     teacher, plan = copy.deepcopy(traced), planned.plan
     teacher.module.eval().requires_grad_(False)
     if options.effort != "norm" and options.order != "last":
-        plan = with_rotations(teacher, plan, images.chunks)
+        plan = with_rotations(teacher, plan, images.chunks, None if prefix is None else prefix.fitted)
     rotate(teacher, plan)
     return Start(Planned(plan, planned.resolved), in_basis(traced, plan), teacher)
 
 
-def choose_channels(start: Start, images: Images, options: Calibration, progress: Progress) -> Planned:
+def choose_channels(
+    start: Start, images: Images, options: Calibration, progress: Progress, prefix: Prefix | None = None
+) -> Planned:
     """The plan with the low channels that the channel order chooses."""
     if options.order == "energy":
-        return by_energy(start.teacher, start.planned, images.chunks)
+        return by_energy(
+            start.teacher, start.planned, images.chunks, None if prefix is None else prefix.fitted
+        )
     if options.order == "greedy":
         return by_greedy(start.teacher, start.planned, images.chunks, seed=options.seed, progress=progress)
     return start.planned
@@ -246,13 +256,18 @@ def steps_of(images: Images, options: Calibration) -> int:
 
 
 def repair_on(
-    teacher: Traced, rewritten: Rewritten, images: Images, options: Calibration, progress: Progress
+    teacher: Traced,
+    rewritten: Rewritten,
+    images: Images,
+    options: Calibration,
+    progress: Progress,
+    prefix: Prefix | None = None,
 ) -> Repaired:
     """Refit ``rewritten`` in place, as the effort says."""
     if options.effort == "norm":
         match_norms(teacher, rewritten, images.chunks)
         return Repaired((), {})
-    chunks = enlarged(teacher, images, options.seed)
+    chunks = enlarged(teacher, images, options.seed) if prefix is None else prefix.chunks
     return repair(
         teacher,
         rewritten,
@@ -261,5 +276,7 @@ def repair_on(
         refits=0 if options.effort == "fast" else REFITS,
         seed=options.seed,
         keep_fits=steps_of(images, options) > 0,
+        rows=ROWS if prefix is None else prefix.rows,
+        prefix=None if prefix is None else prefix.fitted,
         progress=progress,
     )

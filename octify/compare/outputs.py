@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,14 @@ def outputs(model: nn.Module, chunks: Sequence[tuple[Tensor, ...]]) -> list[Outp
     """
     training = model.training
     model.eval()
-    results = [tensors_of(model(*chunk)) for chunk in chunks]
+    results = [model(*chunk) for chunk in chunks]
     model.train(training)
+    return outputs_of(results)
+
+
+def outputs_of(chunks: Iterable[Any]) -> list[Output]:
+    """Like ``outputs``, of a model's results for every chunk."""
+    results = [tensors_of(result) for result in chunks]
     if not all(results):
         raise OctifyError(
             "the model has no floating point output",
@@ -67,6 +73,29 @@ def compare(original: Sequence[Output], converted: Sequence[Output], *, held_out
         agreement = float((first.argmax(1) == theirs[0].argmax(1)).double().mean())
     inputs = sum(len(part) for part in _parts(original[0]))
     return Agreement(inputs, held_out, OutputError((error / max(spread, 1e-30)) ** 0.5, agreement))
+
+
+def in_own_units(results: Sequence[Output], original: Sequence[Output]) -> list[Output]:
+    """``outputs`` with each channel of maps (N, C, ...) over the deviation of the original's.
+
+    Of a detector, boxes in pixels and scores in [0, 1] then count alike. Deviations below a tenth of
+    the middle one's count as that much. Values with fewer dimensions, and of several sizes, are as
+    they are.
+    """
+    return [
+        result / _deviations(whole) if isinstance(whole, Tensor) and isinstance(result, Tensor) else result
+        for result, whole in zip(results, original, strict=True)
+    ]
+
+
+def _deviations(whole: Tensor) -> Tensor:
+    """Deviation of every channel, to divide maps (N, C, ...) by; 1 for what is no map."""
+    if whole.ndim < 3:
+        return whole.new_ones(())
+    around = (1, -1, *(1,) * (whole.ndim - 2))
+    squares = _centred(finite(whole)).double().square().movedim(1, 0).flatten(1).mean(1)
+    least = (0.01 * squares.median()).clamp_min(1e-30)
+    return squares.clamp_min(least).sqrt().to(whole).reshape(around)
 
 
 def advantage(

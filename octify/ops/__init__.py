@@ -14,6 +14,7 @@ from octify.layout.channels import Ids, Refusal
 from octify.layout.roles import View
 from octify.ops.activation import OPS as ACTIVATION
 from octify.ops.arithmetic import OPS as ARITHMETIC
+from octify.ops.assign import OPS as ASSIGN
 from octify.ops.base import Op, Table, operand
 from octify.ops.channels_last import OPS as CHANNELS_LAST
 from octify.ops.chunk import OPS as CHUNK
@@ -41,6 +42,7 @@ from octify.ops.resize import OPS as RESIZE
 from octify.ops.response_norm import OPS as RESPONSE_NORM
 from octify.ops.shape import OPS as SHAPE
 from octify.ops.softmax import OPS as SOFTMAX
+from octify.ops.uniform import OPS as UNIFORM
 from octify.ops.walk import Walk
 
 __all__ = [
@@ -83,6 +85,8 @@ BUILT_IN: tuple[Op, ...] = (
     *REDUCTION,
     *RESIZE,
     *SHAPE,
+    *UNIFORM,
+    *ASSIGN,
 )
 
 

@@ -64,9 +64,9 @@ _FUNCTIONAL = """
 """
 _TORCH = """
     abs absolute arctan asinh atan celu celu_ ceil clamp clamp_ clamp_max clamp_min clip clone cos
-    dropout erf exp exp2 exp_ expm1 floor hardshrink log log10 log1p log2 nan_to_num neg negative
-    ones_like positive reciprocal relu relu_ round rrelu rsqrt selu selu_ sigmoid sigmoid_ sign sin sinh sqrt
-    square tan tanh tanh_ threshold trunc zeros_like
+    dropout empty_like erf exp exp2 exp_ expm1 floor full_like hardshrink log log10 log1p log2 nan_to_num
+    neg negative ones_like positive reciprocal relu relu_ round rrelu rsqrt selu selu_ sigmoid sigmoid_
+    sign sin sinh sqrt square tan tanh tanh_ threshold trunc zeros_like
 """
 _TENSOR = """
     abs abs_ atan ceil clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clip clip_ clone
@@ -113,16 +113,9 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
         return emitter.per_branch(node, source)
 
     def branch(part: fx.Node) -> fx.Node:
-        return emitter.copy(node, lambda n: part if n is source else _any_branch(emitter, n))
+        return emitter.copy(node, lambda n: part if n is source else emitter.any_branch(n))
 
     return emitter.value(source).each(branch)
-
-
-def _any_branch(emitter: Emitter, node: fx.Node) -> fx.Node:
-    value = emitter.value(node)
-    branch = value.high if value.high is not None else value.low
-    assert branch is not None
-    return branch
 
 
 # The first half of the channels times the sigmoid of the second.

@@ -159,8 +159,9 @@ def layout_pointwise(walk: Walk, node: fx.Node) -> Ids | View | Refusal | None:
     """Ids of the result: those of its operands of full size, tied channel by channel."""
     out = walk.traced.shape(node)
     dense = walk.dense(node)
-    views = [walk.view(n) for n in _operands(node) if isinstance(n, fx.Node) and walk.coupled(n)]
-    all_roles = [v.roles for v in views if v is not None and out is not None and len(v.roles) == len(out)]
+    coupled = [walk.view(n) for n in _operands(node) if isinstance(n, fx.Node) and walk.coupled(n)]
+    views = walk.deciding([v for v in coupled if v is not None])
+    all_roles = [v.roles for v in views if out is not None and len(v.roles) == len(out)]
     if out is None or dense is None or not all_roles:
         return Refusal("it broadcasts channels over other dimensions") if views else dense
     roles = all_roles[0]

@@ -42,9 +42,8 @@ def _roles(walk: Walk, node: fx.Node) -> str | None:
     """The roles that all operands with low channels have; None if they differ."""
     tensors = [n for n in _tensors(node) if isinstance(n, fx.Node)]
     views = [view for n in tensors if (view := walk.view(n)) is not None]
-    candidates = {view.roles for view in views if bool((view.ids != DENSE).any())} or {
-        view.roles for view in views
-    }
+    low = walk.deciding([view for view in views if bool((view.ids != DENSE).any())])
+    candidates = {view.roles for view in low} or {view.roles for view in views}
     return candidates.pop() if len(candidates) == 1 else None
 
 

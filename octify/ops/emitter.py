@@ -204,6 +204,13 @@ class Emitter:
 
         return self._values[operand].each(branch)
 
+    def any_branch(self, node: fx.Node) -> fx.Node:
+        """A branch of a value, for what asks it for its type and device alone."""
+        value = self._values[node]
+        branch = value.high if value.high is not None else value.low
+        assert branch is not None
+        return branch
+
     def join(self, node: fx.Node, reduced: Value) -> fx.Node:
         """The parts of a value reduced over space, in channel order."""
         result = reduced.high if reduced.mask is None else self._merge(node, reduced, reduced=True)

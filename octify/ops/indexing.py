@@ -31,7 +31,7 @@ from octify.ops.walk import Walk
 _COMPUTED = "it indexes with computed values"
 
 
-def _items(index: Any, rank: int) -> list[Any]:
+def items_of(index: Any, rank: int) -> list[Any]:
     """One item for every dimension, and None for every new one."""
     items = list(index) if isinstance(index, tuple) else [index]
     missing = rank - sum(item is not None and item is not Ellipsis for item in items)
@@ -51,7 +51,7 @@ def _getitem(site: MoveSite) -> Move | str:
     """``x[...]`` with integers, slices, new axes and lists of channels."""
     ids, roles, windows = site.view.ids, "", []
     axis = dim = 0
-    for item in _items(site.node.args[1], site.rank):
+    for item in items_of(site.node.args[1], site.rank):
         if item is None:
             if not roles:
                 return "it adds a dimension before the batch"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from operator import getitem
 
 from torch import fx
@@ -13,6 +14,8 @@ from octify.nn.views import view_shape
 from octify.ops.base import Op, operand
 from octify.ops.emitter import Emitter, Value
 from octify.ops.walk import Walk
+
+_COUNTS = ("numel", "nelement")
 
 
 def _is_question(node: fx.Node) -> bool:
@@ -31,6 +34,8 @@ def _emit(emitter: Emitter, node: fx.Node) -> Value:
         return Value(emitter.copy(node, lambda _: branch))  # type: ignore[arg-type, return-value]
     dim = operand(node, 1, "dim") if node.op == "call_method" else None
     shape = _shape(emitter, source, value)
+    if node.target in _COUNTS:
+        return Value(emitter.function(math.prod, shape))
     if node.target == "dim" or "ndim" in node.args:
         return Value(emitter.function(len, shape))
     return Value(shape if dim is None else emitter.function(getitem, shape, dim))
@@ -44,4 +49,4 @@ def _shape(emitter: Emitter, source: fx.Node, value: Value) -> fx.Node:
     return emitter.function(view_shape, value.high, value.low, roles, channels)
 
 
-OPS = (Op("shape", _layout, _emit, functions=(getattr,), methods=("size", "dim"), views=True),)
+OPS = (Op("shape", _layout, _emit, functions=(getattr,), methods=("size", "dim", *_COUNTS), views=True),)

@@ -36,6 +36,7 @@ class Walk:
         self._inputs: dict[str, Ids] = {}
         self._outputs: dict[str, Ids] = {}
         self._blocks: list[tuple[int, int]] = []
+        self._free: list[tuple[int, int]] = []
         self._next = 0
         self._ties: list[tuple[Ids, Ids]] = []
 
@@ -98,7 +99,22 @@ class Walk:
         """New ids that no convolution decides about: low only where they are tied to low ones."""
         start = self._next
         self._next += channels
+        self._free.append((start, self._next))
         return np.arange(start, self._next)
+
+    def deciding(self, views: Sequence[View]) -> Sequence[View]:
+        """``views``, less those of constants where the roles of the others differ: a constant has any."""
+        if len({view.roles for view in views}) < 2:
+            return views
+        return [view for view in views if not self._is_undecided(view)] or views
+
+    def _is_undecided(self, view: View) -> bool:
+        """Return whether all channels are of constants that nothing is tied to so far."""
+        ids = view.flat
+        free = np.zeros(len(ids), dtype=bool)
+        for start, stop in self._free:
+            free |= (ids >= start) & (ids < stop)
+        return bool(free.all()) and not any(np.isin(ids, side).any() for tie in self._ties for side in tie)
 
     def couple(self, a: Ids, b: Ids) -> Ids:
         """Tie two values channel by channel; where one is dense the other's id stands (it will be split)."""

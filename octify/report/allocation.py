@@ -66,7 +66,8 @@ class AllocationRow:
     chosen, why:
         ``"per set"`` or ``"uniform"``, and the reason for the decision.
     effort:
-        Calibration effort with which both were measured, on the inputs of the calibration report.
+        Calibration effort with which both were measured, on the inputs of the calibration report; "quick" for
+        effort fast on few images, judged on others, with the channels of maps in units of their own.
     trials:
         Number of models measured during the search for a target error or drop.
     points:

@@ -11,6 +11,7 @@ from octify.compat import ConvNd, ConvTransposeNd
 from octify.ops.conv import is_depthwise
 from octify.passes.rewrite import Rewritten
 from octify.plan import ConvPlan, Plan
+from octify.report.alone import low_alone
 from octify.report.computed import computed_weights, tied_weights
 from octify.report.graph import graph_of
 from octify.report.report import Report
@@ -52,6 +53,7 @@ def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mappin
         *_tracing_warnings(traced),
         *computed_weights(traced, plan),
         *tied_weights(traced, plan),
+        *low_alone(traced, rewritten),
     ]
     return Report(
         type(traced.module).__name__,

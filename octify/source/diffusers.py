@@ -58,7 +58,7 @@ class Upsample(nn.Module):
     """Diffusers' Upsample2D without its questions about the number of elements.
 
     Those only choose a memory format for kernels of older versions of torch, but depend on the batch, so that
-    a trace could not go past them.
+    it takes several traces to know that they make no difference.
     """
 
     def __init__(self, conv: nn.Module) -> None:

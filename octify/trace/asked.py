@@ -19,6 +19,7 @@ TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, which begin
 OCTIFY = f"{Path(__file__).parent.parent}{os.sep}"
 # Beginnings of names of files that are not the model's. A notebook's cell is ("<ipython-input-1>").
 FOREIGN = (TORCH, OCTIFY, "<eval_with_key>")
+_TYPED_IN = ("<ipython-input", "<stdin>", "<python-input", "<fuzz program")
 _FOR_OTHERS = (
     "is_tensor",
     "is_storage",
@@ -57,8 +58,13 @@ def by_the_model() -> bool:
 
 
 def is_the_models(frame: FrameType) -> bool:
-    """Return whether a frame runs neither PyTorch's code, nor octify's, nor a graph's."""
-    return not frame.f_code.co_filename.startswith((TORCH, OCTIFY, "<"))
+    """Return whether a frame runs neither PyTorch's code, nor octify's, nor a graph's, nor generated code."""
+    return is_the_models_file(frame.f_code.co_filename)
+
+
+def is_the_models_file(name: str) -> bool:
+    """Return whether a file may hold a model's code; a notebook's cell and standard input are files, too."""
+    return not name.startswith((TORCH, OCTIFY)) and (name[:1] != "<" or name.startswith(_TYPED_IN))
 
 
 def is_of_octify(frame: FrameType) -> bool:

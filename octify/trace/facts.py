@@ -19,7 +19,7 @@ from octify.compat import FakeTensorMode, storage_key, tree_leaves
 from octify.trace.attached import attached
 from octify.trace.duplicate import duplicate
 from octify.trace.modes import in_eval
-from octify.trace.state import buffers_kept
+from octify.trace.state import state_kept
 from octify.trace.unlogged import unlogged
 
 
@@ -148,7 +148,7 @@ def measure(module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> Mapping
     opaque module) is run for real. Raises MeasureError when that fails too.
     """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    with torch.no_grad(), in_eval(module), buffers_kept(module):
+    with torch.no_grad(), in_eval(module), state_kept(module):
         try:
             stand_ins = _stand_ins(module)
             with FakeTensorMode(allow_non_fake_inputs=True), unlogged():

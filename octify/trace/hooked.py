@@ -1,14 +1,14 @@
 """Hooks that a graph does not run: told, for what they keep or count is kept and counted no more.
 
 A module that tracing has gone through is no module of the graph. What its hooks do to values is part of the
-graph; what else they do was done once, while it was traced.
+graph; what else they do was done once, while it was traced. Hooks on a parameter's gradient are lost with it.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from octify.compat import backward_hooks, forward_hooks, forward_pre_hooks
+from octify.compat import backward_hooks, forward_hooks, forward_pre_hooks, has_own_hooks
 from octify.trace.model import Traced
 
 _SHOWN = 4
@@ -27,6 +27,18 @@ def silenced_hooks(model: nn.Module, traced: Traced) -> tuple[str, ...]:
         f"the converted model does not call the hooks of {names}{more}: what they do to values is part of "
         "its graph, and what else they do (keep features, count calls) is not done. Register them on the "
         "converted model, on a layer that it still has",
+    )
+
+
+def lost_hooks(model: nn.Module) -> tuple[str, ...]:
+    """A sentence on parameters of ``model`` whose hooks the converted model lacks; empty where none is."""
+    names = [name for name, parameter in model.named_parameters() if has_own_hooks(parameter)]
+    if not names:
+        return ()
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (
+        "in training the converted model does not call the hooks on the gradients of "
+        f"{', '.join(names[:_SHOWN])}{more}: its parameters are others. Register them on its own",
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -18,6 +17,8 @@ from octify.nn.assign import assigned
 from octify.trace.aliases import aliases
 from octify.trace.asked import by_the_model
 from octify.trace.instances import read_by_python
+from octify.trace.views import is_number, overlapping
+from octify.trace.written_back import Memory, write_back
 
 OUT_OF_PLACE: dict[Any, Any] = {  # by the operator that changes its left operand
     operator.iadd: operator.add,
@@ -30,30 +31,8 @@ OUT_OF_PLACE: dict[Any, Any] = {  # by the operator that changes its left operan
     operator.iand: operator.and_,
     operator.ior: operator.or_,
 }
-_SIZES = ("size", "dim", "numel", "item", "ndimension")
-_SIZE_ATTRIBUTES = ("shape", "ndim")
-# Results of these share memory with their first operand (``contiguous`` and ``reshape`` may).
-_VIEWS = frozenset(
-    {
-        *("chunk", "split", "tensor_split", "unbind"),
-        *("getitem", "narrow", "select", "diagonal", "expand", "expand_as"),
-        *("view", "view_as", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"),
-        *("permute", "transpose", "swapaxes", "swapdims", "movedim", "t"),
-        *("contiguous", "detach", "data", "ravel", "reshape_as", "moveaxis", "hsplit", "vsplit", "dsplit"),
-        # They return their operand itself, or a copy: that depends on its type, device and order.
-        *("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "real", "positive"),
-        *("broadcast_tensors", "broadcast_to", "atleast_1d", "atleast_2d", "atleast_3d", "T", "mT", "conj"),
-        *("adjoint", "as_strided", "unfold", "view_as_real", "view_as_complex", "swapdims", "unsafe_chunk"),
-        *("unsafe_split", "split_with_sizes", "unsafe_split_with_sizes"),
-        *("alias", "as_subclass", "resolve_conj", "resolve_neg", "rot90", "pos", "as_tensor", "asarray"),
-    }
-)
 # They change how a tensor is used, not what it holds.
 _OF_NO_VALUES = ("requires_grad_", "share_memory_", "rename_", "retain_grad_")
-_IN_PARTS = (
-    *("chunk", "split", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit", "unsafe_chunk"),
-    *("unsafe_split", "split_with_sizes", "unsafe_split_with_sizes"),
-)
 
 
 class InPlaceProxy(fx.Proxy):
@@ -120,39 +99,47 @@ class InPlaceProxy(fx.Proxy):
         return self._record(operator.ior, other)
 
 
-def make_visible(
-    module: nn.Module, graph: fx.Graph, are_one: Callable[[fx.Node, fx.Node], bool] | None = None
-) -> None:
+def make_visible(module: nn.Module, graph: fx.Graph, memory: Memory | None = None) -> None:
     """Let later readers of what an operation changes in place read the operation's result.
 
     Parameters
     ----------
-    are_one:
-        Whether a view and its base are the same entries in the same order, where that is known.
+    memory:
+        Which values share memory, where that is known.
 
     Raises
     ------
     ValueError
-        A view of the same memory is read later: data flow cannot say that.
+        A view of the same memory is read later, and there is no way from the one to the other.
     """
     place = {node: index for index, node in enumerate(graph.nodes)}
+    written: set[fx.Node] = set()
 
     def later(node: fx.Node, than: fx.Node) -> list[fx.Node]:
         return [user for user in node.users if place[user] > place[than]]
 
     for node in graph.nodes:
-        changed = changed_by(module, node)
+        changed = None if node in written else changed_by(module, node)
         if changed is None:
             continue
         same = aliases(module, changed)
-        if are_one is not None:
-            same |= {each for each in _relatives(same) if are_one(each, changed)}
+        if memory is not None:
+            same |= {each for each in _relatives(same) if memory.are_one(each, changed)}
         # A view that is made later is one of the result.
-        relatives = {each for each in _relatives(same) - same if place[each] < place[node]}
+        relatives = {
+            each
+            for each in _relatives(same) - same
+            if place[each] < place[node] and (memory is None or memory.share(each, changed) is not False)
+        }
         readers = {user for r in relatives for user in later(r, node)} - {node, *relatives}
         back = min((place[user] for user in readers if _puts_back(user, node, changed)), default=len(place))
         if any(place[user] < back for user in readers):
-            raise ValueError(f"it changes a value in place ({node.name}) of which a view is read later")
+            added = None if memory is None else write_back(graph, same, changed, node, memory)
+            if added is None:
+                raise ValueError(f"it changes a value in place ({node.name}) of which a view is read later")
+            written.update(added)
+            place = {each: index for index, each in enumerate(graph.nodes)}
+            same = set()
         for alias in same:
             for user in later(alias, node):
                 user.replace_input_with(alias, node)
@@ -214,44 +201,6 @@ def _flagged(node: fx.Node, target: Any) -> bool:
     return bound.arguments.get("inplace") is True
 
 
-def is_number(node: fx.Node) -> bool:
-    """Return whether a value is a size, or computed from sizes alone: numbers are never changed in place."""
-    if node.op == "call_method" and node.target in _SIZES:
-        return True
-    if node.op != "call_function":
-        return False
-    if node.target is getattr:
-        return node.args[1] in _SIZE_ATTRIBUTES
-    inputs = node.all_input_nodes
-    return bool(inputs) and all(is_number(n) for n in inputs)
-
-
-def _name(node: fx.Node) -> str:
-    if node.op == "call_function" and node.target is getattr:
-        return str(node.args[1])
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-
-
-def _is_view(node: fx.Node) -> bool:
-    return node.op in ("call_method", "call_function") and _name(node) in _VIEWS and not is_number(node)
-
-
 def _relatives(nodes: set[fx.Node]) -> set[fx.Node]:
-    """Values that ``nodes`` are views of, and views of ``nodes``."""
-    return {each for node in nodes for each in (*_views(node), *_bases(node))}
-
-
-def _bases(node: fx.Node) -> Iterator[fx.Node]:
-    """Values that ``node`` is a view of, less the tuples in between (their parts do not overlap)."""
-    while _is_view(node) and node.args and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-        if not (_is_view(node) and _name(node) in _IN_PARTS):
-            yield node
-
-
-def _views(node: fx.Node) -> Iterator[fx.Node]:
-    """Views of ``node``, and views of those."""
-    for user in node.users:
-        if _is_view(user) and user.args[0] is node:
-            yield user
-            yield from _views(user)
+    """Values that may share entries with ``nodes``."""
+    return {each for node in nodes for each in overlapping(node)}

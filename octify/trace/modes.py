@@ -30,12 +30,22 @@ def _nearest(path: str, modes: Mapping[str, bool]) -> bool:
 
 
 @contextmanager
-def in_eval(module: nn.Module) -> Iterator[None]:
-    """Meanwhile ``module`` and all below it are in eval mode, where norms move no statistics."""
-    modes = [(each, each.training) for each in module.modules()]
-    module.eval()
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module of ``model`` is in the mode that it is in now.
+
+    A ``train`` that was set on a model may go on to call the model's own from a copy of it.
+    """
+    modes = [(each, each.training) for each in model.modules()]
     try:
         yield
     finally:
         for each, training in modes:
             each.training = training
+
+
+@contextmanager
+def in_eval(module: nn.Module) -> Iterator[None]:
+    """Meanwhile ``module`` and all below it are in eval mode, where norms move no statistics."""
+    with modes_kept(module):
+        module.eval()
+        yield

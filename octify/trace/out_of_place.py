@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from octify.compat import ConvNd, NormBase
+from octify.nn.assign import assigned
 from octify.trace.inplace import changed_by
 
 _NEW = (ConvNd, nn.Linear, NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -26,6 +27,7 @@ _ARITHMETIC = frozenset(
         *(torch.add, torch.sub, torch.mul, torch.div, torch.conv2d, F.conv2d, F.linear, F.batch_norm),
     }
 )
+_FILLS = {"zero_": 0, "fill_": None, "copy_": None}  # what is assigned to all entries; None: the argument
 _METHODS = ("add", "sub", "mul", "div")
 _PLACES: tuple[Any, ...] = (torch, F, Tensor)
 
@@ -34,7 +36,9 @@ def put_apart(module: nn.Module, graph: fx.Graph) -> None:
     """Replace operations in ``graph`` that change, in place, a value that may be another's too."""
     for node in graph.nodes:
         operand = changed_by(module, node)
-        if operand is not None and not (len(operand.users) == 1 and _is_new(module, operand)):
+        if operand is None:
+            continue
+        if node.target in _FILLS or not (len(operand.users) == 1 and _is_new(module, operand)):
             _replace(module, node)
 
 
@@ -55,13 +59,25 @@ def _replace(module: nn.Module, node: fx.Node) -> None:
         return
     target: Any = node.target
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    if not name.endswith("_"):
+    if name in _FILLS:
+        _assign(node, _FILLS[name])
+    elif not name.endswith("_"):
         _unflag(node, target)
     elif node.op == "call_method":
         node.target = name[:-1] if hasattr(Tensor, name[:-1]) else target
     else:
         places = [place for place in _PLACES if getattr(place, name, None) is target]
         node.target = next((getattr(p, name[:-1]) for p in places if hasattr(p, name[:-1])), target)
+
+
+def _assign(node: fx.Node, value: Any) -> None:
+    """Make an assignment of ``x.zero_()``, ``x.fill_(value)`` and ``x.copy_(value)``."""
+    rest = [*node.args[1:], *(v for key, v in node.kwargs.items() if key != "non_blocking")]
+    if value is None and not rest:
+        return
+    node.op, node.target = "call_function", assigned
+    everywhere: Any = ...
+    node.args, node.kwargs = (node.args[0], everywhere, rest[0] if value is None else value), {}
 
 
 def _unflag(node: fx.Node, target: Any) -> None:

@@ -20,9 +20,10 @@ from octify.trace.blame import blamed
 from octify.trace.changed import on_changes
 from octify.trace.duplicate import duplicate, sharing_tensors
 from octify.trace.exits import no_exit
-from octify.trace.hooked import silenced_hooks
+from octify.trace.hooked import lost_hooks, silenced_hooks
 from octify.trace.inner import leaves_of, place
 from octify.trace.model import Opaque, Traced
+from octify.trace.modes import modes_kept
 from octify.trace.noise import Nearness, same
 from octify.trace.parts import assemble
 from octify.trace.sameness import difference, tensors_of
@@ -57,7 +58,11 @@ def proved(
         As ``trace``; or no way of tracing gives what the model computes.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    chosen = dict(leaves)
+    with modes_kept(model):
+        return _proved(model, inputs, dict(leaves), inside)
+
+
+def _proved(model: nn.Module, inputs: tuple[Tensor, ...], chosen: dict[str, Opaque], inside: bool) -> Traced:
     while True:
         traced = trace(model, inputs, leaves=chosen, inside=inside)
         if _is_meta(model, inputs):
@@ -69,7 +74,7 @@ def proved(
             verdict = _Comparison(model, traced, inputs).verdict()
         if verdict.difference is None:
             trained = in_training(model, runnable(traced), verdict.inputs)
-            hooks = silenced_hooks(model, traced)
+            hooks = (*silenced_hooks(model, traced), *lost_hooks(model))
             return _with_remarks(traced, (*verdict.remarks, *hooks, *trained))
         cause = causes(model, verdict.inputs)
         shown = f"{verdict.difference}; {cause}" if cause else verdict.difference

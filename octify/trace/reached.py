@@ -18,17 +18,17 @@ class _DroppedError(RuntimeError):
     """A backward pass through a graph whose tensors were not kept."""
 
 
-def traced_back(module: nn.Module, inputs: Sequence[Tensor]) -> Trial:
+def traced_back(module: nn.Module, inputs: Sequence[Tensor], seed: int = 0) -> Trial:
     """``run`` with gradients enabled, in no more memory than without: no activation is kept.
 
     A module that computes gradients itself is run once more, as usual.
     """
     try:
         with saved_tensors_hooks(lambda tensor: None, _missing):
-            trial = run(module, inputs, grad=True)
+            trial = run(module, inputs, grad=True, seed=seed)
     except _DroppedError:  # raised past the model's own handling
-        return run(module, inputs, grad=True)
-    return run(module, inputs, grad=True) if isinstance(trial.error, _DroppedError) else trial
+        return run(module, inputs, grad=True, seed=seed)
+    return run(module, inputs, grad=True, seed=seed) if isinstance(trial.error, _DroppedError) else trial
 
 
 def _missing(saved: Any) -> Tensor:

@@ -22,10 +22,12 @@ from octify.compat import storage_key, tree_leaves
 from octify.nn.assign import assigned
 from octify.nn.guard import holds
 from octify.trace.asked import is_of_types, lacks
-from octify.trace.inplace import InPlaceProxy, is_number
+from octify.trace.batches import Batches, asks_if_empty
+from octify.trace.inplace import InPlaceProxy
 from octify.trace.instances import instance_of, read_by_python
 from octify.trace.twins import Question, Twins, asking_line
 from octify.trace.unlogged import unlogged
+from octify.trace.views import is_number
 
 
 class Sizes(tuple[Any, ...]):
@@ -82,8 +84,10 @@ class SizedProxy(InPlaceProxy):
         return value if type(value) in (int, float, bool) else self
 
     def __getattr__(self, name: str) -> Any:
-        if lacks(self._fake_value(), name):
+        if lacks(self._fake_value(), name) or name.startswith("__array_"):  # NumPy computes with sizes, too
             raise AttributeError(f"'Tensor' object has no attribute '{name}'")
+        if name in _OF_NUMPY and isinstance(self._fake_value(), (int, float)):
+            return lambda: self._number(getattr(math, name))
         return fx.Proxy.__getattr__(self, name)
 
     @property
@@ -230,6 +234,7 @@ def _is_shape(node: fx.Node) -> bool:
     return node.target == "size" and len(node.args) + len(node.kwargs) == 1
 
 
+_OF_NUMPY = ("sqrt", "exp", "log", "log2")  # methods that NumPy's functions call of numbers they do not know
 _INTO_A_NUMBER = ("chunk", "tensor_split")  # of parts, unless there are fewer samples than that
 _BY_SIZE = ("split", "unbind", "hsplit", "vsplit", "dsplit")
 
@@ -267,6 +272,7 @@ class SizedTracer(fx.Tracer):
         self._channels: set[fx.Node] = set()  # nodes of numbers of the inputs' channels
         self._twins: Twins | None = None
         self.questions: list[Question] = []
+        self.batches = Batches(lines=frozenset())
         self.computing = False
         self.asks_types = False
 
@@ -315,6 +321,28 @@ class SizedTracer(fx.Tracer):
         return _are_one(self._values.get(a), self._values.get(b)) and all(
             _are_one(one, other) for one, other in self.twins.pairs(a, b)
         )
+
+    def share(self, a: fx.Node, b: fx.Node) -> bool | None:
+        """Return whether two tensors share memory; None where it is unknown, or depends on their sizes."""
+        pairs = [(self._values.get(a), self._values.get(b)), *self.twins.pairs(a, b)]
+        if not all(isinstance(one, Tensor) and isinstance(other, Tensor) for one, other in pairs):
+            return None
+        answers = {storage_key(one) == storage_key(other) for one, other in pairs}
+        return answers.pop() if len(answers) == 1 else None
+
+    def count(self, node: fx.Node) -> int | None:
+        """The number of members of a tuple; None where it is unknown, or depends on the inputs' sizes."""
+        value = self._values.get(node)
+        if not isinstance(value, (tuple, list)):
+            return None
+        return len(value) if self.twins.lengths(node) == (len(value), len(value)) else None
+
+    def notice(self, node: fx.Node) -> None:
+        """Compute a node that was added to the graph."""
+        value = self._computed(node)
+        if value is not None:
+            self._values[node] = value
+        self.twins.notice(node)
 
     def decide(self, proxy: fx.Proxy, answer: Any) -> None:
         """Record that the model's code went on with ``answer``, unless no size can change it."""
@@ -407,7 +435,22 @@ class SizedTracer(fx.Tracer):
         batches = self.sizes_known and all(n in self._batches for n in node.args)
         if batches and node.target is operator.eq and self._values.get(node):
             return True
-        return super().to_bool(obj)
+        answer = self._answered(obj) if self.sizes_known and node in self._batches else None
+        return super().to_bool(obj) if answer is None else answer
+
+    def _answered(self, proxy: fx.Proxy) -> bool | None:
+        """The answer to a question about the batch that makes no difference; None where it may make one."""
+        value = self._values.get(proxy.node)
+        if not isinstance(value, (bool, int, float)):
+            return None
+        question = asking_line(self.path_now, bool(value))
+        if asks_if_empty(proxy.node):
+            self.create_proxy("call_function", holds, (proxy, value, question.text, question.where), {})
+            return bool(value)
+        answer = self.batches.answer(question, bool(value))
+        if answer is not None and self.batches.is_checked(question):
+            self.decide(self.create_proxy("call_function", bool, (proxy,), {}), answer)
+        return answer
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         length = self.length(obj)

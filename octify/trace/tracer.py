@@ -22,10 +22,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from octify.compat import ASSERTIONS, FakeTensorMode, TreeSpec, module_call, tree_flatten, tree_leaves
+from octify.compat import (
+    ASSERTIONS,
+    FakeTensor,
+    FakeTensorMode,
+    TreeSpec,
+    compiled_functions_opened,
+    module_call,
+    tree_flatten,
+    tree_leaves,
+)
 from octify.errors import TraceError
 from octify.trace.arguments import Arguments
-from octify.trace.asked import OCTIFY, TORCH
+from octify.trace.asked import is_the_models_file
+from octify.trace.attached import attached
+from octify.trace.batches import Batches, settled
 from octify.trace.duplicate import sharing_tensors
 from octify.trace.factories import sizes_as_tuples
 from octify.trace.function_layers import name_functions
@@ -39,9 +50,10 @@ from octify.trace.numbers import numbers_recorded
 from octify.trace.out_of_place import put_apart
 from octify.trace.scripted import scripted_opened
 from octify.trace.sizes import RecordBatch, SizedTracer
-from octify.trace.state import buffers_kept
+from octify.trace.state import state_kept
 from octify.trace.twins import Question
 from octify.trace.unbound import unbound_recorded
+from octify.trace.wrappers import held_by
 
 __all__ = ["Opaque", "Symbolic", "Traced", "first_line", "symbolic_trace", "user_line"]
 
@@ -102,7 +114,7 @@ class _Tracer(SizedTracer):
         return self._mode is not None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.treatment.opaque or is_kept_whole(m)
+        return module_qualified_name in self.treatment.opaque or (is_kept_whole(m) and held_by(m) is None)
 
     def create_arg(self, a: Any) -> Any:
         """Create an argument as FX does, but keep an OrderedDict one."""
@@ -140,6 +152,9 @@ class _Tracer(SizedTracer):
         if made_here:  # nn.AvgPool2d(2)(x) is a function
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
+        held = held_by(m)
+        if held is not None and path not in self.treatment.opaque and attached(m) is None:
+            return held(*args, **kwargs)
         try:
             return self._enter(path, m, forward, args, kwargs)
         except Exception as error:
@@ -175,9 +190,7 @@ def _seen(path: str, module: nn.Module, error: Exception) -> Opaque:
 def user_line(error: BaseException) -> str | None:
     """``file:line`` of the innermost frame of ``error`` outside PyTorch and octify."""
     frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((TORCH, OCTIFY, "<"))
+        frame for frame in traceback.extract_tb(error.__traceback__) if is_the_models_file(frame.filename)
     ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
 
@@ -282,11 +295,9 @@ def symbolic_trace(
                 return plain
     except Exception:  # it is told by what fails below, with values known
         pass
-    treatment = _Treatment(dict(leaves))
     mode = None if sizes == "nowhere" else FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        _attempt(model, arguments, treatment, mode, flat=flat, explores=True)
-        return _attempt(model, arguments, treatment, mode, flat=flat)[0]
+        return _with_values(model, arguments, leaves, mode, flat=flat)
     except Exception as error:
         failure = error
     raise TraceError(
@@ -298,6 +309,33 @@ def symbolic_trace(
     ) from failure
 
 
+def _with_values(
+    model: nn.Module, arguments: Arguments, leaves: Mapping[str, Opaque], mode: Any, *, flat: bool
+) -> Symbolic:
+    """The graph, with values known on fake tensors. What the batch decides is told where it is no matter."""
+
+    def explored(batches: Batches) -> tuple[_Treatment, Symbolic]:
+        treatment = _Treatment(dict(leaves))
+        _attempt(model, arguments, treatment, mode, flat=flat, explores=True, batches=batches)
+        return treatment, _attempt(model, arguments, treatment, mode, flat=flat, batches=batches)[0]
+
+    first = Batches()
+    try:
+        treatment, symbolic = explored(first)
+    except Exception:
+        if not first.counts:
+            raise
+        return explored(Batches(lines=frozenset()))[1]
+    if not first.counts:
+        return symbolic
+
+    def traced(batches: Batches) -> fx.Graph:
+        return _attempt(model, arguments, treatment, mode, flat=flat, batches=batches)[0].module.graph
+
+    answers = settled(first, symbolic.module.graph, traced)
+    return symbolic if answers.are_all else explored(answers)[1]
+
+
 def _attempt(
     model: nn.Module,
     arguments: Arguments,
@@ -306,28 +344,32 @@ def _attempt(
     *,
     flat: bool,
     explores: bool = False,
+    batches: Batches | None = None,
 ) -> tuple[Symbolic, bool]:
     """The graph, and whether the model's code has asked what a value is and got a guess for an answer."""
     tracer = _Tracer(arguments, treatment, mode, flat=flat, explores=explores)
+    tracer.batches = batches or tracer.batches
     clean = with_same_tensors(model)
     recorded = contextlib.nullcontext() if mode is None else RecordBatch(tracer)
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # those of the model's own code are told when it is really used
-        for context in (without_proxies(clean), buffers_kept(clean), sizes_as_tuples(), recorded):
+        for context in (without_proxies(clean), state_kept(clean), sizes_as_tuples(), recorded):
             stack.enter_context(context)
         stack.enter_context(numbers_recorded(clean))
         stack.enter_context(unbound_recorded(clean))
         stack.enter_context(instances_answered())
         stack.enter_context(scripted_opened())
+        stack.enter_context(compiled_functions_opened())
         graph = with_any_names(tracer.trace(clean))
     _drop_assertions(graph)
-    make_visible(clean, graph, None if mode is None else tracer.are_one)
+    make_visible(clean, graph, None if mode is None else tracer)
     put_apart(clean, graph)
     if not flat:  # the graph of a part shares its layers with the model around it
         name_functions(clean, graph)
     module = fx.GraphModule(clean, graph, class_name=type(model).__name__)
     module.graph.eliminate_dead_code()
+    _refuse_fakes(module)
     module.recompile()
     symbolic = Symbolic(
         module,
@@ -347,6 +389,17 @@ def _deciding(root: nn.Module, questions: Sequence[Question]) -> tuple[Opaque, .
         path, kind = question.path, type(root.get_submodule(question.path)).__name__
         by_path.setdefault(path, Opaque(path, kind, question.text, question.where, fixes=question.fixes))
     return tuple(by_path.values())
+
+
+def _refuse_fakes(module: fx.GraphModule) -> None:
+    """Raise where the graph reads a constant that has no values: code has kept what it computed of a fake."""
+    constants = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
+    for name, value in list(vars(module).items()) + list(module.named_buffers(recurse=False)):
+        if not isinstance(value, FakeTensor):
+            continue
+        if name in constants:
+            raise ValueError("it computes a constant of values that only a real input has")
+        delattr(module, name)
 
 
 def _drop_assertions(graph: fx.Graph) -> None:

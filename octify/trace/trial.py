@@ -19,21 +19,33 @@ _STEP = 32  # at most: sizes that networks halve five times stay such sizes
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of a run, or the exception that ended it."""
+    """Result of a run, or the exception that ended it.
+
+    drew:
+        Whether random numbers of Python's or NumPy's were drawn: code may go another way by them.
+    """
 
     result: Any
     error: Exception | None = None
+    drew: bool = False
 
 
-def run(module: nn.Module, inputs: Sequence[Tensor], *, grad: bool = False) -> Trial:
+def run(module: nn.Module, inputs: Sequence[Tensor], *, grad: bool = False, seed: int = 0) -> Trial:
     """``module(*inputs)`` on copies of ``inputs``, with all random generators seeded and put back."""
     own = [x.clone() for x in inputs]
-    with warnings.catch_warnings(), seeded(_devices(inputs)), torch.set_grad_enabled(grad):
+    with warnings.catch_warnings(), seeded(_devices(inputs), seed), torch.set_grad_enabled(grad):
         warnings.simplefilter("ignore")  # those of the model's own code are told when it is really used
+        before = _drawn_so_far()
         try:
-            return Trial(module(*own))
+            result = module(*own)
         except Exception as error:
             return Trial(None, error)
+        return Trial(result, drew=_drawn_so_far() != before)
+
+
+def _drawn_so_far() -> tuple[Any, ...]:
+    numpy: Any = np.random.get_state()
+    return random.getstate(), numpy[1].tobytes(), numpy[2:]
 
 
 def _devices(inputs: Sequence[Tensor]) -> list[int]:
@@ -41,13 +53,13 @@ def _devices(inputs: Sequence[Tensor]) -> list[int]:
 
 
 @contextmanager
-def seeded(devices: Sequence[int] = ()) -> Iterator[None]:
+def seeded(devices: Sequence[int] = (), seed: int = 0) -> Iterator[None]:
     """Meanwhile torch's, Python's and NumPy's random numbers are those of one seed."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=list(devices)):
-        torch.manual_seed(_SEED)
-        random.seed(_SEED)
-        np.random.seed(_SEED)
+        torch.manual_seed(_SEED + seed)
+        random.seed(_SEED + seed)
+        np.random.seed(_SEED + seed)
         try:
             yield
         finally:

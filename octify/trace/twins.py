@@ -115,16 +115,23 @@ class Twins:
     def _advance(self, node: fx.Node) -> None:
         """Run all nodes up to ``node`` that were not run yet, in their order."""
         while node not in self._seen:
-            each = next(iter(node.graph.nodes)) if self._last is None else self._last.next
-            self._last = each
-            self._seen.add(each)
-            if any(n in self._dependent for n in each.all_input_nodes):
-                self._dependent.add(each)
-            for values in self._values:
-                if each.op != "placeholder" and all(n in values for n in each.all_input_nodes):
-                    value = self._run(each, values)
-                    if value is not None:
-                        values[each] = value
+            self._last = next(iter(node.graph.nodes)) if self._last is None else self._last.next
+            self._compute(self._last)
+
+    def notice(self, node: fx.Node) -> None:
+        """Run a node that was added among others."""
+        self._advance(node.prev)
+        self._compute(node)
+
+    def _compute(self, node: fx.Node) -> None:
+        self._seen.add(node)
+        if any(n in self._dependent for n in node.all_input_nodes):
+            self._dependent.add(node)
+        for values in self._values:
+            if node.op != "placeholder" and all(n in values for n in node.all_input_nodes):
+                value = self._run(node, values)
+                if value is not None:
+                    values[node] = value
 
 
 def _size(value: Any, dim: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import octify
+from octify.allocate import quick, trials
 from octify.allocate.budget import Budget, budget
 from octify.allocate.curves import curve_through
 from octify.allocate.path import CAPS, ErrorCurve, convex, last_steps, levels_after, path
 from octify.allocate.plans import AlphaPath, Plans, first
 from octify.allocate.search import _Stops
-from octify.calibrate.options import Target
-from octify.compare.outputs import advantage
+from octify.calibrate.inputs.images import Images, count_of
+from octify.calibrate.options import Calibration, Target
+from octify.compare.outputs import advantage, in_own_units
 from octify.planning.ruleset import Match, Rule, RuleSet, load_rules
+from tests.calibrate.streams.test_execution import smooth
 from tests.nets import Net
 from tests.planning.test_planner import chain, conv, rules, traced_on
 
@@ -342,7 +347,64 @@ def test_an_advantage_is_told_with_the_standard_error_of_pairs() -> None:
     assert advantage([wanted[:1]], [one[:1]], [other[:1]])[1] == float("inf")
 
 
+@given(st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.integers(0, 99))
+def test_in_own_units_no_channel_of_a_map_outweighs_another(powers: list[float], seed: int) -> None:
+    """Whatever units a map's channels are in; logits, single numbers and maps of several sizes stay."""
+    generator = torch.Generator().manual_seed(seed)
+    whole, given_map = (torch.randn(6, 3, 5, 4, generator=generator, dtype=torch.double) for _ in range(2))
+    units = 10 ** torch.tensor(powers, dtype=torch.double)[:, None, None]
+    least = float((units / units.median()).min())
+    found = [
+        in_own_units([given_map * u], [whole * u])[0] - in_own_units([whole * u], [whole * u])[0]
+        for u in (torch.ones_like(units), units)
+    ]
+    if least > 0.2:  # no channel hardly varies
+        torch.testing.assert_close(found[1], found[0])
+    sizes = found[1].square().mean((0, 2, 3)).sqrt()
+    assert float(sizes.max()) < 10
+    others = [whole[:, :, 0, 0], whole[:, 0, 0, 0], (given_map, whole)]
+    assert all(a is b or torch.equal(a, b) for a, b in zip(in_own_units(others, others), others, strict=True))
+
+
 # Searches.
+
+
+@pytest.mark.parametrize("effort", ["fast", pytest.param("standard", marks=pytest.mark.zoo)])
+def test_large_networks_are_compared_by_quick_trials_and_calibrated_whole(
+    effort: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is large is set to nothing; the result is the chosen plan, calibrated by itself."""
+    monkeypatch.setattr(quick, "_WORK", 0)
+    monkeypatch.setattr(trials, "_FEWEST", 8)
+    model, data = chain(conv(3, 8), nn.ReLU(), conv(8, 16), nn.ReLU(), conv(16, 4)).eval(), smooth(40, 16)
+    told: list[str] = []
+    found = octify.convert(
+        model,
+        data[:1],
+        rules="everywhere",
+        target_macs=0.7,
+        calibration=[data],
+        effort=effort,
+        progress=told.append,
+    )
+    row = found.report.allocation
+    assert row is not None and row.effort == "quick" and row.per_set is not None
+    assert row.macs_ratio <= 0.7 and {way.macs_ratio <= 0.7 for way in (row.per_set, row.uniform)} == {True}
+    assert found.report.totals.macs_after / found.report.totals.macs_before == pytest.approx(row.macs_ratio)
+    assert any(what.startswith("calibrating: the chosen plan: ") for what in told)
+    assert not any("alpha" in what and "quick" not in what for what in told)
+
+
+def test_small_networks_are_compared_as_they_are_calibrated() -> None:
+    traced = traced_on(NETS["residual"]().double())
+    images = Images(tuple((part,) for part in smooth(224, 16).split(32)), ((smooth(32, 16),),), ())
+    plans = Plans(traced, load_rules("everywhere"), "paper", ())
+    found = trials.Trials(plans, images, Calibration((), "standard"), lambda what, done, of: None)
+    assert found.few is None
+    large = replace(traced, facts={name: replace(f, macs=10**10) for name, f in traced.facts.items()})
+    few = replace(found, plans=Plans(large, plans.rules, "paper", ())).few
+    assert few is not None and few.count == 32
+    assert count_of(few.held_out) == 32 + 32
 
 
 @given(st.integers(0, 30), st.integers(0, 31))

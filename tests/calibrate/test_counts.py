@@ -92,7 +92,7 @@ def test_a_target_rewrites_what_it_calibrates(calls: Counter[str], monkeypatch: 
         count["calibrated"] += 1
         return real(*args, **options)
 
-    for name in ("octify.allocate.trials", "octify.allocate.curves"):
+    for name in ("octify.allocate.trials", "octify.allocate.quick"):
         monkeypatch.setattr(sys.modules[name], "calibrate_on", spy)
     octify.convert(Three().eval(), images()[0][None], calibration=images(), effort="fast", target_macs=0.7)
     assert count["calibrated"] >= 2

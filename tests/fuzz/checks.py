@@ -42,6 +42,7 @@ class Failure:
 
 
 Check = Callable[[Case], "str | None"]
+_ONE_SIZE = ("fixed to", "are low: no high branch")  # reports say that not every size is taken
 _SECONDS = 120.0  # a check of a net this small takes one or two
 
 
@@ -206,7 +207,7 @@ def _told(result: Any, other: Tensor, name: str) -> Answer | None:
     try:
         return evaluated(result.model, other)
     except Exception:
-        if name == "another size" and any("fixed to" in warning for warning in result.report.warnings):
+        if name == "another size" and any(word in w for w in result.report.warnings for word in _ONE_SIZE):
             return None
         raise
 

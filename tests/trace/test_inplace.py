@@ -67,6 +67,11 @@ def of_a_view(net: Net, x: Tensor) -> Tensor:
     return net.third(x)
 
 
+def on_a_diagonal(net: Net, x: Tensor) -> Tensor:
+    x.diagonal(0, 2, 3).mul_(net.gain)
+    return net.third(x)
+
+
 def under_a_view(net: Net, x: Tensor) -> Tensor:
     first = x[:, :4]
     x.mul_(net.gain)
@@ -94,14 +99,15 @@ PLAIN = [
     seen_by_the_shortcut,
     seen_twice,
     on_a_part,
+    of_a_view,
+    under_a_view,
     a_number,
 ]
 
 
-@pytest.mark.parametrize("act", [of_a_view, under_a_view], ids=lambda act: act.__name__)
-def test_changes_that_data_flow_cannot_say_are_refused(act: Act) -> None:
+def test_changes_that_data_flow_cannot_say_are_refused() -> None:
     with pytest.raises(TraceError, match="of which a view is read later"):
-        octify.convert(Net(act).eval(), torch.zeros(1, 3, 16, 16))
+        octify.convert(Net(on_a_diagonal).eval(), torch.zeros(1, 3, 16, 16))
 
 
 @pytest.mark.parametrize("act", PLAIN, ids=lambda act: act.__name__)

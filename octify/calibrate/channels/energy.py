@@ -15,15 +15,19 @@ from torch import Tensor, nn
 from octify.calibrate.channels.choices import chosen, with_channels
 from octify.calibrate.channels.convolution import channels_second
 from octify.calibrate.streams.chunks import Chunks
-from octify.calibrate.streams.observe import observe
-from octify.layout.channels import DENSE, ConvNode
+from octify.calibrate.streams.execution import Stream
+from octify.calibrate.streams.observe import Observer, observe
+from octify.layout.channels import DENSE, ConvNode, Ids, Resolved
 from octify.nn.functional import project
 from octify.passes.resolve import Planned
 from octify.trace import Traced
 
 
-def by_energy(traced: Traced, planned: Planned, chunks: Chunks) -> Planned:
-    """Plan with the channels of least weighted high-frequency energy low, as many as in ``planned``."""
+def by_energy(traced: Traced, planned: Planned, chunks: Chunks, prefix: Stream | None = None) -> Planned:
+    """Plan with the channels of least weighted high-frequency energy low, as many as in ``planned``.
+
+    ``prefix``: values of the original that are at hand (``observe``).
+    """
     resolved = planned.on(traced)
     layout = resolved.layout
     lost = np.zeros(layout.classes)
@@ -39,17 +43,24 @@ def by_energy(traced: Traced, planned: Planned, chunks: Chunks) -> Planned:
 
         watchers[conv.node] = add
 
-    watchers: dict[str, object] = {}
-    for conv in layout.convs:
+    watchers: dict[str, Observer] = {}
+    sets = _sets_with_low_channels(resolved)
+    convs = [conv for conv in layout.convs if np.isin(layout.sets(conv.ids_in), sets).any()]
+    for conv in convs:
         watch(conv)
-    observe(traced, chunks, watchers)  # type: ignore[arg-type]
-    for conv in layout.convs:
+    observe(traced, chunks, watchers, prefix)
+    for conv in convs:
         mean = torch.stack(collected[conv.node]).mean(0)
         energy, spread = mean[: len(conv.ids_in)], mean[len(conv.ids_in) :]
         cost = energy * squared_norms(traced, conv, spread)
         present = conv.ids_in != DENSE
         np.add.at(lost, conv.ids_in[present], cost.numpy()[present])
     return with_channels(planned.plan, layout, chosen(layout, resolved.low, lost))
+
+
+def _sets_with_low_channels(resolved: Resolved) -> Ids:
+    """The coupled sets in which there is something to choose."""
+    return np.unique(resolved.layout.set_of[resolved.low])
 
 
 def squared_norms(traced: Traced, conv: ConvNode, spread: Tensor) -> Tensor:

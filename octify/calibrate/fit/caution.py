@@ -35,18 +35,24 @@ def least_ridge(images: int) -> float:
 
 
 def cautious_ridge(
-    x: Tensor, target: Tensor, skip: Tensor | None, initial: Tensor, source: Tensor
+    x: Tensor,
+    target: Tensor,
+    skip: Tensor | None,
+    initial: Tensor,
+    source: Tensor,
+    lacking: Tensor | None = None,
 ) -> tuple[float | None, Tensor | None]:
     """The ridge for ``solve`` with these arguments, None to keep ``initial``; and ``x' x``, if it came about.
 
     ``source`` is the number of the image that each row is of, (R,); of an altered copy, that of the image
-    which it is a copy of.
+    which it is a copy of. ``lacking`` is ``target - x @ initial - skip``, if it is there already.
     """
     unknowns, images = x.shape[2] - 1, int(source.max()) + 1
     seen = _seen(source, images)
     if bool(seen.all()):
         return None, None
-    lacking = target - x @ initial - (0.0 if skip is None else skip)
+    if lacking is None:
+        lacking = target - x @ initial - (0.0 if skip is None else skip)
     if int(seen.sum()) < unknowns:
         error, gram = _dual(x[:, seen], x[:, ~seen], lacking[:, seen], lacking[:, ~seen]), None
     else:

@@ -12,9 +12,10 @@ most ``ROWS`` rows and 600 MB (``rows_wanted``).
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx
@@ -66,21 +67,26 @@ def repair(
     rows: int = ROWS,
     seed: int = 0,
     keep_fits: bool = False,
+    prefix: Stream | None = None,
     progress: Progress = lambda path, done, of: None,
 ) -> Repaired:
     """Fit every convolution of ``rewritten`` in place, in eval mode.
 
     ``traced``: the original, in modules of its own that ``rewritten`` does not share.
     ``copies``: how many of the images are altered copies of others (``augment``).
+    ``prefix``: a stream over ``chunks`` that keeps values of the original.
     """
     order = repair_order(traced)
     todo, left = sites(traced, rewritten, order)
     student_module, teacher_module = rewritten.module.eval(), traced.module
     layers: list[BranchError] = []
     fits: dict[tuple[str, str], list[tuple[Block, Fit]]] = {}
-    with out_of_place(student_module), for_reading(teacher_module), Store() as store:
-        teacher = Stream(traced.module.graph, teacher_module, chunks, store)
-        student = Stream(student_module.graph, student_module, chunks, store)
+    with out_of_place(student_module), for_reading(teacher_module), contextlib.ExitStack() as ends:
+        store = ends.enter_context(Store()) if prefix is None else prefix.store
+        teacher = Stream(traced.module.graph, teacher_module, chunks, store, prefix, only_kept=True)
+        student = Stream(student_module.graph, student_module, chunks, store, teacher)
+        ends.callback(teacher.close)
+        ends.callback(student.close)
         for site in todo:
             _hold(site, teacher, student)
         images = count_of(chunks)
@@ -142,15 +148,18 @@ def _fit_branch(
         if not (_is_finite(system.x) and _is_finite(system.target)):
             return "its values are not finite"
         start = initial(site, branch, block).to(system.x)
-        ridge, gram = cautious_ridge(system.x, system.target, system.skip, start, system.source)
+        lacking = system.lacking(start)
+        ridge, gram = cautious_ridge(system.x, system.target, system.skip, start, system.source, lacking)
         if ridge is None:
             return "on images kept aside no fit was better than its weights"
-        fit = solve(system.x, system.target, system.skip, start, system.activation, refits, ridge, gram)
+        fit = solve(
+            system.x, system.target, system.skip, start, system.activation, refits, ridge, gram, lacking
+        )
         if not bool(torch.isfinite(fit.weights).all()):
             return "its fit is not finite"
-        errors.add(system, start, fit.weights, block)
-        fits.append((block, fit))
-        written.append(unfolded(site, branch, block, fit.weights, system.x))
+        errors.add(system, lacking, fit, block)
+        written.append(unfolded(site, branch, block, fit, system.x))
+        fits.append((block, replace(fit, predicted=None)))
     write_branch(site, branch, written)
     return errors.of(site.path, branch), fits
 
@@ -166,11 +175,13 @@ class _Errors:
     def __init__(self) -> None:
         self.before = self.after = self.spread = 0.0
 
-    def add(self, system: System, start: Tensor, weights: Tensor, block: Block) -> None:
+    def add(self, system: System, lacking: Tensor, fit: Fit, block: Block) -> None:
         outputs = block.groups * block.outputs
-        before, spread = system.error(start)
+        before, spread = system.error(system.target - lacking)
+        assert fit.predicted is not None
+        predicted = fit.predicted if system.skip is None else fit.predicted + system.skip
         self.before += outputs * before
-        self.after += outputs * system.error(weights)[0]
+        self.after += outputs * system.error(predicted)[0]
         self.spread += outputs * spread
 
     def of(self, path: str, branch: str) -> BranchError:

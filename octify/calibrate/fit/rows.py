@@ -51,18 +51,22 @@ def rows_wanted(unknowns: int, groups: int, most: int) -> int:
     return max(256, min(most, _MOST_NUMBERS // max(1, unknowns * groups)))
 
 
-def joined(parts: list[Tensor]) -> Tensor:
+def joined(parts: list[Tensor], *, constant: bool = False) -> Tensor:
     """The rows (groups, R, D) of all chunks as one; ``parts`` is emptied on the way: they are there once.
 
+    ``constant``: with a column of ones at the end.
     Half precision becomes float32: sums over thousands of rows would overflow, or lose all digits.
     """
     groups, _, columns = parts[0].shape
     dtype = torch.promote_types(parts[0].dtype, torch.float32)
-    whole = parts[0].new_empty(groups, sum(part.shape[1] for part in parts), columns, dtype=dtype)
+    count = sum(part.shape[1] for part in parts)
+    whole = parts[0].new_empty(groups, count, columns + constant, dtype=dtype)
+    if constant:
+        whole[:, :, -1] = 1
     start = 0
     while parts:
         part = parts.pop(0)
-        whole[:, start : start + part.shape[1]] = part
+        whole[:, start : start + part.shape[1], :columns] = part
         start += part.shape[1]
         del part
     return whole

@@ -10,7 +10,7 @@ Nesterov's extrapolation). Groups are a leading batch dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,10 +26,14 @@ _CENTRINGS = 8  # halve what the mean lacks so often, or better, where half of t
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights (groups, D + 1, O), the bias last, and the Gram matrix over the rows' number (groups, D, D)."""
+    """Weights (groups, D + 1, O), the bias last, and the Gram matrix over the rows' number (groups, D, D).
+
+    ``predicted`` is what the weights give, without the skip (groups, R, O).
+    """
 
     weights: Tensor
     gram: Tensor
+    predicted: Tensor | None = field(default=None, repr=False)
 
 
 def with_bias(x: Tensor) -> Tensor:
@@ -46,6 +50,7 @@ def solve(
     refits: int,
     ridge_share: float = RIDGE,
     gram: Tensor | None = None,
+    lacking: Tensor | None = None,
 ) -> Fit:
     """Fit ``x @ W + skip`` to ``target``.
 
@@ -61,6 +66,8 @@ def solve(
         The ridge, of the mean diagonal of the Gram matrix.
     gram:
         That matrix, ``x' x`` (groups, D + 1, D + 1), if it is there already.
+    lacking:
+        ``target - x @ initial - skip``, likewise.
     """
     gram = gram_of(x) if gram is None else gram
     rows, unknowns = x.shape[1], x.shape[2] - 1
@@ -75,7 +82,7 @@ def solve(
         return weights + torch.cholesky_solve(right, factor).to(weights)
 
     fixed = 0.0 if skip is None else skip
-    weights = step(initial, target - fixed - x @ initial)
+    weights = step(initial, target - fixed - x @ initial if lacking is None else lacking)
     if activation is not None and activation.flat_somewhere:
         ahead = weights
         for i in range(refits):
@@ -83,9 +90,12 @@ def solve(
             following = step(ahead, error)
             ahead = following + (i + 1) / (i + 4) * (following - weights)
             weights = following
+    predicted = x @ weights
     if activation is not None and not activation.identity:
-        weights[:, -1:] += centring(target, x @ weights + fixed, activation)
-    return Fit(weights, (gram[:, :unknowns, :unknowns] / rows).to(weights))
+        shift = centring(target, predicted + fixed, activation)
+        weights[:, -1:] += shift
+        predicted += shift
+    return Fit(weights, (gram[:, :unknowns, :unknowns] / rows).to(weights), predicted)
 
 
 def hinge(target: Tensor, predicted: Tensor, activation: Activation | Slopes) -> Tensor:

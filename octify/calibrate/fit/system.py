@@ -24,7 +24,6 @@ from octify.calibrate.fit.activation import Activation, Slopes
 from octify.calibrate.fit.linear_form import Block, Branches, Reading
 from octify.calibrate.fit.rows import Positions, joined, rows_wanted, sample
 from octify.calibrate.fit.sites import Site, Use
-from octify.calibrate.fit.solve import with_bias
 from octify.calibrate.inputs.images import count_of
 from octify.calibrate.streams.execution import Stream
 from octify.nn.channels import split_indices
@@ -48,9 +47,15 @@ class System:
     activation: Activation | Slopes | None
     source: Tensor
 
-    def error(self, weights: Tensor) -> tuple[float, float]:
-        """Mean squared error behind the activation, and the variance there of what it should be."""
-        predicted = self.x @ weights + (0.0 if self.skip is None else self.skip)
+    def lacking(self, weights: Tensor) -> Tensor:
+        """The target less what ``weights`` give."""
+        return self.target - self.x @ weights - (0.0 if self.skip is None else self.skip)
+
+    def error(self, predicted: Tensor) -> tuple[float, float]:
+        """Mean squared error behind the activation, and the variance there of what it should be.
+
+        ``predicted``: what is in front of it, the skip included.
+        """
         target = self.target
         if self.activation is not None:
             predicted, target = (self.activation.apply(_together(y)) for y in (predicted, target))
@@ -83,8 +88,8 @@ class FitSamples:
     source: Tensor
 
     def rows(self, block: Block) -> Tensor:
-        """Inputs of the block, with a constant column: (groups, R, unknowns + 1)."""
-        return with_bias(self.reading.rows(block, self.inputs, self.where))
+        """Inputs of the block, (groups, R, unknowns)."""
+        return self.reading.rows(block, self.inputs, self.where)
 
 
 class Sampler:
@@ -110,7 +115,7 @@ class Sampler:
 
     def system(self, samples: Sequence[FitSamples], branch: str, block: Block) -> System:
         """The system of one block."""
-        x = joined([s.rows(block) for s in samples])
+        x = joined([s.rows(block) for s in samples], constant=True)
         target = joined([block.grouped(s.target) for s in samples])
         skips = [block.grouped(s.skip) for s in samples if s.skip is not None]
         act = self.site.activation

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from octify.calibrate.fit.affine import Affine, scale_and_shift, unscaling, write_norm
 from octify.calibrate.fit.linear_form import Block
 from octify.calibrate.fit.sites import Site
+from octify.calibrate.fit.solve import Fit
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,22 @@ def unfolding(site: Site, branch: str, block: Block, like: Tensor) -> Tensor:
     return _grouped(factor, block)
 
 
-def unfolded(site: Site, branch: str, block: Block, weights: Tensor, x: Tensor) -> Unfolded:
-    """Folded ``weights`` (groups, unknowns + 1, outputs) as what they are written as.
+def unfolded(site: Site, branch: str, block: Block, fit: Fit, x: Tensor) -> Unfolded:
+    """The folded weights of a fit (groups, unknowns + 1, outputs) as what they are written as.
 
     ``x`` (groups, R, unknowns + 1) is what the block reads, with a constant column. Channels that a
     fixed factor blots out keep their weights.
     """
+    weights = fit.weights
     normed = _without_fixed(site, branch, block, weights)
     factor = unscaling(site.branch_norm(branch), len(site.channels(branch)), weights)[block.channels]
     plain = normed[:, :-1] * _grouped(factor, block)
-    y = x[:, :, :-1] @ plain
-    variance, mean = torch.var_mean(y, 1, correction=0)
+    if site.fixed is None and fit.predicted is not None:
+        variance, mean = torch.var_mean(fit.predicted, 1, correction=0)
+        scaling = factor.reshape(mean.shape)
+        variance, mean = variance * scaling.square(), (mean - weights[:, -1]) * scaling
+    else:
+        variance, mean = torch.var_mean(x[:, :, :-1] @ plain, 1, correction=0)
     return Unfolded(block, plain, normed[:, -1].flatten(), mean.flatten(), variance.flatten())
 
 

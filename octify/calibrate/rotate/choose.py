@@ -11,6 +11,7 @@ from octify.calibrate.rotate.basis import best_rotated, best_unrotated, lost, lo
 from octify.calibrate.rotate.moments import Moments, moments
 from octify.calibrate.rotate.streams import LinearStream, streams
 from octify.calibrate.streams.chunks import Chunks
+from octify.calibrate.streams.execution import Stream
 from octify.plan import Plan
 from octify.plan.rotation import RotatedWriter, Rotation, encoded
 from octify.trace import Traced
@@ -18,7 +19,7 @@ from octify.trace import Traced
 _SMALLEST = 2.0**-14  # normal number in half precision
 
 
-def with_rotations(traced: Traced, plan: Plan, chunks: Chunks) -> Plan:
+def with_rotations(traced: Traced, plan: Plan, chunks: Chunks, prefix: Stream | None = None) -> Plan:
     """``plan`` with a rotation for every stream of which it makes channels low, where that loses less.
 
     The numbers of low channels stay, and so do the channels themselves: the last are the best, and the
@@ -30,13 +31,15 @@ def with_rotations(traced: Traced, plan: Plan, chunks: Chunks) -> Plan:
         The model in its own basis.
     chunks:
         Calibration inputs; the model runs over them once.
+    prefix:
+        Values that are at hand (``observe``).
     """
     if plan.rotations or traced.parts is not None:
         return plan
     pairs = [(stream, count) for stream in streams(traced) if (count := _low(plan, stream))]
     if not pairs:
         return plan
-    measured = moments(traced, [stream for stream, _ in pairs], chunks)
+    measured = moments(traced, [stream for stream, _ in pairs], chunks, prefix)
     candidates = [_rotation(*each, its_moments) for each, its_moments in zip(pairs, measured, strict=True)]
     return replace(plan, rotations=tuple(rotation for rotation in candidates if rotation is not None))
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from octify.calibrate.rotate.streams import LinearStream, StreamReader
 from octify.calibrate.streams.chunks import Chunks
+from octify.calibrate.streams.execution import Stream
 from octify.calibrate.streams.observe import Observer, observe
 from octify.nn.functional import project
 from octify.trace import Traced
@@ -69,8 +70,10 @@ class Moments:
     norms: Mapping[str, Tensor]
 
 
-def moments(traced: Traced, some: Sequence[LinearStream], chunks: Chunks) -> tuple[Moments, ...]:
-    """The moments of every stream of ``some``."""
+def moments(
+    traced: Traced, some: Sequence[LinearStream], chunks: Chunks, prefix: Stream | None = None
+) -> tuple[Moments, ...]:
+    """The moments of every stream of ``some``; ``prefix`` as in ``observe``."""
     high: dict[str, Sums] = {}
     spreads: dict[str, _Outputs] = {}
     written: dict[str, Sums] = {}
@@ -87,7 +90,7 @@ def moments(traced: Traced, some: Sequence[LinearStream], chunks: Chunks) -> tup
                 written[writer.norm] = Sums()
                 for node in traced.calls(writer.norm):
                     watch.setdefault(node.name, []).append(_result(written[writer.norm]))
-    observe(traced, chunks, {name: _all(each) for name, each in watch.items()})
+    observe(traced, chunks, {name: _all(each) for name, each in watch.items()}, prefix)
     return tuple(
         Moments(
             tuple(

@@ -22,6 +22,7 @@ from torch import fx, nn
 
 from octify.calibrate.streams.chunks import Chunks
 from octify.calibrate.streams.store import Store, StoredValues
+from octify.calibrate.streams.twins import twins
 from octify.trace.inplace import OUT_OF_PLACE
 from octify.trace.model import attribute
 
@@ -73,6 +74,9 @@ class Stream:
         The inputs of every chunk of images.
     store:
         Store of the values; one may serve several streams.
+    origin:
+        Stream of a like graph over the same chunks: values that its nodes have too (``twins``) are read from
+        it, and computed there. With ``only_kept`` no others than it keeps now.
     """
 
     def __init__(
@@ -81,26 +85,71 @@ class Stream:
         module: nn.Module,
         chunks: Chunks,
         store: Store | None = None,
+        origin: Stream | None = None,
+        *,
+        only_kept: bool = False,
     ) -> None:
-        self.module = module
-        self.chunks = chunks
+        self.graph, self.module, self.chunks = graph, module, chunks
         self.store = store or Store()
         self._values: dict[fx.Node, StoredValues] = {}
         self._readers = {node: len(node.users) for node in graph.nodes}
         self._inputs = {node: i for i, node in enumerate(graph.find_nodes(op="placeholder"))}
+        self._origin, self._twins = origin, dict[fx.Node, fx.Node]()
+        self._borrowed: Counter[fx.Node] = Counter()  # readings of the origin's nodes that are to come
+        if origin is not None:
+            self._twins = origin.twins_of(graph, module, only_kept=only_kept)
+            for node, twin in self._twins.items():
+                self._borrow(twin, sum(user not in self._twins for user in node.users))
+
+    def twins_of(self, graph: fx.Graph, module: nn.Module, *, only_kept: bool) -> dict[fx.Node, fx.Node]:
+        """Nodes of another graph whose values this stream has or can compute, and the nodes here.
+
+        ``only_kept``: no others than wait to be read now.
+        """
+        same = twins(graph, module, self.graph, self.module)
+        kept = self.kept()
+        return {n: twin for n, twin in same.items() if not _is_source(n) and (twin in kept or not only_kept)}
 
     def hold(self, node: fx.Node) -> None:
         """Count one more reader of ``node``: it stays until ``release``."""
-        self._readers[node] += 1
+        if node in self._twins:
+            self._borrow(self._twins[node], 1)
+        else:
+            self._readers[node] += 1
 
     def release(self, node: fx.Node) -> None:
         """Give up one reading of ``node``; at the last its values are freed."""
+        if node in self._twins:
+            self._give_back(self._twins[node], 1)
+            return
         self._readers[node] -= 1
         if self._readers[node] <= 0 and node in self._values:
             self._values.pop(node).clear()
 
+    def close(self) -> None:
+        """Forget all values, and give up what is held of the origin's."""
+        for values in self._values.values():
+            values.clear()
+        self._values.clear()
+        for twin, count in list(self._borrowed.items()):
+            self._give_back(twin, count)
+
+    def _borrow(self, twin: fx.Node, count: int) -> None:
+        assert self._origin is not None
+        self._borrowed[twin] += count
+        for _ in range(count):
+            self._origin.hold(twin)
+
+    def _give_back(self, twin: fx.Node, count: int) -> None:
+        assert self._origin is not None
+        for _ in range(min(count, self._borrowed[twin])):
+            self._borrowed[twin] -= 1
+            self._origin.release(twin)
+
     def values(self, node: fx.Node) -> Sequence[Any]:
         """The values of ``node``, one for each chunk; whoever asks more than once holds the node first."""
+        if self._origin is not None and node in self._twins:
+            return self._origin.values(self._twins[node])
         self.reach(node)
         if _is_source(node):
             return [self._source_value(node, i) for i in range(len(self.chunks))]
@@ -110,9 +159,13 @@ class Stream:
     def reach(self, *nodes: fx.Node) -> None:
         """Compute the values of ``nodes`` that are not there yet, all in one pass over the chunks."""
         todo = self._missing(nodes)
+        reading = Counter(source for node in todo for source in node.all_input_nodes)
+        lent = {self._twins[node]: 0 for node in nodes if node in self._twins}
+        lent |= {self._twins[source]: count for source, count in reading.items() if source in self._twins}
+        if self._origin is not None and lent:
+            self._origin.reach(*lent)
         if not todo:
             return
-        reading = Counter(source for node in todo for source in node.all_input_nodes)
         for source, count in reading.items():
             self._readers[source] -= count
         kept = {
@@ -127,6 +180,8 @@ class Stream:
                 self._values[source].drop(chunk)
         for source in spent:
             self._values.pop(source).clear()
+        for twin, count in lent.items():
+            self._give_back(twin, count)
         self._values |= kept
 
     def kept(self) -> set[fx.Node]:
@@ -150,7 +205,12 @@ class Stream:
         return list(order)
 
     def _is_there(self, node: fx.Node) -> bool:
-        return node in self._values or _is_source(node)
+        return node in self._values or node in self._twins or _is_source(node)
+
+    def _value(self, node: fx.Node, chunk: int) -> Any:
+        if self._origin is not None and node in self._twins:
+            return self._origin._value(self._twins[node], chunk)
+        return self._source_value(node, chunk) if _is_source(node) else self._values[node][chunk]
 
     def _run_chunk(self, chunk: int, todo: Sequence[fx.Node], kept: dict[fx.Node, StoredValues]) -> None:
         last = {source: node for node in todo for source in node.all_input_nodes}
@@ -158,11 +218,7 @@ class Stream:
         for node in todo:
             for source in node.all_input_nodes:
                 if source not in present:
-                    present[source] = (
-                        self._source_value(source, chunk)
-                        if _is_source(source)
-                        else self._values[source][chunk]
-                    )
+                    present[source] = self._value(source, chunk)
             present[node] = self._run(node, present)
             if node in kept:
                 kept[node].put(chunk, present[node])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from octify.calibrate.streams.chunks import Chunks
-from octify.calibrate.streams.execution import for_reading
+from octify.calibrate.streams.execution import Stream, for_reading
 from octify.calibrate.streams.sizes import gradient_batch
 from octify.compare.outputs import tensors_of
 from octify.trace import Traced
@@ -20,12 +20,22 @@ Observer = Callable[[Tensor, Tensor], None]
 
 
 class _Watching(fx.Interpreter):
-    def __init__(self, module: nn.Module, graph: fx.Graph, watch: Mapping[str, Observer]) -> None:
+    """Runs the nodes ``needed`` (None: all), and shows what is watched to its observer."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        graph: fx.Graph,
+        watch: Mapping[str, Observer],
+        needed: Set[fx.Node] | None = None,
+    ) -> None:
         super().__init__(module, graph=graph)
         self.extra_traceback = False
-        self.watch = watch
+        self.watch, self.needed = watch, needed
 
     def run_node(self, n: fx.Node) -> Any:
+        if self.needed is not None and n not in self.needed and n.op != "placeholder":
+            return None
         observer = self.watch.get(n.name)
         source = self.env.get(n.args[0]) if observer is not None and n.args else None  # type: ignore[arg-type]
         result = super().run_node(n)
@@ -34,11 +44,30 @@ class _Watching(fx.Interpreter):
         return result
 
 
-def observe(traced: Traced, chunks: Chunks, watch: Mapping[str, Observer]) -> None:
-    """Run the original in eval mode; ``watch[node name](input, output)`` is called for every chunk."""
+def observe(
+    traced: Traced, chunks: Chunks, watch: Mapping[str, Observer], prefix: Stream | None = None
+) -> None:
+    """Run the original in eval mode; ``watch[node name](input, output)`` is called for every chunk.
+
+    Nodes that no watched one depends on are not run, nor those whose values ``prefix`` keeps: a stream over
+    these chunks, and perhaps more.
+    """
+    graph = traced.module.graph
     with for_reading(traced.module), torch.no_grad():
-        for chunk in chunks:
-            _Watching(traced.module, traced.module.graph, watch).run(*chunk)
+        there = {} if prefix is None else prefix.twins_of(graph, traced.module, only_kept=True)
+        needed = _needed(graph, watch, there.keys())
+        for i, chunk in enumerate(chunks):
+            start = {n: prefix.values(twin)[i] for n, twin in there.items()} if prefix is not None else {}
+            _Watching(traced.module, graph, watch, needed).run(*chunk, initial_env=start)
+
+
+def _needed(graph: fx.Graph, watch: Container[str], there: Container[fx.Node]) -> set[fx.Node]:
+    """The watched nodes and what they depend on, as far as it is not ``there``."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node in needed or node.name in watch:
+            needed |= {node, *(n for n in node.all_input_nodes if n not in there)}
+    return needed
 
 
 def sensitivity(traced: Traced, chunks: Chunks, names: Sequence[str], seed: int) -> Mapping[str, Tensor]:

@@ -67,5 +67,6 @@ authors' weights are converted, and their answers on photographs compared with t
 sees unlabelled crops; the crops tested are of other photographs. Standard errors are by photographs, since
 crops of one are alike. CPU seconds are of one thread. "Sure" are answers whose top probability is at least
 .5 in the original; boxes count as kept if the converted network finds one of the same class that overlaps
-by half, at the same threshold.
+by half, at the same threshold. "Target": `--target-macs` in place of `--alpha`, an alpha for every coupled
+set at the same MACs.
 """
