@@ -107,6 +107,16 @@ def _is_ir(file: Path) -> bool:
         return False
 
 
+def refuse_edited(path: Path | None, option: str, *, force: bool) -> None:
+    """Raise OctifyError for a file that people may have edited, without ``force``."""
+    if path is not None and path.exists() and not force:
+        raise OctifyError(
+            f"{option} would overwrite {path}",
+            why="it exists, and may hold changes that were made by hand",
+            hint="give another name, or --force to overwrite it",
+        )
+
+
 def check_folder(folder: Path, names: Sequence[str], reads: Used, *, force: bool) -> None:
     """Raise OctifyError for a folder that cannot be written, is not octify's, or has files the run reads."""
     artefact.check_destination(folder, force=force)

@@ -56,7 +56,7 @@ def export_coreml(
             with natively_quiet(), torch.no_grad():
                 import coremltools
 
-                program = source.program.run_decompositions({})
+                program = _without_aliases(source.program.run_decompositions({}))
                 answers = [y for y in tree_leaves(program.module()(*source.inputs)) if isinstance(y, Tensor)]
                 coremltools.convert(
                     program,
@@ -68,3 +68,14 @@ def export_coreml(
             raise ExportError("Core ML cannot express the model", why=shortened(error)) from error
         size = sum(file.stat().st_size for file in staged.rglob("*") if file.is_file())
         return source.result(path, answers, "PyTorch", size)
+
+
+def _without_aliases(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Remove aliases, which slices of a whole map leave behind and coremltools does not know, in place."""
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.alias.default and graph.output_node() not in node.users:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    program.graph_module.recompile()
+    return program

@@ -359,11 +359,11 @@ def test_init_writes_a_file_that_runs(octify: Any, net: Path) -> None:
 
 def test_init_overwrites_nothing(octify: Any, refused: Any, net: Path) -> None:
     Path("octify.toml").write_text("mine")
-    assert "octify.toml exists" in refused("init", "net.py")
+    assert "would overwrite octify.toml" in refused("init", "net.py")
     assert Path("octify.toml").read_text() == "mine"
     assert octify("init", "net.py", "--force").code == 0
     Path("octify.schema.json").write_text("mine")
-    assert "octify.schema.json exists" in refused("init", "net.py", "-o", "b.toml", "--schema")
+    assert "would overwrite octify.schema.json" in refused("init", "net.py", "-o", "b.toml", "--schema")
     assert not Path("b.toml").exists()
 
 

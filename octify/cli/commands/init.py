@@ -10,6 +10,7 @@ import typer
 
 from octify.cli.commands.run import NAME
 from octify.cli.options.shared import DebugOption, JsonOption, ModelArgument, QuietOption, VerboseOption
+from octify.cli.outputs import refuse_edited
 from octify.cli.session import session
 from octify.errors import OctifyError
 from octify.files import check_file, write_text
@@ -55,8 +56,7 @@ def init(
         written = [out, *([out.parent / SCHEMA.name] if schema else [])]
         for path in written:
             check_file(path)
-            if path.exists() and not force:
-                raise OctifyError(f"{path} exists", hint="-o another name, or --force to overwrite it")
+            refuse_edited(path, "octify init", force=force)
         place = spec.path
         target = model if place is None else spec.moved(_beside(place, out))
         write_text(out, template(target, f"{spec.short_name}-octave", schema=schema))

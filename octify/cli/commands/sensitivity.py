@@ -37,7 +37,7 @@ from octify.cli.options.shared import (
     VerboseOption,
     WeightsOption,
 )
-from octify.cli.outputs import Used, check_files, used
+from octify.cli.outputs import Used, check_files, refuse_edited, used
 from octify.cli.session import Session, session
 from octify.errors import OctifyError
 from octify.files import write_text
@@ -181,12 +181,7 @@ def _check_outputs(
             why="--rules takes .toml files",
             hint=f"--rules-out {rules_out}.toml",
         )
-    if rules_out is not None and rules_out.exists() and not force:
-        raise OctifyError(
-            f"--rules-out would overwrite {rules_out}",
-            why="rules are edited by hand, and this would be lost",
-            hint="give another name, or --force to overwrite it",
-        )
+    refuse_edited(rules_out, "--rules-out", force=force)
     check_files({"--csv": csv, "--html": html, "--rules-out": rules_out}, reads, force=force)
 
 
