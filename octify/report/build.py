@@ -16,6 +16,7 @@ from octify.report.computed import computed_weights, tied_weights
 from octify.report.graph import graph_of
 from octify.report.report import Report
 from octify.report.rows import BoundaryRow, LayerRow, Left, Totals
+from octify.report.same_padding import same_padding
 from octify.trace import Facts, Opaque, Traced
 from octify.trace.cost import Cost, LayerCost, cost, place_of
 from octify.trace.function_layers import CalledAsFunction
@@ -54,6 +55,7 @@ def build_report(traced: Traced, plan: Plan, rewritten: Rewritten, after: Mappin
         *computed_weights(traced, plan),
         *tied_weights(traced, plan),
         *low_alone(traced, rewritten),
+        *same_padding(rewritten),
     ]
     return Report(
         type(traced.module).__name__,
