@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from octify.layout.channels import Mask, Resolved, indices
 from octify.layout.roles import is_reduced, map_shape, sizes, standard_roles
@@ -169,8 +169,18 @@ class Emitter:
         A parameter among ``args``, or a view of one, is given as a copy: FLOP counters and other trackers
         hook what flows into a module, and cannot hook a parameter itself under ``no_grad``.
         """
-        self.modules[path] = module
-        return self.graph.call_module(path, fx.map_arg(args, self._no_parameter))
+        return self.graph.call_module(self._placed(path, module), fx.map_arg(args, self._no_parameter))
+
+    def _placed(self, path: str, module: nn.Module) -> str:
+        """Put ``module`` at ``path``, or beside it where another is: a pool may read dense maps, too."""
+        names = (path, *(f"{path}_{number}" for number in range(1, len(self.modules) + 2)))
+        for name in names:
+            there = self.modules.get(name)
+            taken = name != path and name in self.traced._modules
+            if not taken and (there is None or there is module or _alike(there, module)):
+                self.modules.setdefault(name, module)
+                return name
+        raise AssertionError(path)  # there are more names than modules
 
     def _no_parameter(self, node: fx.Node) -> fx.Node:
         return self.function(torch.clone, node) if _is_constant(node) else node
@@ -191,7 +201,7 @@ class Emitter:
             result.meta[PLACE] = str(node.target)
             result.kwargs = {**result.kwargs, **layer.settings}
         elif node.op == "call_module":
-            self.modules[str(node.target)] = self.module(node)
+            result.target = self._placed(str(node.target), self.module(node))
         elif node.op == "get_attr":
             self.modules[str(node.target)] = attribute(self.traced.module, str(node.target))
         return result
@@ -258,6 +268,15 @@ class Emitter:
             )
         )
         return path
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Return whether two modules without tensors have the same class and the same settings."""
+    held = (part for each in (one, other) for part in (*each.children(), *each.parameters(), *each.buffers()))
+    tensors = (value for each in (one, other) for value in vars(each).values() if isinstance(value, Tensor))
+    if type(one) is not type(other) or any(True for _ in (*held, *tensors)):
+        return False
+    return bool({**vars(one), "training": None} == {**vars(other), "training": None})
 
 
 def _is_constant(node: fx.Node) -> bool:
