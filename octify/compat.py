@@ -55,6 +55,7 @@ __all__ = [
     "reversed_pads",
     "set_reversed_pads",
     "storage_key",
+    "targets_written",
     "tree_flatten",
     "tree_flatten_with_path",
     "tree_leaves",
@@ -143,10 +144,17 @@ class CodeGen(fx.graph.CodeGen):
         raise NotImplementedError
 
     def _gen_python_code(self, *args: Any, **kwargs: Any) -> Any:
-        with contextlib.ExitStack() as stack:
-            if hasattr(fx.graph, "_format_target"):
-                stack.enter_context(patch.object(fx.graph, "_format_target", self.format_target))
+        with targets_written(self.format_target):
             return super()._gen_python_code(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def targets_written(by: Callable[[str, str], str]) -> Iterator[None]:
+    """Meanwhile FX writes the attribute at a dotted path as ``by(base, path)``, where it lets us."""
+    with contextlib.ExitStack() as stack:
+        if hasattr(fx.graph, "_format_target"):
+            stack.enter_context(patch.object(fx.graph, "_format_target", by))
+        yield
 
 
 def native(*names: str) -> tuple[Any, ...]:

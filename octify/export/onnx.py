@@ -44,6 +44,7 @@ from octify.export.result import ExportResult
 from octify.export.split import split_by_convolution
 from octify.export.targets import ExportTarget, target_named
 from octify.files import check_file, staged_file
+from octify.trace.keywords import any_names
 from octify.trace.tracer import user_line
 
 _LARGEST_FILE = 2**31 - 2**20  # protobuf's limit, less a little for the graph
@@ -152,15 +153,16 @@ def _to_onnx(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool, ops
     sample = with_batch(inputs, 2) if dynamic and batch == 1 else inputs
     shapes = dynamic_shapes(sample) if dynamic else None
     try:
-        program = torch.onnx.export(
-            model,
-            sample,
-            dynamo=True,
-            dynamic_shapes=shapes,
-            opset_version=opset,
-            verbose=False,
-            optimize=True,
-        )
+        with any_names():
+            program = torch.onnx.export(
+                model,
+                sample,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                opset_version=opset,
+                verbose=False,
+                optimize=True,
+            )
     except Exception as error:
         if dynamic and not captures(model, sample, shapes) and captures(model, inputs, None):
             raise fixed_batch(error) from error

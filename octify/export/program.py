@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ def export_program(
 
 def captured(model: nn.Module, inputs: tuple[Any, ...], dynamic_batch: bool) -> torch.export.ExportedProgram:
     """Capture ``torch.export``'s program. Raises ExportError when that fails."""
+    path = next((path for path, _ in model.named_modules() if any(map(iskeyword, path.split(".")))), None)
+    if path is not None:
+        raise ExportError(
+            "a PyTorch program cannot hold a module whose name is a keyword of Python",
+            where=path,
+            why="whoever loads it gets code that names the module",
+            hint="name it otherwise in the model, or export an ONNX file",
+        )
     batch = batch_size(inputs)
     dynamic = dynamic_batch and batch is not None
     # A dimension of 1 is taken for a constant.
