@@ -15,6 +15,7 @@ _installed: list[bool] = []
 def install() -> None:
     """Let signals raise exceptions, so that temporary files are removed, and record their arrival."""
     _installed.append(True)
+    _received.clear()  # a process that was forked begins with none
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, terminate)

@@ -222,7 +222,7 @@ def test_a_plan_beside_options_it_would_override(refused: Refused, net: Path, tm
         (("convert", "net.py", "-q", "-v"), "exclude each other"),
         (("konvert", "net.py"), "konvert"),
         (("rules", "delete"), "delete"),
-        (("export", "net.py"), "FILE.onnx"),
+        (("export", "net.py"), "FILE.SUFFIX"),
     ],
 )
 def test_wrong_usage(refused: Refused, net: Path, arguments: tuple[str, ...], told: str) -> None:
