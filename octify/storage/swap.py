@@ -7,7 +7,6 @@ between the two leaves the old folder, whole, under the name that ``recover`` lo
 
 from __future__ import annotations
 
-import ctypes
 import glob
 import os
 import shutil
@@ -94,6 +93,8 @@ def _exchanged(a: Path, b: Path) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
+        import ctypes  # for folders that are replaced alone: it takes a while to import
+
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):  # a C library older than 2018
         return False
