@@ -1,7 +1,8 @@
-"""Check of settings with a fixed set of choices."""
+"""Words of messages: settings with a fixed set of choices, and lists that are cut short."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from octify.errors import PlanError
@@ -16,3 +17,9 @@ def require_known(name: str, value: object, choices: Any, where: str | None = No
             where=where,
             hint=f"{name} is one of {', '.join(map(repr, allowed))}",
         )
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first ``most`` of ``names``, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from octify.checks.words import some
 from octify.errors import RuleError
 from octify.kernels.taps import Exchange
 from octify.layout.channels import DENSE, Layout, Mask
@@ -108,7 +109,7 @@ def _check_patterns(traced: Traced, convs: Sequence[Conv], rules: RuleSet, exclu
     if lost:
         raise RuleError(
             f"--exclude matches no convolution: {', '.join(lost)}",
-            why=f"the model's convolutions are {_some(paths)}",
+            why=f"the model's convolutions are {some(paths, 8)}",
             hint="give a module path, or a pattern such as 'layer1.*'",
         )
     lost = unmatched(rules.path_patterns, paths)
@@ -116,13 +117,8 @@ def _check_patterns(traced: Traced, convs: Sequence[Conv], rules: RuleSet, exclu
         raise RuleError(
             f"the rules match no convolution: {', '.join(lost)}",
             where=str(rules.path),
-            why=f"the model's convolutions are {_some(paths)}",
+            why=f"the model's convolutions are {some(paths, 8)}",
         )
-
-
-def _some(paths: Sequence[str]) -> str:
-    shown = ", ".join(paths[:8])
-    return f"{shown} and {len(paths) - 8} more" if len(paths) > 8 else shown
 
 
 def _decide(convs: Sequence[Conv], structure: Layout, rules: RuleSet, exclude: Sequence[str]) -> Policies:

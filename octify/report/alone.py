@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from octify.checks.words import some
 from octify.compat import ConvNd
 from octify.nn.functional import octave_axes
 from octify.passes.rewrite import Rewritten
 from octify.trace import Traced
-
-_SHOWN = 4
 
 
 def low_alone(traced: Traced, rewritten: Rewritten) -> list[str]:
@@ -17,9 +16,8 @@ def low_alone(traced: Traced, rewritten: Rewritten) -> list[str]:
     paths = list(dict.fromkeys(_paths(traced, rewritten)))
     if not paths:
         return []
-    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
     return [
-        f"all channels of {', '.join(paths[:_SHOWN])}{more} are low: no high branch tells the size of their "
+        f"all channels of {some(paths)} are low: no high branch tells the size of their "
         "maps, and the converted model stops with an error at input sizes at which one of these maps has an "
         "odd size, or 2 samples along an axis"
     ]

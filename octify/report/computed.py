@@ -17,6 +17,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from octify.checks.words import some
 from octify.compat import forward_pre_hooks
 from octify.plan import Plan
 from octify.trace import Traced
@@ -86,7 +87,7 @@ def _name(step: nn.Module) -> str:
 
 
 def _sentence(kind: str, paths: Sequence[str]) -> str:
-    where = ", ".join(paths[:_MOST]) + (f" and {len(paths) - _MOST} more" if len(paths) > _MOST else "")
+    where = some(paths, _MOST)
     if kind == _PRUNED:
         return (
             f"the masks of pruned layers are folded into their octave weights ({where}): where a mask is 0, "

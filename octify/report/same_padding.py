@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from octify.checks.words import some
 from octify.kernels.taps import SameAxis
 from octify.nn.conv import OctaveConv
 from octify.passes.rewrite import Rewritten
-
-_SHOWN = 4
 
 
 def same_padding(rewritten: Rewritten) -> list[str]:
@@ -22,9 +21,8 @@ def same_padding(rewritten: Rewritten) -> list[str]:
     ]
     if not paths:
         return []
-    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
     return [
-        f'{", ".join(paths[:_SHOWN])}{more}: padding follows the size of the input ("SAME"), and their low '
+        f'{some(paths)}: padding follows the size of the input ("SAME"), and their low '
         "channels have that of the example. At sizes that leave another remainder by a stride they look one "
         "sample aside: convert the model for such sizes anew"
     ]

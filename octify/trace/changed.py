@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_SHOWN = 4
+from octify.checks.words import some
 
 
 def changed_parameters(model: nn.Module, run_once: nn.Module) -> list[str]:
@@ -27,8 +27,7 @@ def on_changes(model: nn.Module, run_once: nn.Module) -> list[str]:
     names = changed_parameters(model, run_once)
     if not names:
         return []
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return [
-        f"the model's forward changes its parameters ({', '.join(names[:_SHOWN])}{more}): a converted layer "
+        f"the model's forward changes its parameters ({some(names)}): a converted layer "
         "has them as they are after a forward, and does not change them in training"
     ]

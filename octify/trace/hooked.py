@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from octify.checks.words import some
 from octify.compat import backward_hooks, forward_hooks, forward_pre_hooks, has_own_hooks
 from octify.trace.model import Traced
-
-_SHOWN = 4
 
 
 def silenced_hooks(model: nn.Module, traced: Traced) -> tuple[str, ...]:
@@ -21,10 +20,9 @@ def silenced_hooks(model: nn.Module, traced: Traced) -> tuple[str, ...]:
     lost = [path for path in paths if _is_gone_through(path, traced) and not _is_kept(path, nodes)]
     if not lost:
         return ()
-    more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
-    names = ", ".join(path or "the model itself" for path in lost[:_SHOWN])
+    names = some([path or "the model itself" for path in lost])
     return (
-        f"the converted model does not call the hooks of {names}{more}: what they do to values is part of "
+        f"the converted model does not call the hooks of {names}: what they do to values is part of "
         "its graph, and what else they do (keep features, count calls) is not done. Register them on the "
         "converted model, on a layer that it still has",
     )
@@ -35,10 +33,9 @@ def lost_hooks(model: nn.Module) -> tuple[str, ...]:
     names = [name for name, parameter in model.named_parameters() if has_own_hooks(parameter)]
     if not names:
         return ()
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return (
         "in training the converted model does not call the hooks on the gradients of "
-        f"{', '.join(names[:_SHOWN])}{more}: its parameters are others. Register them on its own",
+        f"{some(names)}: its parameters are others. Register them on its own",
     )
 
 

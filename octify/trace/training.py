@@ -19,6 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from octify.checks.words import some
 from octify.errors import InputSizeError
 from octify.trace.asked import is_the_models
 from octify.trace.changed import changed_parameters
@@ -35,7 +36,6 @@ from octify.trace.trial import Trial, of_batch, run
 _CONTEXTS = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)
 # Functions of torch's that enter a context for the code that calls them: decorators, and derived contexts.
 _ON_BEHALF = ("decorate_context", "decorate_autocast", "__enter__")
-_SHOWN = 4
 _SEEDS = 6  # with Python's random numbers: one of two ways is missed by chance once in 64 times
 
 
@@ -159,9 +159,9 @@ def causes(model: nn.Module, inputs: Sequence[Tensor]) -> str:
         run(own, inputs)
     written = [name for name, b in own.named_buffers() if name in before and not same(b, before[name])]
     reasons = [f"it computes in a context, or asks for one, at {_listed(lines)}"] if lines else []
-    reasons += [f"its forward writes the buffers {_some(written)}"] if written else []
+    reasons += [f"its forward writes the buffers {some(written)}"] if written else []
     changed = changed_parameters(model, own)
-    reasons += [f"its forward changes the parameters {_some(changed)}"] if changed else []
+    reasons += [f"its forward changes the parameters {some(changed)}"] if changed else []
     return "; ".join(reasons)
 
 
@@ -178,7 +178,7 @@ def _modes(model: nn.Module, graph: nn.Module) -> tuple[str, ...]:
         return ()
     return (
         f"the model's own train() leaves layers in eval mode, and that of the converted model does not: "
-        f"{_some(frozen)}; call eval() on them after train()",
+        f"{some(frozen)}; call eval() on them after train()",
     )
 
 
@@ -201,8 +201,8 @@ def _gradients(original: nn.Module, expected: Trial, own: nn.Module, actual: Tri
         return []
     both = dict(original.named_parameters()).keys() & dict(own.named_parameters()).keys()
     more, less = sorted((here - there) & both), sorted((there - here) & both)
-    remarks = [f"it gives gradients to parameters that get none in the model ({_some(more)})"] if more else []
-    return remarks + ([f"it gives no gradients to {_some(less)}"] if less else [])
+    remarks = [f"it gives gradients to parameters that get none in the model ({some(more)})"] if more else []
+    return remarks + ([f"it gives no gradients to {some(less)}"] if less else [])
 
 
 def _backward(
@@ -219,7 +219,7 @@ def _backward(
     return (
         "in training the converted model does otherwise than the model: it has autograd's backward of "
         f"{', '.join(names)}, not the one that the model's code defines (torch.autograd.Function), and so "
-        f"other gradients of {_some(changed)}",
+        f"other gradients of {some(changed)}",
     )
 
 
@@ -228,17 +228,12 @@ def _buffers(original: nn.Module, own: nn.Module) -> list[str]:
     lost = [
         name for name, b in original.named_buffers() if name in here and not Nearness.exact(b, here[name], 0)
     ]
-    return [f"its buffers get other values ({_some(lost)})"] if lost else []
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return [f"its buffers get other values ({some(lost)})"] if lost else []
 
 
 def _listed(lines: Sequence[Line]) -> str:
     shown = [f"`{text}` ({where})" for text, where in lines]
-    return _some(shown)
+    return some(shown)
 
 
 class _Mode:
