@@ -6,6 +6,7 @@ split and merge layers where an operand is not in the layout its consumer needs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import getitem
@@ -173,14 +174,15 @@ class Emitter:
 
     def _placed(self, path: str, module: nn.Module) -> str:
         """Put ``module`` at ``path``, or beside it where another is: a pool may read dense maps, too."""
-        names = (path, *(f"{path}_{number}" for number in range(1, len(self.modules) + 2)))
-        for name in names:
+        name = path
+        for number in itertools.count(1):
             there = self.modules.get(name)
             taken = name != path and name in self.traced._modules
             if not taken and (there is None or there is module or _alike(there, module)):
-                self.modules.setdefault(name, module)
-                return name
-        raise AssertionError(path)  # there are more names than modules
+                break
+            name = f"{path}_{number}"
+        self.modules.setdefault(name, module)
+        return name
 
     def _no_parameter(self, node: fx.Node) -> fx.Node:
         return self.function(torch.clone, node) if _is_constant(node) else node
